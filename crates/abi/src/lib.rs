@@ -1,2 +1,20 @@
-//! TODO
+//! Linux's user-space interface of System V IPC as data: error numbers, flags, commands, structures, system
+//! call numbers. No logic beyond what a constant needs. x86-64 only: other targets are a compile error.
+//!
+//! What is missing: shared memory, POSIX message queues and the 32-bit structures come with their mechanisms.
 #![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_pointer_width = "64")))]
+compile_error!("ipcspace runs on x86-64 Linux only");
+
+mod errno;
+pub mod ipc;
+pub mod msg;
+pub mod sem;
+pub mod syscall;
+
+pub use errno::Errno;
+
+/// What an operation of the engine returns: a value, or the error number that the system call would give.
+pub type Result<T> = core::result::Result<T, Errno>;

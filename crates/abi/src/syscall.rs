@@ -1,0 +1,18 @@
+//! System call numbers of x86-64 that the doors serve.
+
+/// `semget`.
+pub const SEMGET: i64 = 64;
+/// `semop`.
+pub const SEMOP: i64 = 65;
+/// `semctl`.
+pub const SEMCTL: i64 = 66;
+/// `msgget`.
+pub const MSGGET: i64 = 68;
+/// `msgsnd`.
+pub const MSGSND: i64 = 69;
+/// `msgrcv`.
+pub const MSGRCV: i64 = 70;
+/// `msgctl`.
+pub const MSGCTL: i64 = 71;
+/// `semtimedop`.
+pub const SEMTIMEDOP: i64 = 220;

@@ -1,0 +1,252 @@
+//! What an operation works with: the arena, the host, and the thread's slot.
+
+use crate::{
+    Arena, ArenaError, Handle, Host, Lock, Ref, Result, Shared, ThreadSlot, Tx,
+    slab::thread_slots,
+    slots::{MAGAZINE, MAGAZINES},
+    sync::{AtomicU32, Ordering::*, ordered},
+};
+
+/// A thread at work on an arena.
+pub struct Ctx<'a, H: Host> {
+    /// The process's view of the arena.
+    pub arena: &'a Arena,
+    /// The system under it.
+    pub host: &'a H,
+    /// The thread's slot.
+    pub slot: Ref<'a, ThreadSlot>,
+}
+
+impl<H: Host> Clone for Ctx<'_, H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<H: Host> Copy for Ctx<'_, H> {}
+
+impl<'a, H: Host> Ctx<'a, H> {
+    /// The context of a thread that has a slot.
+    ///
+    /// # Errors
+    /// `Corrupt` if the handle is not in the arena.
+    #[inline(always)]
+    pub fn new(arena: &'a Arena, host: &'a H, slot: Handle) -> Result<Self> {
+        Ok(Ctx { arena, host, slot: arena.at(host, slot)? })
+    }
+
+    /// Makes an arena out of a zeroed one whose first 128 KiB are backed, and returns the context of a first
+    /// thread, which belongs to no process slot.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn format(arena: &'a Arena, host: &'a H) -> Result<Self> {
+        // The first thread needs a slot before the allocator can be used: it lies in the last page of the root area.
+        let boot = Handle::from_offset(crate::map::ROOT_OFFSET + crate::map::ROOT_MAX as u64 - 4096);
+        let ctx = Ctx::new(arena, host, boot.ok_or(ArenaError::Corrupt)?)?;
+        ctx.slot.claim(Handle::NULL, host.tid());
+        ctx.format_slabs()?;
+        ctx.add_thread_span()?;
+        Ok(ctx)
+    }
+
+    /// Claims a thread slot for the calling thread. One that a dead thread left (of this process, or with this
+    /// thread's own id) is put right and used again: `process` must be the caller's.
+    ///
+    /// # Errors
+    /// `Full` if all slots are in use: the broker adds more.
+    pub fn claim(arena: &'a Arena, host: &'a H, process: Handle) -> Result<Self> {
+        let tid = host.tid();
+        for slot in thread_slots(arena, host)? {
+            let ctx = Ctx::new(arena, host, slot)?;
+            match ctx.slot.owner() {
+                None => {
+                    if ctx.slot.claim(process, tid) {
+                        return Ok(ctx);
+                    }
+                }
+                Some((p, t)) if p == process && (t == tid || host.thread_dead(t)) => {
+                    // Only threads of this process come here, and two of them may meet: the winner of the change of
+                    // owner does the work.
+                    if ctx.slot.take_over(process, t, tid) {
+                        ctx.settle(&ctx.slot, t);
+                        return Ok(ctx);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        Err(ArenaError::Full)
+    }
+
+    /// Gives the thread's slot up. What it has in its magazines goes back.
+    pub fn quit(self) {
+        self.flush_magazines();
+        self.slot.release();
+    }
+
+    /// Takes a lock. The transaction undoes what its last holder left unfinished, first.
+    ///
+    /// # Errors
+    /// None today; the type leaves room.
+    #[inline(always)]
+    pub fn lock(&self, lock: Ref<'a, Lock>) -> Result<Tx<'_, 'a, H>> {
+        Tx::begin(self, lock)
+    }
+
+    /// The structure at a block's start. See [`Arena::at`].
+    ///
+    /// # Errors
+    /// `Corrupt`, `NoMemory`.
+    #[inline(always)]
+    pub fn at<T: Shared>(&self, block: Handle) -> Result<Ref<'a, T>> {
+        self.arena.at(self.host, block)
+    }
+
+    /// Atomics in a block. See [`Arena::array`].
+    ///
+    /// # Errors
+    /// `Corrupt`, `NoMemory`.
+    #[inline(always)]
+    pub fn array<T: Shared>(&self, block: Handle, byte: u64, count: usize) -> Result<Ref<'a, [T]>> {
+        self.arena.array(self.host, block, byte, count)
+    }
+
+    /// Adds a block that was just taken to the front of the in-flight chain.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    #[inline(always)]
+    pub fn chain(&self, block: Handle) -> Result<()> {
+        let link: Ref<'_, AtomicU32> = self.at(block)?;
+        link.store(self.slot.in_flight.chain.load(Relaxed), Relaxed);
+        ordered();
+        self.slot.in_flight.chain.store(block.0, Relaxed);
+        self.taken();
+        Ok(())
+    }
+
+    /// Frees the in-flight chain. Call with no lock held.
+    #[inline(always)]
+    pub fn free_chain(&self) {
+        while let Some(block) = Handle(self.slot.in_flight.chain.load(Relaxed)).some() {
+            let Ok(link) = self.at::<AtomicU32>(block) else { break };
+            let next = link.load(Relaxed);
+            self.hold(block);
+            self.slot.in_flight.chain.store(next, Relaxed);
+            ordered();
+            self.free(block);
+        }
+        self.slot.in_flight.chain.store(0, Relaxed);
+    }
+
+    fn flush_magazines(&self) {
+        for class in 0..MAGAZINES {
+            self.flush_all(class);
+        }
+    }
+
+    /// Puts right what a dead thread left in the slot: its lock, its wake-ups, its blocks. Its sleep is the
+    /// business of the layer above, which must have ended it. `self` may be the slot's new owner.
+    ///
+    /// The slot keeps its in-flight `doomed` object for the layer above.
+    pub fn settle(&self, slot: &Ref<'a, ThreadSlot>, tid: u32) {
+        let offset = slot.locked.load(Relaxed);
+        if offset != 0
+            && tid != self.host.tid()
+            && self.host.thread_dead(tid)
+            && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset)
+        {
+            // Threads without a robust list die unseen by the kernel.
+            lock.declare_dead(self.host, tid);
+        }
+        self.recover_slot(slot);
+        self.adopt(slot);
+    }
+
+    /// Frees the blocks that a dead thread had in its hands.
+    fn adopt(&self, slot: &Ref<'a, ThreadSlot>) {
+        let own = slot.handle() == self.slot.handle();
+        let taking = Handle(slot.in_flight.taking.load(Relaxed));
+        let chain = Handle(slot.in_flight.chain.load(Relaxed));
+        // The dead thread may have been between two stores that move a block from one place to the other.
+        let twice = taking == chain || slot.magazines.iter().any(|m| m.holds(taking));
+        if own {
+            slot.in_flight.taking.store(0, Relaxed);
+            if let Some(block) = taking.some().filter(|_| !twice) {
+                self.hold(block);
+                self.free(block);
+            }
+            self.free_chain();
+        } else {
+            slot.in_flight.taking.store(0, Relaxed);
+            if let Some(block) = taking.some().filter(|_| !twice) {
+                self.hold(block);
+                self.free(block);
+            }
+            self.move_chain(slot, chain);
+            for magazine in &slot.magazines {
+                let count = (magazine.count.load(Relaxed) as usize).min(MAGAZINE);
+                for item in magazine.items.iter().take(count).rev() {
+                    let block = Handle(item.load(Relaxed));
+                    self.hold(block);
+                    let left = magazine.count.load(Relaxed).saturating_sub(1);
+                    magazine.count.store(left, Relaxed);
+                    self.free(block);
+                }
+            }
+            for ext in &slot.log_ext {
+                if let Some(block) = Handle(ext.load(Relaxed)).some() {
+                    self.hold(block);
+                    ext.store(0, Relaxed);
+                    self.free(block);
+                }
+            }
+        }
+        if let Some(span) = Some(slot.in_flight.span.load(Relaxed)).filter(|&s| s != 0) {
+            self.slot.in_flight.span.store(span, Relaxed);
+            if !own {
+                slot.in_flight.span.store(0, Relaxed);
+            }
+            let _ = self.give_span();
+        }
+    }
+
+    fn move_chain(&self, slot: &ThreadSlot, mut block: Handle) {
+        while !block.is_null() {
+            let Ok(link) = self.at::<AtomicU32>(block) else { break };
+            let next = Handle(link.load(Relaxed));
+            self.hold(block);
+            slot.in_flight.chain.store(next.0, Relaxed);
+            self.free(block);
+            block = next;
+        }
+        slot.in_flight.chain.store(0, Relaxed);
+    }
+
+    /// All thread slots with their owners: process slot and thread id. For the broker and for diagnosis.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn threads(&self) -> Result<impl Iterator<Item = (Ref<'a, ThreadSlot>, Handle, u32)> + use<'a, H>> {
+        let (arena, host) = (self.arena, self.host);
+        Ok(thread_slots(arena, host)?.filter_map(move |slot| {
+            let slot: Ref<'a, ThreadSlot> = arena.at(host, slot).ok()?;
+            let (process, tid) = slot.owner()?;
+            Some((slot, process, tid))
+        }))
+    }
+
+    /// How many thread slots there are, in use or not.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn thread_capacity(&self) -> Result<usize> {
+        Ok(thread_slots(self.arena, self.host)?.len())
+    }
+
+    /// Gives a dead thread's slot, which is settled, back.
+    pub fn release_slot(&self, slot: &ThreadSlot) {
+        slot.release();
+    }
+
+}

@@ -1,0 +1,15 @@
+//! The atomics, in one place, so that a model checker can take their place.
+
+#[cfg(not(any(loom, shuttle)))]
+pub use core::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
+#[cfg(shuttle)]
+pub use shuttle::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Stores before it reach memory before stores after it, as a task that dies leaves them. On x86-64 the processor
+/// keeps the order of stores, so only the compiler has to be told.
+#[inline(always)]
+pub fn ordered() {
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+}
