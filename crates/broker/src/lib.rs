@@ -1,1 +1,4 @@
-//! x
+//! The broker: who is there, who has died, and what they left.
+
+pub mod service;
+pub mod supervise;

@@ -1,2 +1,61 @@
-//! x
-fn main() {}
+//! `ipcspace`: System V IPC of your own.
+//!
+//! `ipcspace run -- CMD` runs a command, and all it starts, in a private namespace of message queues and semaphores that
+//! needs no privilege and leaves nothing behind.
+//!
+//! Missing: `serve`, `exec`, shared memory, POSIX message queues.
+
+#![forbid(unsafe_code)]
+
+mod library;
+mod program;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(about = "System V message queues and semaphores in namespaces of your own")]
+#[command(after_help = "\
+Examples:
+  ipcspace run -- sh -c 'ipcmk -Q; ipcspace ls -q'
+  ipcspace run --sysctl kernel.msgmnb=1048576 -- ./server
+  ipcspace run -n shared -- ./client")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command, and all it starts, in a namespace of its own
+    ///
+    /// The exit code is the command's. 125: ipcspace itself failed; 126: the command can't be executed; 127: it was not found.
+    /// The namespace lives until its last process has ended.
+    Run(run::Run),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match cli.command {
+        Command::Run(run) => run::run(run),
+    }
+}
+
+/// Prints help, version or what is wrong with the arguments.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nowhere is left to say that this failed.
+    let _ = error.print();
+    let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run");
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ if is_run => ExitCode::from(run::FAILED),
+        _ => ExitCode::from(2),
+    }
+}

@@ -1,0 +1,85 @@
+//! Builds the preload library and embeds it, so that the one executable is all there is to install.
+//!
+//! A Cargo of its own builds it: Cargo has no stable way to depend on another crate's cdylib, and this one has a profile of its own.
+//! Who packages a ready-built library names it in IPCSPACE_PRELOAD_SO.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const LIBRARY: &str = "libipcspace_preload.so";
+/// The crates that the library consists of.
+const SOURCES: [&str; 6] = ["abi", "sys", "arena", "engine", "client", "preload"];
+/// What the outer Cargo and its options set for this build, and the inner one must not see.
+const NOT_FOR_IT: [&str; 8] = [
+    "CARGO_ENCODED_RUSTFLAGS",
+    "RUSTFLAGS",
+    "RUSTC_WORKSPACE_WRAPPER", // clippy's
+    "CLIPPY_ARGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET_DIR",
+    "CARGO_UNSTABLE_BUILD_STD",
+];
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=IPCSPACE_PRELOAD_SO");
+    let library = match env::var_os("IPCSPACE_PRELOAD_SO") {
+        Some(ready) => PathBuf::from(ready),
+        None => build(),
+    };
+    println!("cargo::rerun-if-changed={}", library.display());
+    let content = fs::read(&library).unwrap_or_else(|error| panic!("{}: {error}", library.display()));
+    // It only tells versions apart: whoever finds a file by it compares the content.
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    println!("cargo::rustc-env=IPCSPACE_PRELOAD_HASH={:016x}", hasher.finish());
+    let embedded = path_of("OUT_DIR").join(LIBRARY);
+    fs::write(&embedded, content).unwrap_or_else(|error| panic!("{}: {error}", embedded.display()));
+}
+
+fn build() -> PathBuf {
+    let workspace = path_of("CARGO_MANIFEST_DIR").join("../..");
+    for source in SOURCES {
+        for part in ["src", "Cargo.toml", "build.rs"] {
+            let part = workspace.join("crates").join(source).join(part);
+            if part.exists() {
+                println!("cargo::rerun-if-changed={}", part.display());
+            }
+        }
+    }
+    println!("cargo::rerun-if-changed={}", workspace.join("Cargo.toml").display());
+    let target_dir = path_of("OUT_DIR").join("preload");
+    let (host, target) = (env::var("HOST"), env::var("TARGET"));
+    let mut cargo = cargo(&workspace, &target_dir);
+    let mut built = target_dir;
+    if let (Ok(host), Ok(target)) = (host, target)
+        && host != target
+    {
+        cargo.args(["--target", &target]);
+        built.push(target);
+    }
+    let status = cargo.status().unwrap_or_else(|error| panic!("cargo: {error}"));
+    assert!(status.success(), "the preload library does not build");
+    built.join("preload").join(LIBRARY)
+}
+
+fn cargo(workspace: &Path, target_dir: &Path) -> Command {
+    let mut cargo = Command::new(path_of("CARGO"));
+    // It has no dependencies from elsewhere, and the outer Cargo has resolved the workspace already: no network, whatever the options.
+    cargo.args(["build", "--profile", "preload", "--package", "preload", "--offline"]);
+    cargo.arg("--manifest-path").arg(workspace.join("Cargo.toml")).arg("--target-dir").arg(target_dir);
+    for variable in NOT_FOR_IT {
+        cargo.env_remove(variable);
+    }
+    let of_this_package = |name: &str| name.starts_with("CARGO_FEATURE_") || name.starts_with("CARGO_PKG_");
+    for (name, _) in env::vars().filter(|(name, _)| of_this_package(name)) {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+fn path_of(variable: &str) -> PathBuf {
+    env::var_os(variable).unwrap_or_else(|| panic!("Cargo sets no {variable}")).into()
+}
