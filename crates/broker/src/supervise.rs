@@ -133,6 +133,9 @@ pub enum Failure {
     /// The broker ended before the command ran.
     #[error("the broker was killed before the command was started")]
     BrokerDied,
+    /// The broker reaped the command and ended before it could tell.
+    #[error("the broker was killed, and with it the knowledge of how the command ended")]
+    CommandLost,
     /// An argument or a variable can't be passed on.
     #[error("an argument contains a NUL byte")]
     Nul(#[from] std::ffi::NulError),

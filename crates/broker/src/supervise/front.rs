@@ -7,6 +7,7 @@
 //! the command's own tree, where `kill 0` is meant for the group. One sent from outside to the whole group arrives at the command
 //! twice, as nothing tells it from one sent to the front.
 
+use std::iter;
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,7 +39,7 @@ pub(super) fn attend(link: Link, broker: i32) -> Result<Outcome, Failure> {
             return Ok(outcome);
         }
         if front.link.is_none()
-            && let Some(outcome) = front.stand_in()
+            && let Some(outcome) = front.stand_in()?
         {
             return Ok(outcome);
         }
@@ -90,20 +91,20 @@ impl Front {
         if signal == libc::SIGCHLD && info.ssi_code > 0 {
             return true;
         }
-        let Some(command) = self.command else {
-            return false; // Before it runs, nothing can have reached it.
-        };
         match info.ssi_code {
-            SI_KERNEL => OF_TERMINAL.contains(&signal) && !is_hangup_of_leader(signal),
-            libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => self.is_within(info.ssi_pid as i32, command),
+            // Before the command runs, nothing of the terminal can have reached it.
+            SI_KERNEL => {
+                self.command.is_some() && OF_TERMINAL.contains(&signal) && !is_hangup_of_leader(signal)
+            }
+            libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => self.is_within(info.ssi_pid as i32),
             _ => false,
         }
     }
 
     /// Whether a process is the command, or was started by it.
-    fn is_within(&self, pid: i32, command: i32) -> bool {
-        let ancestors = std::iter::successors(Some(pid), |&pid| os::parent(pid).filter(|&pid| pid > 1));
-        ancestors.into_iter().any(|pid| pid == command || pid == self.broker)
+    fn is_within(&self, pid: i32) -> bool {
+        let mut ancestors = iter::successors(Some(pid), |&pid| os::parent(pid).filter(|&pid| pid > 1));
+        ancestors.any(|pid| pid == self.broker || Some(pid) == self.command)
     }
 
     fn request(&self, request: Request) {
@@ -164,18 +165,21 @@ impl Front {
     }
 
     /// Does the broker's part for the command when the broker has died.
-    fn stand_in(&self) -> Option<Outcome> {
-        while let Child::Changed { pid, status } = os::next_child() {
-            if Some(pid) != self.command {
-                continue;
-            }
-            if libc::WIFSTOPPED(status) {
-                self.stop(libc::WSTOPSIG(status));
-            } else if !libc::WIFCONTINUED(status) {
-                return Some(Outcome::from_status(status));
+    fn stand_in(&self) -> Result<Option<Outcome>, Failure> {
+        loop {
+            match os::next_child() {
+                Child::Changed { pid, status } if Some(pid) == self.command => {
+                    if libc::WIFSTOPPED(status) {
+                        self.stop(libc::WSTOPSIG(status));
+                    } else if !libc::WIFCONTINUED(status) {
+                        return Ok(Some(Outcome::from_status(status)));
+                    }
+                }
+                Child::Changed { .. } => {}
+                Child::Quiet => return Ok(None),
+                Child::None => return Err(Failure::CommandLost),
             }
         }
-        None
     }
 }
 

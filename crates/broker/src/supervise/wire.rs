@@ -130,9 +130,8 @@ impl Link {
         let mut bytes = [0; PACKET_MAX];
         let length = loop {
             match recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {}
-                // It died with our requests unread.
-                Err(Errno::ECONNRESET) => return Ok(None),
+                // The second: the other end closed with messages of ours unread. What it had sent before can still be received.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 result => break result?,
             }
         };
@@ -187,6 +186,16 @@ mod tests {
         for request in requests {
             assert_eq!(broker.receive().unwrap(), Some(request));
         }
+    }
+
+    #[test]
+    fn last_words_arrive_though_the_other_end_left_ours_unread() {
+        let (front, broker) = Link::pair().unwrap();
+        front.send(&Request::Continue { serial: 1 });
+        broker.send(&Event::Started(5));
+        drop(broker);
+        assert_eq!(front.receive().unwrap(), Some(Event::Started(5)));
+        assert_eq!(front.receive::<Event>().unwrap(), None);
     }
 
     #[test]
