@@ -133,6 +133,12 @@ impl SharedBytes<'_> {
     pub fn len(&self) -> usize {
         self.len
     }
+    /// Copies as many bytes as both have.
+    pub fn copy_from(&self, other: SharedBytes<'_>) {
+        // SAFETY: both ranges are mapped and at least that long; `copy` allows them to overlap. Other processes may
+        // change them meanwhile, which mixes bytes and nothing else.
+        unsafe { self.start.copy_from(other.start, self.len.min(other.len)) };
+    }
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -33,7 +33,7 @@ crate::shared! {
     /// What a thread has in its hands and no object owns.
     pub struct InFlight {
         /// A block just taken from a magazine.
-        pub(crate) taking: AtomicU32,
+        pub taking: AtomicU32,
         /// Head of a chain of blocks, linked by their first word.
         pub chain: AtomicU32,
         /// A span between the pool and a class, as its number.

@@ -1,2 +1,24 @@
-//! TODO
+//! The kernel's `ipc/`, in user space: System V message queues and semaphores.
+//!
+//! What users see: the behaviour of Linux's calls, to the error number and to the order in which errors are checked.
+//! Every door calls the same `do_*` function. None of them blocks: it returns [`Outcome::Blocked`], the host parks on
+//! the thread's waiter and calls the matching `resume_*`.
+//!
+//! What is missing: shared memory, POSIX queues, 32-bit compat, further namespaces.
+//!
+//! Which lock guards what: an object's lock guards the object, its messages or values, and the waiters on its lists;
+//! a class's `ids` lock guards its identifiers, keys and counts. One lock at a time; an operation that needs two is
+//! a chain of transactions, whose next step the object's state names, so that anybody can take it.
 #![no_std]
+#![forbid(unsafe_code)]
+
+pub mod msg;
+mod msgutil;
+pub mod namespace;
+pub mod reap;
+pub mod sem;
+pub mod task;
+pub mod util;
+
+pub use namespace::{IpcNamespace, Limit};
+pub use task::{Cause, Cred, Outcome, Task};

@@ -1,0 +1,1073 @@
+//! System V message queues.
+//!
+//! What users see: behaviour as in Linux, but selection by type does not get slower with the messages it passes.
+//! What is missing: nothing of System V.
+//!
+//! The queue's lock guards all of [`MsgQueue`], its messages' links, and the waiters on its two lists. `pending`
+//! names work that a holder began and did not finish; whoever takes the lock next ends it first.
+//!
+//! Messages are on three structures: all of them in order of arrival; those of one type in order of arrival, the
+//! types in a crit-bit tree (insertion and removal change one link each, which suits the undo log); and runs of
+//! neighbours of one type, so that `MSG_EXCEPT` jumps over a run at once.
+
+use abi::{
+    Errno, Result,
+    ipc::{IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT},
+    msg::{
+        MSG_COPY, MSG_EXCEPT, MSG_INFO, MSG_NOERROR, MSG_STAT, MSG_STAT_ANY, MSGMAP, MSGPOOL, MSGSEG, MSGSSZ, MSGTQL,
+        MsgInfo, Msqid64Ds,
+    },
+};
+use arena::{
+    Class, Ctx, Handle, Phase, Ref, Tx, Waiter,
+    sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*},
+};
+
+use crate::{
+    msgutil::{MsgMsg, copy_msg, load_msg, store_msg},
+    namespace::{IpcNamespace, Limit},
+    task::{Cause, Outcome, Task},
+    util::{
+        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner, free_object,
+        ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check,
+        obtain_object_idx, rm_id, set_chain, set_dying, taken,
+    },
+};
+
+const R: u32 = 0o444;
+const W: u32 = 0o222;
+/// `pending`: receivers are to look again.
+const RECHECK: u32 = 1;
+/// `pending`: senders may have room.
+const ROOM: u32 = 2;
+/// A waiter's kind.
+pub(crate) const KIND_RECV: u32 = 1;
+/// A waiter's kind.
+pub(crate) const KIND_SEND: u32 = 2;
+/// Most steps along a list before it is taken for corrupt.
+const WALK: u32 = 1 << 24;
+
+arena::shared! {
+    /// `msg_queue`.
+    pub(crate) struct MsgQueue {
+        perm: KernIpcPerm,
+        stime: AtomicI64,
+        rtime: AtomicI64,
+        ctime: AtomicI64,
+        cbytes: AtomicU64,
+        qnum: AtomicU64,
+        qbytes: AtomicU64,
+        lspid: AtomicU32,
+        lrpid: AtomicU32,
+        first: AtomicU32,
+        last: AtomicU32,
+        recv_head: AtomicU32,
+        recv_tail: AtomicU32,
+        send_head: AtomicU32,
+        send_tail: AtomicU32,
+        /// Root of the tree of types; see [`TypeNode`].
+        types: AtomicU32,
+        /// A type without messages that is kept in the tree for the next one.
+        idle: AtomicU32,
+        pending: AtomicU32,
+    }
+
+    /// One type that is in a queue: a leaf of the tree, and room for one inner node, which may be any above it.
+    struct TypeNode {
+        link: AtomicU32,
+        bit: AtomicU32,
+        mtype: AtomicI64,
+        head: AtomicU32,
+        tail: AtomicU32,
+        child: [AtomicU32; 2],
+    }
+}
+const _: () = assert!(size_of::<MsgQueue>() <= 256);
+
+impl Object for MsgQueue {
+    const CLASS: Class = Class::QUEUE;
+    const LIMIT: Limit = Limit::MsgMni;
+    fn perm(&self) -> &KernIpcPerm {
+        &self.perm
+    }
+    fn ids(ns: &IpcNamespace) -> &IpcIds {
+        &ns.msg_ids
+    }
+    #[inline(always)]
+    fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, q: &Ref<'_, Self>) -> Result<()> {
+        if q.pending.load(Relaxed) == 0 {
+            return Ok(());
+        }
+        // The reference's life is the arena's; the trait's signature does not know.
+        let q = tx.ctx().at::<MsgQueue>(q.handle()).or_errno()?;
+        finish(tx, &q)
+    }
+}
+
+/// Marks an inner node among the links of the tree.
+const INNER: u32 = 1 << 31;
+
+type Q<'a> = Ref<'a, MsgQueue>;
+
+// ---- msgget
+
+/// `msgget(2)`.
+///
+/// # Errors
+/// `ENOENT EEXIST EACCES ENOSPC ENOMEM`.
+pub fn do_msgget<T: Task>(ctx: &Ctx<'_, T>, key: i32, flags: i32) -> Result<i32> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    ipcget::<MsgQueue, T>(
+        ctx,
+        &IpcParams { key, flags },
+        |_| Ok(()),
+        || newque(ctx, &ns, flags),
+        |q| ctx.free(q.handle()),
+        |_, _| Ok(()),
+    )
+}
+
+fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Result<Q<'a>> {
+    let q: Q<'a> = new_object(ctx, flags)?;
+    q.stime.store(0, Relaxed);
+    q.rtime.store(0, Relaxed);
+    q.ctime.store(ctx.host.now(), Relaxed);
+    for place in [&q.cbytes, &q.qnum] {
+        place.store(0, Relaxed);
+    }
+    #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
+    q.qbytes.store(ns.limit(Limit::MsgMnb) as u64, Relaxed);
+    for place in [
+        &q.lspid, &q.lrpid, &q.first, &q.last, &q.recv_head, &q.recv_tail, &q.send_head, &q.send_tail, &q.types,
+        &q.idle, &q.pending,
+    ] {
+        place.store(0, Relaxed);
+    }
+    Ok(q)
+}
+
+// ---- the tree of types
+
+fn node<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, TypeNode>> {
+    ctx.at(Handle(link & !INNER)).or_errno()
+}
+
+#[expect(clippy::cast_sign_loss, reason = "types are positive")]
+fn side(inner: &TypeNode, mtype: i64) -> usize {
+    (mtype as u64 >> (inner.bit.load(Relaxed) & 63) & 1) as usize
+}
+
+/// The leaf that is nearest to a type; none in an empty tree.
+fn nearest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Option<Ref<'a, TypeNode>>> {
+    let mut link = q.types.load(Relaxed);
+    if link == 0 {
+        return Ok(None);
+    }
+    for _ in 0..=64 {
+        let at = node(ctx, link)?;
+        if link & INNER == 0 {
+            return Ok(Some(at));
+        }
+        link = at.child[side(&at, mtype)].load(Relaxed);
+    }
+    Err(Errno::EIDRM)
+}
+
+#[inline(always)]
+fn find_type<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Option<Ref<'a, TypeNode>>> {
+    Ok(nearest(ctx, q, mtype)?.filter(|n| n.mtype.load(Relaxed) == mtype))
+}
+
+/// The lowest type that has messages.
+fn lowest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue) -> Result<Option<Ref<'a, TypeNode>>> {
+    let mut link = q.types.load(Relaxed);
+    let mut other = 0;
+    for _ in 0..=130 {
+        if link == 0 {
+            return Ok(None);
+        }
+        let at = node(ctx, link)?;
+        if link & INNER != 0 {
+            link = at.child[0].load(Relaxed);
+            other = at.child[1].load(Relaxed);
+        } else if at.head.load(Relaxed) != 0 {
+            return Ok(Some(at));
+        } else {
+            // Only one node is without messages: the next one has some.
+            (link, other) = (other, 0);
+        }
+    }
+    Err(Errno::EIDRM)
+}
+
+/// Puts a new leaf into the tree.
+fn insert_type<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, new: &Ref<'a, TypeNode>, mtype: i64) -> Result<()> {
+    let ctx = tx.ctx();
+    new.mtype.store(mtype, Relaxed);
+    for place in [&new.head, &new.tail, &new.link, &new.bit, &new.child[0], &new.child[1]] {
+        place.store(0, Relaxed);
+    }
+    let Some(near) = nearest(ctx, q, mtype)? else {
+        tx.set(q, |q| &q.types, new.handle().0);
+        return Ok(());
+    };
+    #[expect(clippy::cast_sign_loss, reason = "types are positive")]
+    let differ = (near.mtype.load(Relaxed) ^ mtype) as u64;
+    if differ == 0 {
+        return Err(Errno::EIDRM);
+    }
+    let bit = 63 - differ.leading_zeros();
+    let mut place = q.part(|q| &q.types);
+    loop {
+        let link = place.load(Relaxed);
+        let at = node(ctx, link)?;
+        if link & INNER == 0 || at.bit.load(Relaxed) < bit {
+            new.bit.store(bit, Relaxed);
+            let mine = side(new, mtype);
+            new.child[mine].store(new.handle().0, Relaxed);
+            new.child[1 - mine].store(link, Relaxed);
+            tx.set(&place, |p| p, new.handle().0 | INNER);
+            return Ok(());
+        }
+        let which = side(&at, mtype);
+        place = at.part(|n| &n.child[which]);
+    }
+}
+
+/// Takes a leaf out of the tree. Its inner node, if in use, moves to the one that its removal sets free.
+fn remove_type<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, leaf: &Ref<'a, TypeNode>) -> Result<()> {
+    let ctx = tx.ctx();
+    let mtype = leaf.mtype.load(Relaxed);
+    let mut place = q.part(|q| &q.types);
+    let mut parent: Option<(Ref<'a, AtomicU32>, Ref<'a, TypeNode>)> = None;
+    let mut own: Option<Ref<'a, AtomicU32>> = None;
+    for _ in 0..=64 {
+        let link = place.load(Relaxed);
+        if link & INNER == 0 {
+            break;
+        }
+        let at = node(ctx, link)?;
+        if at.handle() == leaf.handle() {
+            own = Some(place);
+        }
+        parent = Some((place, at));
+        let which = side(&at, mtype);
+        place = at.part(|n| &n.child[which]);
+    }
+    if place.load(Relaxed) != leaf.handle().0 {
+        return Err(Errno::EIDRM);
+    }
+    let Some((above, inner)) = parent else {
+        tx.set(&place, |p| p, 0);
+        return Ok(());
+    };
+    let sibling = inner.child[1 - side(&inner, mtype)].load(Relaxed);
+    tx.set(&above, |p| p, sibling);
+    if inner.handle() != leaf.handle()
+        && let Some(own) = own
+    {
+        tx.set(&inner, |n| &n.bit, leaf.bit.load(Relaxed));
+        tx.set(&inner, |n| &n.child[0], leaf.child[0].load(Relaxed));
+        tx.set(&inner, |n| &n.child[1], leaf.child[1].load(Relaxed));
+        tx.set(&own, |p| p, inner.handle().0 | INNER);
+    }
+    Ok(())
+}
+
+// ---- the queue's messages
+
+fn message<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, MsgMsg>> {
+    ctx.at(Handle(link)).or_errno()
+}
+
+/// Appends a message to the queue and to its type.
+fn append<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>, of: &Ref<'a, TypeNode>) -> Result<()> {
+    let ctx = tx.ctx();
+    let me = msg.handle().0;
+    let (last, before) = (q.last.load(Relaxed), of.tail.load(Relaxed));
+    msg.next.store(0, Relaxed);
+    msg.prev.store(last, Relaxed);
+    msg.tnext.store(0, Relaxed);
+    msg.tprev.store(before, Relaxed);
+    msg.tnode.store(of.handle().0, Relaxed);
+    msg.run.store(me, Relaxed);
+    if last == 0 {
+        tx.set(q, |q| &q.first, me);
+    } else {
+        let last = message(ctx, last)?;
+        tx.set(&last, |m| &m.next, me);
+        if last.mtype.load(Relaxed) == msg.mtype.load(Relaxed) {
+            let start = message(ctx, last.run.load(Relaxed))?;
+            msg.run.store(start.handle().0, Relaxed);
+            tx.set(&start, |m| &m.run, me);
+        }
+    }
+    tx.set(q, |q| &q.last, me);
+    if before == 0 {
+        tx.set(of, |n| &n.head, me);
+        if q.idle.load(Relaxed) == of.handle().0 {
+            tx.set(q, |q| &q.idle, 0);
+        }
+    } else {
+        tx.set(&message(ctx, before)?, |m| &m.tnext, me);
+    }
+    tx.set(of, |n| &n.tail, me);
+    tx.set(q, |q| &q.cbytes, q.cbytes.load(Relaxed) + u64::from(msg.size.load(Relaxed)));
+    tx.set(q, |q| &q.qnum, q.qnum.load(Relaxed) + 1);
+    Ok(())
+}
+
+/// Takes a message out of the queue, into the thread's in-flight chain.
+fn take<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>) -> Result<()> {
+    let ctx = tx.ctx();
+    leave_run(tx, msg)?;
+    let (next, prev) = (msg.next.load(Relaxed), msg.prev.load(Relaxed));
+    match next {
+        0 => tx.set(q, |q| &q.last, prev),
+        _ => tx.set(&message(ctx, next)?, |m| &m.prev, prev),
+    }
+    match prev {
+        0 => tx.set(q, |q| &q.first, next),
+        _ => tx.set(&message(ctx, prev)?, |m| &m.next, next),
+    }
+    let of = node(ctx, msg.tnode.load(Relaxed))?;
+    let (tnext, tprev) = (msg.tnext.load(Relaxed), msg.tprev.load(Relaxed));
+    match tnext {
+        0 => tx.set(&of, |n| &n.tail, tprev),
+        _ => tx.set(&message(ctx, tnext)?, |m| &m.tprev, tprev),
+    }
+    match tprev {
+        0 => tx.set(&of, |n| &n.head, tnext),
+        _ => tx.set(&message(ctx, tprev)?, |m| &m.tnext, tnext),
+    }
+    let size = u64::from(msg.size.load(Relaxed));
+    tx.set(q, |q| &q.cbytes, q.cbytes.load(Relaxed).wrapping_sub(size));
+    tx.set(q, |q| &q.qnum, q.qnum.load(Relaxed).wrapping_sub(1));
+    let mut chain = msg.handle();
+    if tnext == 0 && tprev == 0 {
+        // The type has no messages left. One such is kept; the one kept before goes with the message.
+        if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
+            let idle: Ref<'a, TypeNode> = ctx.at(idle).or_errno()?;
+            remove_type(tx, q, &idle)?;
+            tx.set(&idle, |n| &n.link, chain.0);
+            chain = idle.handle();
+        }
+        tx.set(q, |q| &q.idle, of.handle().0);
+    }
+    set_chain(tx, chain);
+    Ok(())
+}
+
+/// Takes a message out of its run; runs that meet because of it become one.
+fn leave_run<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, msg: &Ref<'a, MsgMsg>) -> Result<()> {
+    let ctx = tx.ctx();
+    let mtype = msg.mtype.load(Relaxed);
+    let neighbour = |link: u32| if link == 0 { Ok(None) } else { message(ctx, link).map(Some) };
+    let next = neighbour(msg.next.load(Relaxed))?;
+    let prev = neighbour(msg.prev.load(Relaxed))?;
+    let same = |m: &Option<Ref<'a, MsgMsg>>| m.is_some_and(|m| m.mtype.load(Relaxed) == mtype);
+    match (same(&prev), same(&next), prev, next) {
+        // In the middle of its run: the ends don't change.
+        (true, true, ..) => {}
+        // The run's last: the one before becomes it.
+        (true, false, Some(prev), _) => {
+            let start = message(ctx, msg.run.load(Relaxed))?;
+            tx.set(&prev, |m| &m.run, start.handle().0);
+            tx.set(&start, |m| &m.run, prev.handle().0);
+        }
+        // The run's first.
+        (false, true, _, Some(next)) => {
+            let end = message(ctx, msg.run.load(Relaxed))?;
+            tx.set(&next, |m| &m.run, end.handle().0);
+            tx.set(&end, |m| &m.run, next.handle().0);
+        }
+        // Alone: its neighbours may be of one type.
+        (_, _, Some(prev), Some(next)) if prev.mtype.load(Relaxed) == next.mtype.load(Relaxed) => {
+            let start = message(ctx, prev.run.load(Relaxed))?;
+            let end = message(ctx, next.run.load(Relaxed))?;
+            tx.set(&start, |m| &m.run, end.handle().0);
+            tx.set(&end, |m| &m.run, start.handle().0);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What a receiver wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Select {
+    Any,
+    Equal(i64),
+    NotEqual(i64),
+    AtMost(i64),
+    /// `MSG_COPY`: by position.
+    Position(i64),
+}
+
+impl Select {
+    /// `convert_mode`.
+    fn new(msgtyp: i64, flags: i32) -> Select {
+        if flags & MSG_COPY != 0 {
+            return Select::Position(msgtyp);
+        }
+        match msgtyp {
+            0 => Select::Any,
+            i64::MIN => Select::AtMost(i64::MAX),
+            t if t < 0 => Select::AtMost(-t),
+            t if flags & MSG_EXCEPT != 0 => Select::NotEqual(t),
+            t => Select::Equal(t),
+        }
+    }
+
+    fn matches(self, mtype: i64) -> bool {
+        match self {
+            Select::Any => true,
+            Select::Equal(t) => mtype == t,
+            Select::NotEqual(t) => mtype != t,
+            Select::AtMost(t) => mtype <= t,
+            Select::Position(_) => false,
+        }
+    }
+
+    #[expect(clippy::cast_sign_loss, reason = "the bits")]
+    fn pack(self) -> [u64; 2] {
+        match self {
+            Select::Any => [0, 0],
+            Select::Equal(t) => [1, t as u64],
+            Select::NotEqual(t) => [2, t as u64],
+            Select::AtMost(t) => [3, t as u64],
+            Select::Position(p) => [4, p as u64],
+        }
+    }
+
+    #[expect(clippy::cast_possible_wrap, reason = "the bits")]
+    fn unpack(kind: u64, t: u64) -> Select {
+        match kind {
+            0 => Select::Any,
+            1 => Select::Equal(t as i64),
+            2 => Select::NotEqual(t as i64),
+            3 => Select::AtMost(t as i64),
+            _ => Select::Position(t as i64),
+        }
+    }
+}
+
+/// `find_msg`.
+fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, select: Select) -> Result<Option<Ref<'a, MsgMsg>>> {
+    let first = q.first.load(Relaxed);
+    if first == 0 {
+        return Ok(None);
+    }
+    let of = |n: Option<Ref<'a, TypeNode>>| n.map_or(0, |n| n.head.load(Relaxed));
+    let link = match select {
+        Select::Any => first,
+        Select::Equal(t) => of(find_type(ctx, q, t)?),
+        Select::AtMost(t) => of(lowest(ctx, q)?.filter(|n| n.mtype.load(Relaxed) <= t)),
+        Select::NotEqual(t) => {
+            let first = message(ctx, first)?;
+            if first.mtype.load(Relaxed) == t {
+                message(ctx, first.run.load(Relaxed))?.next.load(Relaxed)
+            } else {
+                first.handle().0
+            }
+        }
+        Select::Position(p) => {
+            let mut at = first;
+            for _ in 0..p.max(0) {
+                if at == 0 {
+                    break;
+                }
+                at = message(ctx, at)?.next.load(Relaxed);
+            }
+            if p < 0 { 0 } else { at }
+        }
+    };
+    if link == 0 { Ok(None) } else { message(ctx, link).map(Some) }
+}
+
+// ---- sleepers
+
+/// Which of the queue's lists.
+#[derive(Clone, Copy)]
+enum List {
+    Receivers,
+    Senders,
+}
+
+impl List {
+    fn head(self, q: &MsgQueue) -> &AtomicU32 {
+        match self {
+            List::Receivers => &q.recv_head,
+            List::Senders => &q.send_head,
+        }
+    }
+    fn tail(self, q: &MsgQueue) -> &AtomicU32 {
+        match self {
+            List::Receivers => &q.recv_tail,
+            List::Senders => &q.send_tail,
+        }
+    }
+}
+
+fn waiter<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, Waiter>> {
+    ctx.at(Handle(link)).or_errno()
+}
+
+/// Puts the thread's waiter at a list's end. The sleep begins with the commit.
+fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result<()> {
+    let ctx = tx.ctx();
+    let me = ctx.slot.part(|s| &s.waiter);
+    let tail = list.tail(q).load(Relaxed);
+    me.tid.store(ctx.host.tid(), Relaxed);
+    me.pid.store(ctx.host.tgid(), Relaxed);
+    me.object.store(q.handle().0, Relaxed);
+    me.id.store(q.perm.id.load(Relaxed), Relaxed);
+    me.next.store(0, Relaxed);
+    me.prev.store(tail, Relaxed);
+    me.result.store(0, Relaxed);
+    me.begin();
+    let kind = match list {
+        List::Receivers => KIND_RECV,
+        List::Senders => KIND_SEND,
+    };
+    tx.set(&me, |w| &w.kind, kind);
+    match tail {
+        0 => tx.set(q, |q| list.head(q), me.handle().0),
+        _ => tx.set(&waiter(ctx, tail)?, |w| &w.next, me.handle().0),
+    }
+    tx.set(q, |q| list.tail(q), me.handle().0);
+    Ok(())
+}
+
+fn dequeue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, who: &Ref<'a, Waiter>) -> Result<()> {
+    let ctx = tx.ctx();
+    let (next, prev) = (who.next.load(Relaxed), who.prev.load(Relaxed));
+    match next {
+        0 => tx.set(q, |q| list.tail(q), prev),
+        _ => tx.set(&waiter(ctx, next)?, |w| &w.prev, prev),
+    }
+    match prev {
+        0 => tx.set(q, |q| list.head(q), next),
+        _ => tx.set(&waiter(ctx, prev)?, |w| &w.next, next),
+    }
+    tx.set(who, |w| &w.kind, 0);
+    Ok(())
+}
+
+/// Takes a sleeper off its list and ends its sleep, as one change with what was done before.
+fn complete<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    q: &Q<'a>,
+    list: List,
+    who: &Ref<'a, Waiter>,
+    phase: Phase,
+    result: core::result::Result<(), Errno>,
+) -> Result<()> {
+    dequeue(tx, q, list, who)?;
+    tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
+    tx.commit_completing(who, phase);
+    Ok(())
+}
+
+/// Ends the work that `pending` names.
+#[cold]
+#[inline(never)]
+fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
+    let dying = q.perm.state.load(Relaxed) != STATE_LIVE;
+    let pending = q.pending.load(Relaxed);
+    if pending & RECHECK != 0 {
+        complete_all(tx, q, List::Receivers, dying)?;
+    }
+    if dying {
+        complete_all(tx, q, List::Senders, dying)?;
+    } else if pending & ROOM != 0 {
+        ss_wakeup(tx, q)?;
+    }
+    tx.set(q, |q| &q.pending, 0);
+    tx.commit();
+    Ok(())
+}
+
+fn complete_all<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, dying: bool) -> Result<()> {
+    // A sleeper that looks again goes to the end, but only after this lock is released.
+    while let Some(first) = Handle(list.head(q).load(Relaxed)).some() {
+        let who = waiter(tx.ctx(), first.0)?;
+        if dying {
+            complete(tx, q, list, &who, Phase::Done, Err(Errno::EIDRM))?;
+        } else {
+            complete(tx, q, list, &who, Phase::Retry, Ok(()))?;
+        }
+    }
+    Ok(())
+}
+
+/// `ss_wakeup`: lets those senders try again whose messages would fit now.
+fn ss_wakeup<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
+    let mut at = q.send_head.load(Relaxed);
+    for _ in 0..WALK {
+        if at == 0 {
+            break;
+        }
+        let who = waiter(tx.ctx(), at)?;
+        at = who.next.load(Relaxed);
+        if fits(q, who.args[0].load(Relaxed)) {
+            complete(tx, q, List::Senders, &who, Phase::Retry, Ok(()))?;
+        }
+    }
+    Ok(())
+}
+
+fn fits(q: &MsgQueue, size: u64) -> bool {
+    let qbytes = q.qbytes.load(Relaxed);
+    size + q.cbytes.load(Relaxed) <= qbytes && q.qnum.load(Relaxed) < qbytes
+}
+
+/// Ends a sleep of this thread that nobody has completed: takes it off its list. Returns false if somebody has.
+fn leave<'a, T: Task>(ctx: &Ctx<'a, T>, list: List) -> Result<bool> {
+    let me = ctx.slot.part(|s| &s.waiter);
+    let object: Q<'a> = ctx.at(Handle(me.object.load(Relaxed))).or_errno()?;
+    let Locked { object: q, mut tx } = lock_object(ctx, object)?;
+    if me.phase() != Phase::Waiting {
+        return Ok(false);
+    }
+    dequeue(&mut tx, &q, list, &me)?;
+    tx.commit();
+    me.end();
+    Ok(true)
+}
+
+// ---- msgsnd
+
+/// `msgsnd(2)`; `msgp` points to the type, followed by the text.
+///
+/// # Errors
+/// `EFAULT EINVAL ENOMEM EACCES EAGAIN EIDRM`.
+pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags: i32) -> Result<Outcome> {
+    let mtype = ctx.host.get_long(msgp)?;
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
+    if size > ns.limit(Limit::MsgMax) as u64 || id < 0 || mtype < 1 {
+        return Err(Errno::EINVAL);
+    }
+    if let Err(e) = load_msg(ctx, msgp.wrapping_add(8), size, mtype) {
+        ctx.free_chain();
+        return Err(e);
+    }
+    let sent = try_send(ctx, id, flags);
+    ctx.flush_wakes();
+    if sent.is_err() {
+        ctx.free_chain();
+    }
+    sent
+}
+
+/// Goes on with a `msgsnd` that slept.
+///
+/// # Errors
+/// As [`do_msgsnd`], and `EINTR`.
+pub fn resume_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, flags: i32, cause: Cause) -> Result<Outcome> {
+    let me = ctx.slot.part(|s| &s.waiter);
+    let left = cause != Cause::Woken && leave(ctx, List::Senders)?;
+    // The message is the thread's again.
+    let block = me.block.load(Relaxed);
+    ctx.slot.in_flight.chain.store(block, Relaxed);
+    arena::sync::ordered();
+    me.block.store(0, Relaxed);
+    let phase = me.phase();
+    me.end();
+    let sent = match phase {
+        _ if left => Err(Errno::EINTR),
+        Phase::Done => Err(Errno::EIDRM),
+        _ => try_send(ctx, id, flags).map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e }),
+    };
+    ctx.flush_wakes();
+    if sent.is_err() {
+        ctx.free_chain();
+    }
+    sent
+}
+
+/// One try to send the message in the in-flight chain.
+fn try_send<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, flags: i32) -> Result<Outcome> {
+    let msg: Ref<'a, MsgMsg> = ctx.at(Handle(ctx.slot.in_flight.chain.load(Relaxed))).or_errno()?;
+    let (size, mtype) = (u64::from(msg.size.load(Relaxed)), msg.mtype.load(Relaxed));
+    let mut spare: Option<Ref<'a, TypeNode>> = None;
+    let sent = loop {
+        let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, id)?;
+        ipcperms(ctx.host, &q.perm, W)?;
+        if !fits(&q, size) {
+            if flags & IPC_NOWAIT != 0 {
+                break Err(Errno::EAGAIN);
+            }
+            let me = ctx.slot.part(|s| &s.waiter);
+            me.args[0].store(size, Relaxed);
+            enqueue(&mut tx, &q, List::Senders)?;
+            tx.set(&me, |w| &w.block, msg.handle().0);
+            set_chain(&mut tx, Handle::NULL);
+            tx.commit();
+            break Ok(Outcome::Blocked);
+        }
+        if q.recv_head.load(Relaxed) != 0 && pipelined_send(&mut tx, &q, &msg)? {
+            break Ok(Outcome::Done(0));
+        }
+        let of = match find_type(ctx, &q, mtype)? {
+            Some(of) => of,
+            None => match spare.take() {
+                Some(new) => {
+                    insert_type(&mut tx, &q, &new, mtype)?;
+                    taken(&mut tx);
+                    new
+                }
+                None => {
+                    drop(tx);
+                    spare = Some(ctx.at(ctx.alloc(size_of::<TypeNode>() as u64).or_errno()?).or_errno()?);
+                    continue;
+                }
+            },
+        };
+        append(&mut tx, &q, &msg, &of)?;
+        tx.set(&q, |q| &q.lspid, ctx.host.tgid());
+        tx.set(&q, |q| &q.stime, ctx.host.now());
+        set_chain(&mut tx, Handle::NULL);
+        tx.commit();
+        break Ok(Outcome::Done(0));
+    };
+    if let Some(unused) = spare {
+        ctx.free(unused.handle());
+    }
+    sent
+}
+
+/// Hands the message to the first sleeping receiver that it suits. Those whose buffer is too small are told so.
+fn pipelined_send<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>) -> Result<bool> {
+    let ctx = tx.ctx();
+    let size = u64::from(msg.size.load(Relaxed));
+    let mut at = q.recv_head.load(Relaxed);
+    for _ in 0..WALK {
+        if at == 0 {
+            return Ok(false);
+        }
+        let who = waiter(ctx, at)?;
+        at = who.next.load(Relaxed);
+        let select = Select::unpack(who.args[0].load(Relaxed), who.args[1].load(Relaxed));
+        if !select.matches(msg.mtype.load(Relaxed)) {
+            continue;
+        }
+        if who.args[2].load(Relaxed) < size {
+            complete(tx, q, List::Receivers, &who, Phase::Done, Err(Errno::E2BIG))?;
+            continue;
+        }
+        let now = ctx.host.now();
+        tx.set(q, |q| &q.lspid, ctx.host.tgid());
+        tx.set(q, |q| &q.stime, now);
+        // The kernel records the receiving thread here, not the process.
+        tx.set(q, |q| &q.lrpid, who.tid.load(Relaxed));
+        tx.set(q, |q| &q.rtime, now);
+        tx.set(&who, |w| &w.block, msg.handle().0);
+        set_chain(tx, Handle::NULL);
+        complete(tx, q, List::Receivers, &who, Phase::Done, Ok(()))?;
+        return Ok(true);
+    }
+    Err(Errno::EIDRM)
+}
+
+// ---- msgrcv
+
+/// The arguments of a `msgrcv(2)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Msgrcv {
+    /// The queue.
+    pub id: i32,
+    /// Where the type goes, followed by the text.
+    pub msgp: u64,
+    /// Room for text, bytes.
+    pub size: u64,
+    /// Which message.
+    pub msgtyp: i64,
+    /// `IPC_NOWAIT`, `MSG_NOERROR`, `MSG_EXCEPT`, `MSG_COPY`.
+    pub flags: i32,
+}
+
+/// `msgrcv(2)`.
+///
+/// # Errors
+/// `EINVAL EFAULT EACCES E2BIG ENOMSG EIDRM ENOMEM`.
+pub fn do_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
+    if call.id < 0 || i64::try_from(call.size).is_err() {
+        return Err(Errno::EINVAL);
+    }
+    if call.flags & MSG_COPY != 0 {
+        return receive_copy(ctx, call);
+    }
+    let received = try_receive(ctx, call);
+    ctx.flush_wakes();
+    received
+}
+
+/// Goes on with a `msgrcv` that slept.
+///
+/// # Errors
+/// As [`do_msgrcv`], and `EINTR`.
+pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> Result<Outcome> {
+    if cause != Cause::Woken && leave(ctx, List::Receivers)? {
+        return Err(Errno::EINTR);
+    }
+    let me = ctx.slot.part(|s| &s.waiter);
+    let phase = me.phase();
+    me.end();
+    if phase == Phase::Retry {
+        // An identifier that is gone now was there when the call began.
+        let again = try_receive(ctx, call).map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e });
+        ctx.flush_wakes();
+        return again;
+    }
+    let result = me.result.load(Relaxed);
+    if result < 0 {
+        #[expect(clippy::cast_possible_truncation, reason = "an error number")]
+        return Err(Errno::from_raw(-result as i32));
+    }
+    let block = Handle(me.block.load(Relaxed));
+    ctx.slot.in_flight.chain.store(block.0, Relaxed);
+    arena::sync::ordered();
+    me.block.store(0, Relaxed);
+    deliver(ctx, &ctx.at(block).or_errno()?, call)
+}
+
+fn try_receive<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
+    let select = Select::new(call.msgtyp, call.flags);
+    let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, call.id)?;
+    ipcperms(ctx.host, &q.perm, R)?;
+    let Some(msg) = find_msg(ctx, &q, select)? else {
+        if call.flags & IPC_NOWAIT != 0 {
+            return Err(Errno::ENOMSG);
+        }
+        let me = ctx.slot.part(|s| &s.waiter);
+        let [kind, t] = select.pack();
+        me.args[0].store(kind, Relaxed);
+        me.args[1].store(t, Relaxed);
+        me.args[2].store(if call.flags & MSG_NOERROR != 0 { u64::from(u32::MAX) } else { call.size }, Relaxed);
+        me.block.store(0, Relaxed);
+        enqueue(&mut tx, &q, List::Receivers)?;
+        tx.commit();
+        return Ok(Outcome::Blocked);
+    };
+    if call.size < u64::from(msg.size.load(Relaxed)) && call.flags & MSG_NOERROR == 0 {
+        return Err(Errno::E2BIG);
+    }
+    take(&mut tx, &q, &msg)?;
+    tx.set(&q, |q| &q.lrpid, ctx.host.tgid());
+    tx.set(&q, |q| &q.rtime, ctx.host.now());
+    let senders = q.send_head.load(Relaxed) != 0;
+    if senders {
+        tx.set(&q, |q| &q.pending, ROOM);
+    }
+    tx.commit();
+    if senders {
+        finish(&mut tx, &q)?;
+    }
+    drop(tx);
+    ctx.flush_wakes();
+    deliver(ctx, &msg, call)
+}
+
+/// Copies a message that was taken to the caller, and frees it. A bad address loses it, as in the kernel.
+fn deliver<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, call: &Msgrcv) -> Result<Outcome> {
+    let len = u64::from(msg.size.load(Relaxed)).min(call.size);
+    let copied = ctx
+        .host
+        .put_long(call.msgp, msg.mtype.load(Relaxed))
+        .and_then(|()| store_msg(ctx, msg, call.msgp.wrapping_add(8), len));
+    ctx.free_chain();
+    copied?;
+    #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
+    Ok(Outcome::Done(len as i64))
+}
+
+/// `MSG_COPY`: nothing of the queue changes.
+fn receive_copy<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
+    if call.flags & MSG_EXCEPT != 0 || call.flags & IPC_NOWAIT == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
+    let room = call.size.min(ns.limit(Limit::MsgMax) as u64);
+    let copied = load_msg(ctx, call.msgp, room, 1).and_then(|copy| {
+        let Locked { object: q, tx } = obtain_object_check::<MsgQueue, T>(ctx, call.id)?;
+        ipcperms(ctx.host, &q.perm, R)?;
+        let msg = find_msg(ctx, &q, Select::Position(call.msgtyp))?.ok_or(Errno::ENOMSG)?;
+        let len = u64::from(msg.size.load(Relaxed));
+        if call.size < len && call.flags & MSG_NOERROR == 0 {
+            return Err(Errno::E2BIG);
+        }
+        copy_msg(ctx, &msg, &copy)?;
+        let mtype = msg.mtype.load(Relaxed);
+        drop(tx);
+        ctx.host.put_long(call.msgp, mtype)?;
+        store_msg(ctx, &copy, call.msgp.wrapping_add(8), len)?;
+        #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
+        Ok(Outcome::Done(len as i64))
+    });
+    ctx.free_chain();
+    copied
+}
+
+// ---- msgctl
+
+/// Checks that every `msgctl` makes first.
+///
+/// # Errors
+/// `EINVAL` for a negative identifier or command, or an unknown command.
+pub fn check_msgctl(id: i32, cmd: i32) -> Result<()> {
+    let known = matches!(cmd, IPC_RMID | IPC_SET | IPC_STAT | IPC_INFO | MSG_STAT | MSG_INFO | MSG_STAT_ANY);
+    if id < 0 || !known { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// `msgctl(IPC_STAT)`, `MSG_STAT`, `MSG_STAT_ANY`: the structure, and what the call returns.
+///
+/// # Errors
+/// `EINVAL EACCES`.
+pub fn msgctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32, Msqid64Ds)> {
+    let (result, locked) = if cmd == IPC_STAT {
+        (0, obtain_object_check::<MsgQueue, T>(ctx, id)?)
+    } else {
+        obtain_object_idx::<MsgQueue, T>(ctx, id)?
+    };
+    let q = locked.object;
+    if cmd != MSG_STAT_ANY {
+        ipcperms(ctx.host, &q.perm, R)?;
+    }
+    #[expect(clippy::cast_possible_wrap, reason = "process ids")]
+    let stat = Msqid64Ds {
+        msg_perm: kernel_to_ipc64_perm(&q.perm),
+        msg_stime: q.stime.load(Relaxed),
+        msg_rtime: q.rtime.load(Relaxed),
+        msg_ctime: q.ctime.load(Relaxed),
+        msg_cbytes: q.cbytes.load(Relaxed),
+        msg_qnum: q.qnum.load(Relaxed),
+        msg_qbytes: q.qbytes.load(Relaxed),
+        msg_lspid: q.lspid.load(Relaxed) as i32,
+        msg_lrpid: q.lrpid.load(Relaxed) as i32,
+        ..Msqid64Ds::default()
+    };
+    Ok((result, stat))
+}
+
+/// `msgctl(IPC_INFO)` and `MSG_INFO`: the structure, and the highest index in use.
+///
+/// # Errors
+/// `EIDRM` if the namespace makes no sense.
+pub fn msgctl_info<T: Task>(ctx: &Ctx<'_, T>, cmd: i32) -> Result<(i32, MsgInfo)> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let mut info = MsgInfo {
+        msgpool: MSGPOOL,
+        msgmap: MSGMAP,
+        msgmax: ns.limit(Limit::MsgMax),
+        msgmnb: ns.limit(Limit::MsgMnb),
+        msgmni: ns.limit(Limit::MsgMni),
+        msgssz: MSGSSZ,
+        msgtql: MSGTQL,
+        msgseg: MSGSEG,
+        pad: 0,
+    };
+    if cmd == MSG_INFO {
+        let (mut messages, mut bytes) = (0u64, 0u64);
+        let mut idx = 0;
+        while let Some(used) = ns.msg_ids.next_used(idx) {
+            idx = used + 1;
+            #[expect(clippy::cast_possible_wrap, reason = "below IPCMNI")]
+            if let Ok((_, locked)) = obtain_object_idx::<MsgQueue, T>(ctx, used as i32) {
+                messages += locked.object.qnum.load(Relaxed);
+                bytes += locked.object.cbytes.load(Relaxed);
+            }
+        }
+        info.msgpool = ns.msg_ids.in_use().cast_signed();
+        info.msgmap = i32::try_from(messages).unwrap_or(i32::MAX);
+        info.msgtql = i32::try_from(bytes).unwrap_or(i32::MAX);
+    }
+    Ok((ns.msg_ids.max_idx(), info))
+}
+
+/// `msgctl(IPC_SET)`.
+///
+/// # Errors
+/// `EINVAL EPERM`.
+pub fn msgctl_set<T: Task>(ctx: &Ctx<'_, T>, id: i32, set: &Msqid64Ds) -> Result<()> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, id)?;
+    check_owner(ctx.host, &q.perm)?;
+    // The kernel passes the value through an int.
+    #[expect(clippy::cast_possible_truncation, reason = "as the kernel does")]
+    let qbytes = set.msg_qbytes as u32;
+    if qbytes > ns.limit(Limit::MsgMnb).cast_unsigned() && !ctx.host.cred().sys_resource {
+        return Err(Errno::EPERM);
+    }
+    ipc_update_perm(&mut tx, &q, set.msg_perm.uid, set.msg_perm.gid, set.msg_perm.mode)?;
+    tx.set(&q, |q| &q.qbytes, u64::from(qbytes));
+    tx.set(&q, |q| &q.ctime, ctx.host.now());
+    tx.set(&q, |q| &q.pending, RECHECK | ROOM);
+    tx.commit();
+    finish(&mut tx, &q)?;
+    drop(tx);
+    ctx.flush_wakes();
+    Ok(())
+}
+
+/// `msgctl(IPC_RMID)`.
+///
+/// # Errors
+/// `EINVAL EPERM`.
+pub fn msgctl_rmid<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
+    let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, id)?;
+    check_owner(ctx.host, &q.perm)?;
+    tx.set(&q, |q| &q.pending, RECHECK | ROOM);
+    set_dying(&mut tx, &q, KIND_RECV);
+    finish(&mut tx, &q)?;
+    drop(tx);
+    freeque(ctx, &q)
+}
+
+/// Ends the removal of a dying queue, from wherever it stands.
+pub(crate) fn freeque<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
+    if q.perm.state.load(Relaxed) != STATE_DYING {
+        return Ok(());
+    }
+    ctx.flush_wakes();
+    rm_id(ctx, q, |_, _| ())?;
+    loop {
+        let Locked { object: q, mut tx } = lock_object(ctx, *q)?;
+        if let Some(first) = Handle(q.first.load(Relaxed)).some() {
+            let msg: Ref<'a, MsgMsg> = ctx.at(first).or_errno()?;
+            take(&mut tx, &q, &msg)?;
+        } else if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
+            let idle: Ref<'a, TypeNode> = ctx.at(idle).or_errno()?;
+            remove_type(&mut tx, &q, &idle)?;
+            tx.set(&idle, |n| &n.link, 0);
+            tx.set(&q, |q| &q.idle, 0);
+            set_chain(&mut tx, idle.handle());
+        } else {
+            break;
+        }
+        tx.commit();
+        drop(tx);
+        ctx.free_chain();
+    }
+    free_object(ctx, q);
+    Ok(())
+}
+
+/// The queue of a handle, for whoever puts right what the dead left.
+pub(crate) fn queue<'a, T: Task>(ctx: &Ctx<'a, T>, handle: Handle) -> Result<Q<'a>> {
+    ctx.at(handle).or_errno()
+}
+
+/// Ends the sleep of a dead thread.
+pub(crate) fn abandon<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>, kind: u32) -> Result<()> {
+    let q = queue(ctx, Handle(who.object.load(Relaxed)))?;
+    let Locked { object: q, mut tx } = lock_object(ctx, q)?;
+    if who.kind.load(Relaxed) == kind && who.phase() == Phase::Waiting {
+        dequeue(&mut tx, &q, if kind == KIND_RECV { List::Receivers } else { List::Senders }, who)?;
+        tx.commit();
+        who.end();
+    }
+    Ok(())
+}

@@ -1,0 +1,1121 @@
+//! System V semaphores.
+//!
+//! What users see: behaviour as in Linux. Whoever changes a value completes the sleepers that can now proceed, in
+//! the kernel's order; so a woken sleeper owns its result already.
+//! What is missing: sleepers of a set are on two lists for the whole set (those that alter, those that only wait for
+//! zero), so a set with very many sleepers on different semaphores is scanned further than it need be.
+//!
+//! The set's lock guards the set, its values, its undo records and the waiters on its lists. Each completion is a
+//! transaction of its own; `pending` says that sleepers are to be looked at, so that the next owner of the lock goes
+//! on where a dead one stopped.
+//!
+//! Undo adjustments belong to a process and a set: a record on the set's list. `SETALL` makes all of them zero by
+//! a new generation. They are applied by whoever first meets a record of a process that has ended.
+
+use abi::{
+    Errno, Result,
+    ipc::{IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT},
+    sem::{
+        GETPID, GETVAL, GETZCNT, SEM_INFO, SEM_STAT_ANY, SEM_UNDO, SEMAEM, SEMMAP, SEMMNU, SEMUME, SEMUSZ, SEMVMX, SemBuf, SemInfo, Semid64Ds,
+    },
+};
+use arena::{
+    Class, Ctx, Handle, Phase, ProcSlot, Ref, Tx, Waiter,
+    sync::{AtomicI32, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering::*, ordered},
+};
+
+use crate::{
+    namespace::{IpcNamespace, Limit},
+    task::{Cause, Outcome, Task},
+    util::{
+        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, Table, check_owner,
+        free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
+        obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
+    },
+};
+
+const R: u32 = 0o444;
+const W: u32 = 0o222;
+/// `pending`: values have changed, sleepers may proceed.
+const UPDATE: u32 = 1;
+/// `pending`: a SETALL has begun.
+const SET_ALL: u32 = 2;
+/// A waiter's kind.
+pub(crate) const KIND_SEM: u32 = 3;
+/// Which of the set's lists a waiter is on.
+const ALTER: u32 = 0;
+const ZERO: u32 = 1;
+/// Operations that fit into a waiter.
+const INLINE_OPS: usize = 32;
+/// Changes that are made in one transaction where many are to be made.
+const STEP: usize = 24;
+const WALK: u32 = 1 << 24;
+
+arena::shared! {
+    /// `sem_array`.
+    pub(crate) struct SemArray {
+        perm: KernIpcPerm,
+        ctime: AtomicI64,
+        otime: AtomicI64,
+        nsems: AtomicU32,
+        /// The semaphores: a table of [`Sem`].
+        sems: AtomicU32,
+        /// First undo record.
+        undo: AtomicU32,
+        /// Undo records to be freed.
+        garbage: AtomicU32,
+        undo_count: AtomicU32,
+        /// Generation of the undo adjustments; older ones are zero.
+        undo_gen: AtomicU32,
+        pending: AtomicU32,
+        /// The values of a SETALL under way (a table), and how many are set.
+        setall: AtomicU32,
+        setall_done: AtomicU32,
+        setall_pid: AtomicU32,
+        /// First and last of the two lists of sleepers.
+        heads: [AtomicU32; 2],
+        tails: [AtomicU32; 2],
+        /// Most operations of any sleeper there ever was.
+        max_ops: AtomicU32,
+    }
+
+    /// `sem`: the value in the low half, the process of the last operation in the high one.
+    struct Sem {
+        word: AtomicU64,
+    }
+
+    /// `sem_undo`: what a process's end does to a set.
+    struct SemUndo {
+        link: AtomicU32,
+        process: AtomicU32,
+        next: AtomicU32,
+        generation: AtomicU32,
+        /// The adjustments: a table.
+        adj: AtomicU32,
+        pad: AtomicU32,
+    }
+}
+const _: () = assert!(size_of::<SemArray>() <= 256);
+
+impl Object for SemArray {
+    const CLASS: Class = Class::SEM_SET;
+    const LIMIT: Limit = Limit::SemMni;
+    fn perm(&self) -> &KernIpcPerm {
+        &self.perm
+    }
+    fn ids(ns: &IpcNamespace) -> &IpcIds {
+        &ns.sem_ids
+    }
+    #[inline(always)]
+    fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, set: &Ref<'_, Self>) -> Result<()> {
+        if set.pending.load(Relaxed) == 0 {
+            return Ok(());
+        }
+        // The reference's life is the arena's; the trait's signature does not know.
+        let set = tx.ctx().at::<SemArray>(set.handle()).or_errno()?;
+        finish(tx, &set)
+    }
+}
+
+type Set<'a> = Ref<'a, SemArray>;
+type Undo<'a> = Ref<'a, SemUndo>;
+
+#[inline(always)]
+fn sem<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray, num: usize) -> Result<Ref<'a, Sem>> {
+    Table::new(Handle(set.sems.load(Relaxed)), set.nsems.load(Relaxed) as usize).get(ctx, num)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the low half, at most SEMVMX")]
+const fn semval(word: u64) -> i32 {
+    word as u32 as i32
+}
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the high half")]
+const fn sempid(word: u64) -> i32 {
+    (word >> 32) as u32 as i32
+}
+const fn pack(value: i32, pid: u32) -> u64 {
+    ((pid as u64) << 32) | value.cast_unsigned() as u64
+}
+
+// ---- semget
+
+/// `semget(2)`.
+///
+/// # Errors
+/// `EINVAL ENOENT EEXIST EACCES ENOSPC ENOMEM`.
+pub fn do_semget<T: Task>(ctx: &Ctx<'_, T>, key: i32, nsems: i32, flags: i32) -> Result<i32> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    if nsems < 0 || nsems > ns.limit(Limit::SemMsl) {
+        return Err(Errno::EINVAL);
+    }
+    let nsems = nsems.cast_unsigned();
+    ipcget::<SemArray, T>(
+        ctx,
+        &IpcParams { key, flags },
+        |set| if nsems > set.nsems.load(Relaxed) { Err(Errno::EINVAL) } else { Ok(()) },
+        || newary(ctx, &ns, nsems, flags),
+        |set| {
+            ctx.free(set.handle());
+            ctx.free_chain();
+        },
+        |tx, ids| {
+            let used = ids.used_sems.load(Relaxed) + u64::from(nsems);
+            tx.set(ids, |i| &i.used_sems, used);
+            Ok(())
+        },
+    )
+}
+
+fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i32) -> Result<Set<'a>> {
+    if nsems == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let semmns = u64::try_from(ns.limit(Limit::SemMns)).unwrap_or(0);
+    if ns.sem_ids.used_sems.load(Relaxed) + u64::from(nsems) > semmns {
+        return Err(Errno::ENOSPC);
+    }
+    let sems = Table::alloc::<Sem, T>(ctx, nsems as usize).inspect_err(|_| ctx.free_chain())?;
+    let set: Set<'a> = new_object(ctx, flags).inspect_err(|_| ctx.free_chain())?;
+    set.ctime.store(ctx.host.now(), Relaxed);
+    set.otime.store(0, Relaxed);
+    set.nsems.store(nsems, Relaxed);
+    set.sems.store(sems.root.0, Relaxed);
+    for place in [
+        &set.undo, &set.garbage, &set.undo_count, &set.undo_gen, &set.pending, &set.setall, &set.setall_done,
+        &set.setall_pid, &set.heads[0], &set.heads[1], &set.tails[0], &set.tails[1], &set.max_ops,
+    ] {
+        place.store(0, Relaxed);
+    }
+    Ok(set)
+}
+
+// ---- operations
+
+/// The operations of a call, as they lie in the arena.
+#[derive(Clone, Copy)]
+struct Sops<'a>(Ref<'a, [AtomicU16]>);
+
+impl<'a> Sops<'a> {
+    fn of<T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> Result<Sops<'a>> {
+        #[expect(clippy::cast_possible_truncation, reason = "a count of operations")]
+        let count = who.args[0].load(Relaxed) as usize;
+        if count <= INLINE_OPS {
+            return Ok(Sops(who.part(|w| &w.ops[..3 * count])));
+        }
+        Ok(Sops(ctx.array(Handle(who.block.load(Relaxed)), 8, 3 * count).or_errno()?))
+    }
+
+    fn len(&self) -> usize {
+        self.0.len() / 3
+    }
+
+    #[inline(always)]
+    fn get(&self, at: usize) -> SemBuf {
+        let word = |i: usize| self.0[3 * at + i].load(Relaxed);
+        SemBuf { sem_num: word(0), sem_op: word(1).cast_signed(), sem_flg: word(2).cast_signed() }
+    }
+
+    #[inline(always)]
+    fn iter(&self) -> impl Iterator<Item = SemBuf> + '_ {
+        (0..self.len()).map(|i| self.get(i))
+    }
+}
+
+/// What trying operations came to.
+enum Tried {
+    Done,
+    /// The operation that would block.
+    Blocks(usize),
+    Fails(Errno),
+}
+
+/// `perform_atomic_semop`: does all operations, or none. Nothing may be pending in the transaction but what is
+/// to be taken back with them.
+#[inline(always)]
+fn perform<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    sops: &Sops<'a>,
+    undo: Option<&Undo<'a>>,
+    pid: u32,
+) -> Result<Tried> {
+    let ctx = tx.ctx();
+    for (at, op) in sops.iter().enumerate() {
+        let sem = sem(ctx, set, usize::from(op.sem_num))?;
+        let value = semval(sem.word.load(Relaxed));
+        let new = value + i32::from(op.sem_op);
+        let blocks = if op.sem_op == 0 { value != 0 } else { new < 0 };
+        let failed = if blocks {
+            let nowait = i32::from(op.sem_flg) & IPC_NOWAIT != 0;
+            Some(if nowait { Tried::Fails(Errno::EAGAIN) } else { Tried::Blocks(at) })
+        } else if new > SEMVMX {
+            Some(Tried::Fails(Errno::ERANGE))
+        } else if op.sem_flg & SEM_UNDO != 0
+            && let Some(undo) = undo
+        {
+            adjust(tx, set, undo, usize::from(op.sem_num), op.sem_op)?.err().map(Tried::Fails)
+        } else {
+            None
+        };
+        if let Some(failed) = failed {
+            tx.roll_back();
+            return Ok(failed);
+        }
+        tx.set(&sem, |s| &s.word, pack(new, pid));
+    }
+    Ok(Tried::Done)
+}
+
+fn adjustments(set: &SemArray, undo: &SemUndo) -> Table {
+    Table::new(Handle(undo.adj.load(Relaxed)), set.nsems.load(Relaxed) as usize)
+}
+
+/// Records what undoes one operation. The inner result is the operation's.
+fn adjust<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    undo: &Undo<'a>,
+    num: usize,
+    op: i16,
+) -> Result<core::result::Result<(), Errno>> {
+    let ctx = tx.ctx();
+    let table = adjustments(set, undo);
+    let current = set.undo_gen.load(Relaxed);
+    if undo.generation.load(Relaxed) != current {
+        // Nobody reads the old adjustments any more, so they need no log.
+        for at in 0..set.nsems.load(Relaxed) as usize {
+            table.get::<AtomicI32, T>(ctx, at)?.store(0, Relaxed);
+        }
+        ordered();
+        tx.set(undo, |u| &u.generation, current);
+    }
+    let adj = table.get::<AtomicI32, T>(ctx, num)?;
+    let new = adj.load(Relaxed) - i32::from(op);
+    if !(-SEMAEM - 1..=SEMAEM).contains(&new) {
+        return Ok(Err(Errno::ERANGE));
+    }
+    tx.set(&adj, |a| a, new);
+    Ok(Ok(()))
+}
+
+// ---- sleepers
+
+fn waiter<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, Waiter>> {
+    ctx.at(Handle(link)).or_errno()
+}
+
+fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, list: u32, undo: Option<&Undo<'a>>) -> Result<()> {
+    let ctx = tx.ctx();
+    let me = ctx.slot.part(|s| &s.waiter);
+    let which = list as usize;
+    let tail = set.tails[which].load(Relaxed);
+    me.tid.store(ctx.host.tid(), Relaxed);
+    me.pid.store(ctx.host.tgid(), Relaxed);
+    me.object.store(set.handle().0, Relaxed);
+    me.id.store(set.perm.id.load(Relaxed), Relaxed);
+    me.list.store(list, Relaxed);
+    me.next.store(0, Relaxed);
+    me.prev.store(tail, Relaxed);
+    me.result.store(0, Relaxed);
+    me.args[1].store(undo.map_or(0, |u| u64::from(u.handle().0)), Relaxed);
+    me.begin();
+    tx.set(&me, |w| &w.kind, KIND_SEM);
+    match tail {
+        0 => tx.set(set, |s| &s.heads[which], me.handle().0),
+        _ => tx.set(&waiter(ctx, tail)?, |w| &w.next, me.handle().0),
+    }
+    tx.set(set, |s| &s.tails[which], me.handle().0);
+    Ok(())
+}
+
+fn dequeue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, who: &Ref<'a, Waiter>) -> Result<()> {
+    let ctx = tx.ctx();
+    let which = (who.list.load(Relaxed) & 1) as usize;
+    let (next, prev) = (who.next.load(Relaxed), who.prev.load(Relaxed));
+    match next {
+        0 => tx.set(set, |s| &s.tails[which], prev),
+        _ => tx.set(&waiter(ctx, next)?, |w| &w.prev, prev),
+    }
+    match prev {
+        0 => tx.set(set, |s| &s.heads[which], next),
+        _ => tx.set(&waiter(ctx, prev)?, |w| &w.next, next),
+    }
+    tx.set(who, |w| &w.kind, 0);
+    Ok(())
+}
+
+fn complete<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    who: &Ref<'a, Waiter>,
+    result: core::result::Result<(), Errno>,
+) -> Result<()> {
+    dequeue(tx, set, who)?;
+    tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
+    tx.commit_completing(who, Phase::Done);
+    Ok(())
+}
+
+fn has_sleepers(set: &SemArray) -> bool {
+    set.heads[0].load(Relaxed) | set.heads[1].load(Relaxed) != 0
+}
+
+/// Tries a sleeper's operations again. Whether its sleep is over.
+fn retry<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, who: &Ref<'a, Waiter>) -> Result<bool> {
+    let ctx = tx.ctx();
+    let sops = Sops::of(ctx, who)?;
+    let undo = undo_of(ctx, who)?;
+    let result = match perform(tx, set, &sops, undo.as_ref(), who.pid.load(Relaxed))? {
+        Tried::Blocks(_) => return Ok(false),
+        Tried::Fails(e) => Err(e),
+        Tried::Done => {
+            tx.set(set, |s| &s.otime, ctx.host.now());
+            Ok(())
+        }
+    };
+    complete(tx, set, who, result)?;
+    Ok(true)
+}
+
+fn undo_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Waiter) -> Result<Option<Undo<'a>>> {
+    #[expect(clippy::cast_possible_truncation, reason = "a handle")]
+    let undo = Handle(who.args[1].load(Relaxed) as u32);
+    undo.some().map(|u| ctx.at(u).or_errno()).transpose()
+}
+
+/// Tries the sleepers of a list in order. `only` chooses by the number of operations. Whether any proceeded.
+fn scan<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    list: u32,
+    only: impl Fn(u64) -> bool,
+    first_only: bool,
+) -> Result<bool> {
+    let mut at = set.heads[list as usize].load(Relaxed);
+    let mut any = false;
+    for _ in 0..WALK {
+        if at == 0 {
+            return Ok(any);
+        }
+        let who = waiter(tx.ctx(), at)?;
+        at = who.next.load(Relaxed);
+        if only(who.args[0].load(Relaxed)) && retry(tx, set, &who)? {
+            any = true;
+            if first_only {
+                return Ok(true);
+            }
+        }
+    }
+    Err(Errno::EIDRM)
+}
+
+/// `do_smart_update`: completes all sleepers that can proceed: those that wait for zero first, then the others in
+/// order, from the start again after each.
+fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+    loop {
+        scan(tx, set, ZERO, |ops| ops == 1, false)?;
+        scan(tx, set, ZERO, |ops| ops != 1, false)?;
+        if !scan(tx, set, ALTER, |_| true, true)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Ends the work that `pending` names.
+#[cold]
+#[inline(never)]
+fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+    if set.perm.state.load(Relaxed) != STATE_LIVE {
+        for list in &set.heads {
+            while let Some(first) = Handle(list.load(Relaxed)).some() {
+                let who = waiter(tx.ctx(), first.0)?;
+                complete(tx, set, &who, Err(Errno::EIDRM))?;
+            }
+        }
+    } else {
+        if set.pending.load(Relaxed) & SET_ALL != 0 {
+            set_all_values(tx, set)?;
+        }
+        update(tx, set)?;
+    }
+    tx.set(set, |s| &s.pending, 0);
+    tx.commit();
+    Ok(())
+}
+
+/// Commits what was done and completes the sleepers that can proceed because of it.
+#[inline(always)]
+fn commit_and_update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+    if !has_sleepers(set) {
+        tx.commit();
+        return Ok(());
+    }
+    tx.set(set, |s| &s.pending, set.pending.load(Relaxed) | UPDATE);
+    tx.commit();
+    finish(tx, set)
+}
+
+// ---- undo
+
+/// This process's undo record of a set.
+fn find_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Option<Undo<'a>>> {
+    let me = ctx.host.process().0;
+    let mut at = set.undo.load(Relaxed);
+    for _ in 0..WALK {
+        let Some(block) = Handle(at).some() else { return Ok(None) };
+        let undo: Undo<'a> = ctx.at(block).or_errno()?;
+        if undo.process.load(Relaxed) == me {
+            return Ok(Some(undo));
+        }
+        at = undo.next.load(Relaxed);
+    }
+    Err(Errno::EIDRM)
+}
+
+/// A new undo record for this process, as the thread's in-flight chain.
+fn new_undo<'a, T: Task>(ctx: &Ctx<'a, T>, nsems: usize) -> Result<Undo<'a>> {
+    let made = (|| {
+        let adj = Table::alloc::<AtomicI32, T>(ctx, nsems)?;
+        let undo: Undo<'a> = ctx.at(ctx.alloc(size_of::<SemUndo>() as u64).or_errno()?).or_errno()?;
+        undo.adj.store(adj.root.0, Relaxed);
+        undo.process.store(ctx.host.process().0, Relaxed);
+        ctx.chain(undo.handle()).or_errno()?;
+        Ok(undo)
+    })();
+    made.inspect_err(|_| ctx.free_chain())
+}
+
+fn link_undo<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &Undo<'a>) -> Result<()> {
+    undo.next.store(set.undo.load(Relaxed), Relaxed);
+    undo.generation.store(set.undo_gen.load(Relaxed), Relaxed);
+    tx.set(set, |s| &s.undo, undo.handle().0);
+    tx.set(set, |s| &s.undo_count, set.undo_count.load(Relaxed) + 1);
+    set_chain(tx, Handle::NULL);
+    if let Ok(process) = tx.ctx().at::<ProcSlot>(tx.ctx().host.process()) {
+        process.has_undo.store(1, Relaxed);
+    }
+    Ok(())
+}
+
+/// Applies the undo records of processes that have ended, or of `ended` in particular.
+fn exit_sem<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, ended: Handle) -> Result<()> {
+    let ctx = tx.ctx();
+    let me = ctx.host.process();
+    let mut place = set.part(|s| &s.undo);
+    for _ in 0..WALK {
+        let Some(block) = Handle(place.load(Relaxed)).some() else { return Ok(()) };
+        let undo: Undo<'a> = ctx.at(block).or_errno()?;
+        let process = Handle(undo.process.load(Relaxed));
+        let gone = process == ended
+            || process != me
+                && ctx.at::<ProcSlot>(process).is_ok_and(|p| {
+                    p.marked() && ctx.host.process_dead(p.pid.load(Relaxed), p.start.load(Relaxed))
+                });
+        if gone {
+            apply_undo(tx, set, &place, &undo)?;
+        } else {
+            place = undo.part(|u| &u.next);
+        }
+    }
+    Err(Errno::EIDRM)
+}
+
+fn apply_undo<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    place: &Ref<'a, AtomicU32>,
+    undo: &Undo<'a>,
+) -> Result<()> {
+    let ctx = tx.ctx();
+    let pid = ctx.at::<ProcSlot>(Handle(undo.process.load(Relaxed))).map_or(0, |p| p.pid.load(Relaxed));
+    let table = adjustments(set, undo);
+    tx.set(set, |s| &s.pending, set.pending.load(Relaxed) | UPDATE);
+    if undo.generation.load(Relaxed) == set.undo_gen.load(Relaxed) {
+        for num in 0..set.nsems.load(Relaxed) as usize {
+            let adj = table.get::<AtomicI32, T>(ctx, num)?;
+            let by = adj.load(Relaxed);
+            if by == 0 {
+                continue;
+            }
+            let sem = sem(ctx, set, num)?;
+            let value = (semval(sem.word.load(Relaxed)) + by).clamp(0, SEMVMX);
+            tx.set(&sem, |s| &s.word, pack(value, pid));
+            // What was applied is zero, so a successor does not apply it again.
+            tx.set(&adj, |a| a, 0);
+            if tx.pending() > STEP {
+                tx.commit();
+            }
+        }
+    }
+    tx.set(set, |s| &s.otime, ctx.host.now());
+    tx.set(place, |p| p, undo.next.load(Relaxed));
+    tx.set(set, |s| &s.undo_count, set.undo_count.load(Relaxed).wrapping_sub(1));
+    tx.set(undo, |u| &u.next, set.garbage.load(Relaxed));
+    tx.set(set, |s| &s.garbage, undo.handle().0);
+    tx.commit();
+    finish(tx, set)
+}
+
+/// Frees the undo records that were applied. Call with no lock held and an empty in-flight chain.
+fn free_garbage<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
+    while set.garbage.load(Relaxed) != 0 {
+        let mut tx = ctx.lock(set.part(|s| &s.perm.lock)).or_errno()?;
+        let Some(block) = Handle(set.garbage.load(Relaxed)).some() else { break };
+        let undo: Undo<'a> = ctx.at(block).or_errno()?;
+        tx.set(set, |s| &s.garbage, undo.next.load(Relaxed));
+        set_chain(&mut tx, block);
+        tx.commit();
+        drop(tx);
+        ctx.free_chain();
+    }
+    Ok(())
+}
+
+/// Looks a set up and applies the undo records of the dead.
+#[inline(always)]
+fn obtain<'c, 'a, T: Task>(ctx: &'c Ctx<'a, T>, id: i32) -> Result<Locked<'c, 'a, SemArray, T>> {
+    let mut locked = obtain_object_check::<SemArray, T>(ctx, id)?;
+    if locked.object.undo.load(Relaxed) != 0 {
+        exit_sem(&mut locked.tx, &locked.object, Handle::NULL)?;
+    }
+    Ok(locked)
+}
+
+/// Applies the undo adjustments of a process that has ended, to all sets. For the broker.
+///
+/// # Errors
+/// The first that occurred; all sets were visited.
+pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let mut first = Ok(());
+    let mut idx = 0;
+    while let Some(used) = ns.sem_ids.next_used(idx) {
+        idx = used + 1;
+        let done = (|| {
+            let (_, Locked { object: set, mut tx }) = obtain_object_idx::<SemArray, T>(ctx, used.cast_signed())?;
+            exit_sem(&mut tx, &set, process)?;
+            drop(tx);
+            ctx.flush_wakes();
+            free_garbage(ctx, &set)
+        })();
+        first = first.and(done.or_else(|e| if e == Errno::EINVAL { Ok(()) } else { Err(e) }));
+    }
+    first
+}
+
+// ---- semop
+
+/// `semop(2)` and `semtimedop(2)`; `timeout_valid` is false for a timeout that makes no sense.
+///
+/// # Errors
+/// `E2BIG EINVAL ENOMEM EFAULT EFBIG EACCES ERANGE EAGAIN EIDRM`.
+pub fn do_semtimedop<T: Task>(
+    ctx: &Ctx<'_, T>,
+    id: i32,
+    sops: u64,
+    nsops: u64,
+    timeout_valid: bool,
+) -> Result<Outcome> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    // The kernel passes the count through an unsigned int.
+    #[expect(clippy::cast_possible_truncation, reason = "as the kernel does")]
+    let nsops = nsops as u32;
+    if nsops > ns.limit(Limit::SemOpm).cast_unsigned() {
+        return Err(Errno::E2BIG);
+    }
+    if nsops < 1 {
+        return Err(Errno::EINVAL);
+    }
+    load_sops(ctx, sops, nsops as usize)?;
+    let done = if id < 0 || !timeout_valid { Err(Errno::EINVAL) } else { try_semop(ctx, id) };
+    ctx.flush_wakes();
+    if done != Ok(Outcome::Blocked) {
+        free_sops(ctx);
+    }
+    done
+}
+
+/// Copies the operations into the waiter, or into a block that it names.
+#[inline(always)]
+fn load_sops<T: Task>(ctx: &Ctx<'_, T>, from: u64, count: usize) -> Result<()> {
+    let me = ctx.slot.part(|s| &s.waiter);
+    let bytes = count * size_of::<SemBuf>();
+    me.args[0].store(count as u64, Relaxed);
+    if count <= INLINE_OPS {
+        let ops = me.part(|w| &w.ops);
+        let start = ops.offset() - ops.handle().offset();
+        return ctx.host.copy_from_user(ctx.arena.bytes(ctx.host, ops.handle(), start, bytes).or_errno()?, from);
+    }
+    ctx.reserve_log(3 * count + 64).or_errno()?;
+    let block = ctx.alloc(8 + bytes as u64).or_errno()?;
+    // A chain of one block, for whoever frees it should we die.
+    ctx.at::<AtomicU32>(block).or_errno()?.store(0, Relaxed);
+    me.block.store(block.0, Relaxed);
+    ordered();
+    ctx.taken();
+    ctx.host
+        .copy_from_user(ctx.arena.bytes(ctx.host, block, 8, bytes).or_errno()?, from)
+        .inspect_err(|_| free_sops(ctx))
+}
+
+#[inline(always)]
+fn free_sops<T: Task>(ctx: &Ctx<'_, T>) {
+    let me = &ctx.slot.waiter;
+    if let Some(block) = Handle(me.block.load(Relaxed)).some() {
+        ctx.hold(block);
+        me.block.store(0, Relaxed);
+        ordered();
+        ctx.free(block);
+        ctx.trim_log();
+    }
+}
+
+fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
+    let me = ctx.slot.part(|s| &s.waiter);
+    let sops = Sops::of(ctx, &me)?;
+    let (mut alters, mut undos, mut highest) = (false, false, 0);
+    for op in sops.iter() {
+        alters |= op.sem_op != 0;
+        undos |= op.sem_flg & SEM_UNDO != 0;
+        highest = highest.max(u32::from(op.sem_num));
+    }
+    let mut new: Option<Undo<'a>> = None;
+    let mut reserved = 0;
+    let done = loop {
+        let Locked { object: set, mut tx } = obtain(ctx, id)?;
+        if highest >= set.nsems.load(Relaxed) {
+            break Err(Errno::EFBIG);
+        }
+        ipcperms(ctx.host, &set.perm, if alters { W } else { R })?;
+        // Completing a sleeper with many operations needs a long log.
+        let most = set.max_ops.load(Relaxed);
+        if most > INLINE_OPS as u32 && most > reserved {
+            drop(tx);
+            reserved = most;
+            ctx.reserve_log(3 * most as usize + 64).or_errno()?;
+            continue;
+        }
+        let old = if undos { find_undo(ctx, &set)? } else { None };
+        if undos && old.is_none() && new.is_none() {
+            let nsems = set.nsems.load(Relaxed) as usize;
+            drop(tx);
+            new = Some(new_undo(ctx, nsems)?);
+            continue;
+        }
+        let fresh = new.filter(|_| old.is_none());
+        let undo = old.or(fresh);
+        if let Some(fresh) = &fresh {
+            link_undo(&mut tx, &set, fresh)?;
+        }
+        match perform(&mut tx, &set, &sops, undo.as_ref(), ctx.host.tgid())? {
+            Tried::Fails(e) => break Err(e),
+            Tried::Blocks(_) => {
+                if let Some(fresh) = &fresh {
+                    link_undo(&mut tx, &set, fresh)?;
+                    new = None;
+                }
+                if sops.len() as u32 > set.max_ops.load(Relaxed) {
+                    tx.set(&set, |s| &s.max_ops, sops.len() as u32);
+                }
+                enqueue(&mut tx, &set, if alters { ALTER } else { ZERO }, undo.as_ref())?;
+                tx.commit();
+                break Ok(Outcome::Blocked);
+            }
+            Tried::Done => {
+                if fresh.is_some() {
+                    new = None;
+                }
+                tx.set(&set, |s| &s.otime, ctx.host.now());
+                commit_and_update(&mut tx, &set)?;
+                drop(tx);
+                if set.garbage.load(Relaxed) != 0 && new.is_none() {
+                    ctx.flush_wakes();
+                    free_garbage(ctx, &set)?;
+                }
+                break Ok(Outcome::Done(0));
+            }
+        }
+    };
+    if new.is_some() {
+        ctx.free_chain();
+    }
+    if reserved != 0 {
+        ctx.trim_log();
+    }
+    done
+}
+
+/// Goes on with a `semop` that slept.
+///
+/// # Errors
+/// As [`do_semtimedop`], `EINTR`, and `EAGAIN` when the time is over.
+pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+    let me = ctx.slot.part(|s| &s.waiter);
+    let left = cause != Cause::Woken && abandon(ctx, &me)?;
+    let result = me.result.load(Relaxed);
+    me.end();
+    free_sops(ctx);
+    match cause {
+        Cause::Signal if left => Err(Errno::EINTR),
+        Cause::Timeout if left => Err(Errno::EAGAIN),
+        _ if result < 0 => {
+            #[expect(clippy::cast_possible_truncation, reason = "an error number")]
+            Err(Errno::from_raw(-result as i32))
+        }
+        _ => Ok(Outcome::Done(0)),
+    }
+}
+
+/// Ends a sleep that nobody has completed. Returns false if somebody has.
+pub(crate) fn abandon<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> Result<bool> {
+    let set: Set<'a> = ctx.at(Handle(who.object.load(Relaxed))).or_errno()?;
+    let Locked { object: set, mut tx } = lock_object(ctx, set)?;
+    if who.kind.load(Relaxed) != KIND_SEM || who.phase() != Phase::Waiting {
+        return Ok(false);
+    }
+    dequeue(&mut tx, &set, who)?;
+    tx.commit();
+    who.end();
+    Ok(true)
+}
+
+// ---- semctl
+
+/// Checks that every `semctl` makes first.
+///
+/// # Errors
+/// `EINVAL` for a negative identifier, or an unknown command.
+pub fn check_semctl(id: i32, cmd: i32) -> Result<()> {
+    let known = matches!(cmd, IPC_RMID | IPC_SET | IPC_STAT | IPC_INFO | GETPID..=SEM_STAT_ANY);
+    if id < 0 || !known { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// `semctl(IPC_STAT)`, `SEM_STAT`, `SEM_STAT_ANY`: what the call returns, and the structure.
+///
+/// # Errors
+/// `EINVAL EACCES`.
+pub fn semctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32, Semid64Ds)> {
+    let (result, Locked { object: set, mut tx }) = if cmd == IPC_STAT {
+        (0, obtain_object_check::<SemArray, T>(ctx, id)?)
+    } else {
+        obtain_object_idx::<SemArray, T>(ctx, id)?
+    };
+    exit_sem(&mut tx, &set, Handle::NULL)?;
+    if cmd != SEM_STAT_ANY {
+        ipcperms(ctx.host, &set.perm, R)?;
+    }
+    let stat = Semid64Ds {
+        sem_perm: kernel_to_ipc64_perm(&set.perm),
+        sem_otime: set.otime.load(Relaxed),
+        sem_ctime: set.ctime.load(Relaxed),
+        sem_nsems: u64::from(set.nsems.load(Relaxed)),
+        ..Semid64Ds::default()
+    };
+    drop(tx);
+    ctx.flush_wakes();
+    Ok((result, stat))
+}
+
+/// `semctl(IPC_INFO)` and `SEM_INFO`: the highest index in use, and the structure.
+///
+/// # Errors
+/// `EIDRM` if the namespace makes no sense.
+pub fn semctl_info<T: Task>(ctx: &Ctx<'_, T>, cmd: i32) -> Result<(i32, SemInfo)> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let mut info = SemInfo {
+        semmap: SEMMAP,
+        semmni: ns.limit(Limit::SemMni),
+        semmns: ns.limit(Limit::SemMns),
+        semmnu: SEMMNU,
+        semmsl: ns.limit(Limit::SemMsl),
+        semopm: ns.limit(Limit::SemOpm),
+        semume: SEMUME,
+        semusz: SEMUSZ,
+        semvmx: SEMVMX,
+        semaem: SEMAEM,
+    };
+    if cmd == SEM_INFO {
+        info.semusz = ns.sem_ids.in_use().cast_signed();
+        info.semaem = i32::try_from(ns.sem_ids.used_sems.load(Relaxed)).unwrap_or(i32::MAX);
+    }
+    Ok((ns.sem_ids.max_idx(), info))
+}
+
+/// `semctl(GETVAL | GETPID | GETNCNT | GETZCNT)`.
+///
+/// # Errors
+/// `EINVAL EACCES`.
+pub fn semctl_get<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, cmd: i32) -> Result<i32> {
+    let Locked { object: set, mut tx } = obtain(ctx, id)?;
+    ipcperms(ctx.host, &set.perm, R)?;
+    let num = usize::try_from(num).map_err(|_| Errno::EINVAL)?;
+    if num >= set.nsems.load(Relaxed) as usize {
+        return Err(Errno::EINVAL);
+    }
+    let word = sem(ctx, &set, num)?.word.load(Relaxed);
+    let value = match cmd {
+        GETVAL => semval(word),
+        GETPID => sempid(word),
+        _ => count_sleepers(&mut tx, &set, num, cmd == GETZCNT)?,
+    };
+    drop(tx);
+    ctx.flush_wakes();
+    Ok(value)
+}
+
+/// Sleepers whose first blocking operation is on `num`, waiting for zero or for an increase.
+fn count_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, num: usize, zero: bool) -> Result<i32> {
+    let ctx = tx.ctx();
+    let mut count = 0;
+    for list in &set.get().heads {
+        let mut at = list.load(Relaxed);
+        for _ in 0..WALK {
+            if at == 0 {
+                break;
+            }
+            let who = waiter(ctx, at)?;
+            at = who.next.load(Relaxed);
+            let sops = Sops::of(ctx, &who)?;
+            let undo = undo_of(ctx, &who)?;
+            // Nothing is changed: whoever sleeps blocks, and blocking takes everything back.
+            let tried = perform(tx, set, &sops, undo.as_ref(), 0)?;
+            tx.roll_back();
+            if let Tried::Blocks(at) = tried {
+                let op = sops.get(at);
+                count += i32::from(usize::from(op.sem_num) == num && (op.sem_op == 0) == zero);
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// `semctl(SETVAL)`.
+///
+/// # Errors
+/// `ERANGE EINVAL EACCES`.
+pub fn semctl_setval<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, value: i32) -> Result<()> {
+    if !(0..=SEMVMX).contains(&value) {
+        return Err(Errno::ERANGE);
+    }
+    loop {
+        let Locked { object: set, mut tx } = obtain(ctx, id)?;
+        let num = usize::try_from(num).map_err(|_| Errno::EINVAL)?;
+        if num >= set.nsems.load(Relaxed) as usize {
+            return Err(Errno::EINVAL);
+        }
+        ipcperms(ctx.host, &set.perm, W)?;
+        let records = set.undo_count.load(Relaxed) as usize;
+        let mut undo = Handle(set.undo.load(Relaxed));
+        if records > 64 {
+            drop(tx);
+            ctx.reserve_log(records * 2 + 64).or_errno()?;
+            let again = obtain(ctx, id)?;
+            if again.object.undo_count.load(Relaxed) as usize > records * 2 {
+                continue;
+            }
+            undo = Handle(again.object.undo.load(Relaxed));
+            tx = again.tx;
+        }
+        while let Some(block) = undo.some() {
+            let record: Undo<'_> = ctx.at(block).or_errno()?;
+            if record.generation.load(Relaxed) == set.undo_gen.load(Relaxed) {
+                let adj = adjustments(&set, &record).get::<AtomicI32, T>(ctx, num)?;
+                if adj.load(Relaxed) != 0 {
+                    tx.set(&adj, |a| a, 0);
+                }
+            }
+            undo = Handle(record.next.load(Relaxed));
+        }
+        let sem = sem(ctx, &set, num)?;
+        tx.set(&sem, |s| &s.word, pack(value, ctx.host.tgid()));
+        tx.set(&set, |s| &s.ctime, ctx.host.now());
+        commit_and_update(&mut tx, &set)?;
+        drop(tx);
+        ctx.flush_wakes();
+        ctx.trim_log();
+        return Ok(());
+    }
+}
+
+/// `semctl(GETALL)`: an array of `unsigned short` to the caller's memory.
+///
+/// # Errors
+/// `EINVAL EACCES ENOMEM EFAULT`.
+pub fn semctl_getall<T: Task>(ctx: &Ctx<'_, T>, id: i32, to: u64) -> Result<()> {
+    let copied = with_array(ctx, id, R, |ctx, set, values| {
+        for num in 0..set.nsems.load(Relaxed) as usize {
+            let value = semval(sem(ctx, set, num)?.word.load(Relaxed));
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most SEMVMX")]
+            values.get::<AtomicU16, T>(ctx, num)?.store(value as u16, Relaxed);
+        }
+        Ok(())
+    })
+    .and_then(|(set, values)| {
+        each_part(ctx, values, set.nsems.load(Relaxed) as usize, |bytes, at| ctx.host.copy_to_user(to.wrapping_add(at), bytes))
+    });
+    ctx.free_chain();
+    ctx.flush_wakes();
+    copied
+}
+
+/// Looks a set up, checks permission, and makes an array of its size in the in-flight chain; `fill` sees both under
+/// the lock.
+fn with_array<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    id: i32,
+    flag: u32,
+    fill: impl Fn(&Ctx<'a, T>, &Set<'a>, Table) -> Result<()>,
+) -> Result<(Set<'a>, Table)> {
+    let mut made: Option<(u32, Table)> = None;
+    loop {
+        let Locked { object: set, tx } = obtain(ctx, id)?;
+        ipcperms(ctx.host, &set.perm, flag)?;
+        let nsems = set.nsems.load(Relaxed);
+        if let Some((_, values)) = made.filter(|(n, _)| *n == nsems) {
+            fill(ctx, &set, values)?;
+            drop(tx);
+            return Ok((set, values));
+        }
+        drop(tx);
+        made = Some((nsems, Table::alloc::<AtomicU16, T>(ctx, nsems as usize)?));
+    }
+}
+
+fn each_part<T: Task>(
+    ctx: &Ctx<'_, T>,
+    values: Table,
+    count: usize,
+    mut copy: impl FnMut(arena::SharedBytes<'_>, u64) -> Result<()>,
+) -> Result<()> {
+    let per = Table::per_block::<AtomicU16>();
+    for start in (0..count).step_by(per) {
+        let first = values.get::<AtomicU16, T>(ctx, start)?;
+        let within = first.offset() - first.handle().offset();
+        let len = 2 * per.min(count - start);
+        copy(ctx.arena.bytes(ctx.host, first.handle(), within, len).or_errno()?, 2 * start as u64)?;
+    }
+    Ok(())
+}
+
+/// `semctl(SETALL)`: an array of `unsigned short` from the caller's memory.
+///
+/// # Errors
+/// `EINVAL EACCES ENOMEM EFAULT ERANGE EIDRM`.
+pub fn semctl_setall<T: Task>(ctx: &Ctx<'_, T>, id: i32, from: u64) -> Result<()> {
+    let done = with_array(ctx, id, W, |_, _, _| Ok(())).and_then(|(set, values)| {
+        let nsems = set.nsems.load(Relaxed) as usize;
+        each_part(ctx, values, nsems, |bytes, at| ctx.host.copy_from_user(bytes, from.wrapping_add(at)))?;
+        for num in 0..nsems {
+            if i32::from(values.get::<AtomicU16, T>(ctx, num)?.load(Relaxed)) > SEMVMX {
+                return Err(Errno::ERANGE);
+            }
+        }
+        let Locked { object: set, mut tx } =
+            obtain(ctx, id).map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e })?;
+        tx.set(&set, |s| &s.setall, values.root.0);
+        tx.set(&set, |s| &s.setall_done, 0);
+        tx.set(&set, |s| &s.setall_pid, ctx.host.tgid());
+        tx.set(&set, |s| &s.undo_gen, set.undo_gen.load(Relaxed).wrapping_add(1));
+        tx.set(&set, |s| &s.ctime, ctx.host.now());
+        tx.set(&set, |s| &s.pending, UPDATE | SET_ALL);
+        set_chain(&mut tx, Handle::NULL);
+        tx.commit();
+        finish(&mut tx, &set)
+    });
+    ctx.free_chain();
+    ctx.flush_wakes();
+    done
+}
+
+/// Sets the values of a SETALL, some at a time; the array ends in the in-flight chain of whoever does it.
+fn set_all_values<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+    let ctx = tx.ctx();
+    let nsems = set.nsems.load(Relaxed) as usize;
+    let values = Table::new(Handle(set.setall.load(Relaxed)), nsems);
+    let pid = set.setall_pid.load(Relaxed);
+    for num in set.setall_done.load(Relaxed) as usize..nsems {
+        let value = values.get::<AtomicU16, T>(ctx, num)?.load(Relaxed);
+        let sem = sem(ctx, set, num)?;
+        tx.set(&sem, |s| &s.word, pack(i32::from(value).min(SEMVMX), pid));
+        if tx.pending() > STEP {
+            tx.set(set, |s| &s.setall_done, num as u32 + 1);
+            tx.commit();
+        }
+    }
+    tx.set(set, |s| &s.pending, UPDATE);
+    tx.set(set, |s| &s.setall, 0);
+    if ctx.slot.in_flight.chain.load(Relaxed) == 0 {
+        set_chain(tx, values.root);
+    }
+    tx.commit();
+    Ok(())
+}
+
+/// `semctl(IPC_SET)`.
+///
+/// # Errors
+/// `EINVAL EPERM`.
+pub fn semctl_set<T: Task>(ctx: &Ctx<'_, T>, id: i32, set: &Semid64Ds) -> Result<()> {
+    let Locked { object, mut tx } = obtain_object_check::<SemArray, T>(ctx, id)?;
+    check_owner(ctx.host, &object.perm)?;
+    ipc_update_perm(&mut tx, &object, set.sem_perm.uid, set.sem_perm.gid, set.sem_perm.mode)?;
+    tx.set(&object, |s| &s.ctime, ctx.host.now());
+    tx.commit();
+    Ok(())
+}
+
+/// `semctl(IPC_RMID)`.
+///
+/// # Errors
+/// `EINVAL EPERM`.
+pub fn semctl_rmid<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
+    let Locked { object: set, mut tx } = obtain_object_check::<SemArray, T>(ctx, id)?;
+    check_owner(ctx.host, &set.perm)?;
+    tx.set(&set, |s| &s.pending, UPDATE);
+    set_dying(&mut tx, &set, KIND_SEM);
+    finish(&mut tx, &set)?;
+    drop(tx);
+    freeary(ctx, &set)
+}
+
+/// The set of a handle, for whoever puts right what the dead left.
+pub(crate) fn set<'a, T: Task>(ctx: &Ctx<'a, T>, handle: Handle) -> Result<Set<'a>> {
+    ctx.at(handle).or_errno()
+}
+
+/// Ends the removal of a dying set, from wherever it stands.
+pub(crate) fn freeary<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
+    if set.perm.state.load(Relaxed) != STATE_DYING {
+        return Ok(());
+    }
+    ctx.flush_wakes();
+    let nsems = u64::from(set.nsems.load(Relaxed));
+    rm_id(ctx, set, |tx, ids| {
+        tx.set(ids, |i| &i.used_sems, ids.used_sems.load(Relaxed).wrapping_sub(nsems));
+    })?;
+    loop {
+        let Locked { object: set, mut tx } = lock_object(ctx, *set)?;
+        if let Some(block) = Handle(set.undo.load(Relaxed)).some() {
+            let undo: Undo<'a> = ctx.at(block).or_errno()?;
+            tx.set(&set, |s| &s.undo, undo.next.load(Relaxed));
+            set_chain(&mut tx, block);
+        } else if let Some(block) = Handle(set.garbage.load(Relaxed)).some() {
+            let undo: Undo<'a> = ctx.at(block).or_errno()?;
+            tx.set(&set, |s| &s.garbage, undo.next.load(Relaxed));
+            set_chain(&mut tx, block);
+        } else if let Some(block) = Handle(set.setall.load(Relaxed)).some() {
+            tx.set(&set, |s| &s.setall, 0);
+            set_chain(&mut tx, block);
+        } else if let Some(block) = Handle(set.sems.load(Relaxed)).some() {
+            tx.set(&set, |s| &s.sems, 0);
+            set_chain(&mut tx, block);
+        } else {
+            break;
+        }
+        tx.commit();
+        drop(tx);
+        ctx.free_chain();
+    }
+    free_object(ctx, set);
+    Ok(())
+}

@@ -1,0 +1,621 @@
+//! What the mechanisms share: identifiers, keys, permissions, and tables larger than a block.
+//!
+//! `ids.lock` guards everything of [`IpcIds`]. An identifier is found without it: the table's entry names an object
+//! in stable memory, whose own lock and `id` tell whether it is still the one.
+
+use abi::{
+    Errno, Result,
+    ipc::{
+        IPC_CREAT, IPC_EXCL, IPC_MIN_CYCLE, IPC_PRIVATE, IPCID_SEQ_MAX, IPCMNI, IPCMNI_IDX_MASK, IPCMNI_SHIFT,
+        Ipc64Perm,
+    },
+};
+use arena::{
+    ArenaError, Class, Ctx, Handle, Lock, Ref, SPAN, Shared, Tx,
+    sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
+};
+
+use crate::{
+    namespace::{IpcNamespace, Limit},
+    task::Task,
+};
+
+/// The one table from the arena's errors to the caller's.
+pub fn arena_errno(error: ArenaError) -> Errno {
+    match error {
+        ArenaError::NoMemory | ArenaError::Full => Errno::ENOMEM,
+        ArenaError::Corrupt => Errno::EIDRM,
+    }
+}
+
+/// Turns the arena's results into the engine's.
+pub(crate) trait OrErrno<T> {
+    fn or_errno(self) -> Result<T>;
+}
+impl<T> OrErrno<T> for arena::Result<T> {
+    #[inline(always)]
+    fn or_errno(self) -> Result<T> {
+        self.map_err(arena_errno)
+    }
+}
+
+/// Free block of a stable class; what a zeroed page says too.
+pub(crate) const STATE_FREE: u32 = 0;
+/// In use.
+pub(crate) const STATE_LIVE: u32 = 1;
+/// Being removed: nobody finds it, its sleepers are told, its contents are being freed.
+pub(crate) const STATE_DYING: u32 = 2;
+
+const BITMAP: usize = IPCMNI as usize / 64;
+/// Entries of one block of the table of identifiers.
+const PER_TABLE: usize = SPAN as usize / 4;
+const BUCKETS: usize = SPAN as usize / 4;
+
+arena::shared! {
+    /// `kern_ipc_perm`: the head of every object.
+    pub struct KernIpcPerm {
+        pub(crate) lock: Lock,
+        /// Used by the allocator while the object is free.
+        link: AtomicU32,
+        pub(crate) id: AtomicI32,
+        pub(crate) state: AtomicU32,
+        pub(crate) key: AtomicI32,
+        pub(crate) uid: AtomicU32,
+        pub(crate) gid: AtomicU32,
+        pub(crate) cuid: AtomicU32,
+        pub(crate) cgid: AtomicU32,
+        pub(crate) mode: AtomicU32,
+        key_next: AtomicU32,
+    }
+
+    /// `ipc_ids`: the identifiers of one class.
+    pub struct IpcIds {
+        lock: Lock,
+        in_use: AtomicU32,
+        seq: AtomicU32,
+        last_idx: AtomicI32,
+        max_idx: AtomicI32,
+        /// `*_next_id`, -1 if unset.
+        pub next_id: AtomicI32,
+        keys: AtomicU32,
+        table: [AtomicU32; 2],
+        /// Semaphores in use, of all sets.
+        pub(crate) used_sems: AtomicU64,
+        bitmap: [AtomicU64; BITMAP],
+    }
+}
+
+/// Objects that have an identifier.
+pub(crate) trait Object: Shared {
+    const CLASS: Class;
+    const LIMIT: Limit;
+    fn perm(&self) -> &KernIpcPerm;
+    fn ids(ns: &IpcNamespace) -> &IpcIds;
+    /// Ends what a dead holder of the lock left unfinished beyond its transaction.
+    fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, object: &Ref<'_, Self>) -> Result<()>;
+}
+
+impl IpcIds {
+    pub(crate) fn init(&self) {
+        self.last_idx.store(-1, Relaxed);
+        self.max_idx.store(-1, Relaxed);
+        self.next_id.store(-1, Relaxed);
+    }
+
+    /// Objects in use.
+    pub fn in_use(&self) -> u32 {
+        self.in_use.load(Relaxed)
+    }
+
+    /// Highest index in use; 0 if there is none.
+    pub fn max_idx(&self) -> i32 {
+        self.max_idx.load(Relaxed).max(0)
+    }
+
+    /// The first index in use from `from` on. Without a lock: a hint for listings.
+    pub fn next_used(&self, from: u32) -> Option<u32> {
+        self.next_bit(from, IPCMNI, |word| word)
+    }
+
+    fn next_free(&self, from: u32, below: u32) -> Option<u32> {
+        self.next_bit(from, below, |word| !word)
+    }
+
+    fn next_bit(&self, from: u32, below: u32, map: impl Fn(u64) -> u64) -> Option<u32> {
+        let mut at = from;
+        while at < below {
+            let word = map(self.bitmap[at as usize / 64].load(Relaxed)) >> (at % 64);
+            if word != 0 {
+                return Some(at + word.trailing_zeros()).filter(|&i| i < below);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
+    }
+
+    fn highest_used(&self) -> i32 {
+        let word = |words: &[AtomicU64]| {
+            words.iter().enumerate().rev().find_map(|(i, w)| {
+                let w = w.load(Relaxed);
+                (w != 0).then(|| i * 64 + 63 - w.leading_zeros() as usize)
+            })
+        };
+        word(&self.bitmap).and_then(|i| i32::try_from(i).ok()).unwrap_or(-1)
+    }
+}
+
+fn ids_ref<'a, O: Object, T: Task>(ctx: &Ctx<'a, T>) -> Result<(Ref<'a, IpcNamespace>, Ref<'a, IpcIds>)> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    Ok((ns, ns.part(|n| O::ids(n))))
+}
+
+/// The table's entry of an index.
+fn entry<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, idx: u32) -> Result<Ref<'a, AtomicU32>> {
+    let block = ids.table.get(idx as usize / PER_TABLE).ok_or(Errno::EINVAL)?.load(Acquire);
+    let block = Handle(block).some().ok_or(Errno::EINVAL)?;
+    Ok(ctx.array::<AtomicU32>(block, 0, PER_TABLE).or_errno()?.part(|t| &t[idx as usize % PER_TABLE]))
+}
+
+fn bucket<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, key: i32) -> Result<Ref<'a, AtomicU32>> {
+    let keys = Handle(ids.keys.load(Relaxed));
+    #[expect(clippy::cast_sign_loss, reason = "the bits")]
+    let hash = (key as u32).wrapping_mul(0x9e37_79b1) as usize >> 18;
+    Ok(ctx.array::<AtomicU32>(keys, 0, BUCKETS).or_errno()?.part(|b| &b[hash % BUCKETS]))
+}
+
+/// Allocates the tables of a class that are not there yet.
+fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<()> {
+    for which in 0..3 {
+        let place = |ids: &'a IpcIds| if which == 2 { &ids.keys } else { &ids.table[which] };
+        // The second half of the table is for indices above 16384 only.
+        let needed = which != 1 || ids.in_use.load(Relaxed) > 8000 || ids.next_id.load(Relaxed) >= 0;
+        if !needed || place(ids.get()).load(Acquire) != 0 {
+            continue;
+        }
+        let block = ctx.alloc(SPAN).or_errno()?;
+        ctx.arena.zero(ctx.host, block, 0, SPAN as usize).or_errno()?;
+        let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+        if place(ids.get()).load(Relaxed) == 0 {
+            tx.set(ids, place, block.0);
+            taken(&mut tx);
+            tx.commit();
+        } else {
+            drop(tx);
+            ctx.free(block);
+        }
+    }
+    Ok(())
+}
+
+/// The block last allocated is linked by this transaction.
+pub(crate) fn taken<T: Task>(tx: &mut Tx<'_, '_, T>) {
+    let slot = tx.ctx().slot;
+    tx.set(&slot, |s| &s.in_flight.taking, 0);
+}
+
+/// Sets the chain of blocks that the thread holds, by this transaction.
+pub(crate) fn set_chain<T: Task>(tx: &mut Tx<'_, '_, T>, head: Handle) {
+    let slot = tx.ctx().slot;
+    tx.set(&slot, |s| &s.in_flight.chain, head.0);
+}
+
+/// The folded permission bits of a flag or mode.
+pub(crate) const fn fold(flag: u32) -> u32 {
+    ((flag >> 6) | (flag >> 3) | flag) & 7
+}
+
+/// `ipcperms`: whether the caller may do what the folded bits of `flag` ask for.
+pub(crate) fn ipcperms<T: Task>(task: &T, perm: &KernIpcPerm, flag: u32) -> Result<()> {
+    let requested = fold(flag);
+    if requested == 0 {
+        return Ok(());
+    }
+    let cred = task.cred();
+    let mode = perm.mode.load(Relaxed);
+    let (uid, cuid) = (perm.uid.load(Relaxed), perm.cuid.load(Relaxed));
+    let in_group = |gid| cred.fsgid == gid || task.in_group(gid);
+    let granted = if cred.euid == cuid || cred.euid == uid {
+        mode >> 6
+    } else if mode >> 3 & 7 != mode & 7 && (in_group(perm.cgid.load(Relaxed)) || in_group(perm.gid.load(Relaxed))) {
+        mode >> 3
+    } else {
+        mode
+    };
+    if requested & !granted & 7 == 0 || cred.ipc_owner { Ok(()) } else { Err(Errno::EACCES) }
+}
+
+/// Whether the caller may change or remove the object.
+pub(crate) fn check_owner<T: Task>(task: &T, perm: &KernIpcPerm) -> Result<()> {
+    let cred = task.cred();
+    let owner = cred.euid == perm.uid.load(Relaxed) || cred.euid == perm.cuid.load(Relaxed);
+    if owner || cred.sys_admin { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// What `IPC_STAT` shows of an object's head.
+pub(crate) fn kernel_to_ipc64_perm(perm: &KernIpcPerm) -> Ipc64Perm {
+    #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "15 bits of sequence in an id")]
+    let seq = (perm.id.load(Relaxed) as u32 >> IPCMNI_SHIFT) as u16;
+    Ipc64Perm {
+        key: perm.key.load(Relaxed),
+        uid: perm.uid.load(Relaxed),
+        gid: perm.gid.load(Relaxed),
+        cuid: perm.cuid.load(Relaxed),
+        cgid: perm.cgid.load(Relaxed),
+        mode: perm.mode.load(Relaxed),
+        seq,
+        ..Ipc64Perm::default()
+    }
+}
+
+/// `IPC_SET`'s change of owner and mode.
+pub(crate) fn ipc_update_perm<'a, O: Object + 'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    object: &Ref<'a, O>,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+) -> Result<()> {
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(Errno::EINVAL);
+    }
+    let perm = object.part(O::perm);
+    tx.set(&perm, |p| &p.uid, uid);
+    tx.set(&perm, |p| &p.gid, gid);
+    tx.set(&perm, |p| &p.mode, perm.mode.load(Relaxed) & !0o777 | mode & 0o777);
+    Ok(())
+}
+
+/// An object under its lock.
+pub(crate) struct Locked<'c, 'a, O: Object + 'a, T: Task> {
+    pub(crate) object: Ref<'a, O>,
+    pub(crate) tx: Tx<'c, 'a, T>,
+}
+
+/// Locks an object by handle, and ends what a dead holder left.
+pub(crate) fn lock_object<'c, 'a, O: Object + 'a, T: Task>(
+    ctx: &'c Ctx<'a, T>,
+    object: Ref<'a, O>,
+) -> Result<Locked<'c, 'a, O, T>> {
+    let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+    O::finish_pending(&mut tx, &object)?;
+    Ok(Locked { object, tx })
+}
+
+/// `ipc_obtain_object_check`: the object of an identifier, locked. `EINVAL` if there is none.
+#[inline(always)]
+pub(crate) fn obtain_object_check<'c, 'a, O: Object + 'a, T: Task>(
+    ctx: &'c Ctx<'a, T>,
+    id: i32,
+) -> Result<Locked<'c, 'a, O, T>> {
+    let (_, ids) = ids_ref::<O, T>(ctx)?;
+    #[expect(clippy::cast_sign_loss, reason = "callers have refused negative ones")]
+    let block = Handle(entry(ctx, &ids, id as u32 & IPCMNI_IDX_MASK)?.load(Acquire));
+    let object: Ref<'a, O> = ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()?;
+    let locked = lock_object(ctx, object)?;
+    if locked.object.perm().id.load(Relaxed) != id || locked.object.perm().state.load(Relaxed) != STATE_LIVE {
+        return Err(Errno::EINVAL);
+    }
+    Ok(locked)
+}
+
+/// The object at an index, whatever its sequence number, and its identifier: for `*_STAT`.
+pub(crate) fn obtain_object_idx<'c, 'a, O: Object + 'a, T: Task>(
+    ctx: &'c Ctx<'a, T>,
+    id: i32,
+) -> Result<(i32, Locked<'c, 'a, O, T>)> {
+    let (_, ids) = ids_ref::<O, T>(ctx)?;
+    #[expect(clippy::cast_sign_loss, reason = "masked")]
+    let block = Handle(entry(ctx, &ids, id as u32 & IPCMNI_IDX_MASK)?.load(Acquire));
+    let object: Ref<'a, O> = ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()?;
+    let locked = lock_object(ctx, object)?;
+    if locked.object.perm().state.load(Relaxed) != STATE_LIVE {
+        return Err(Errno::EINVAL);
+    }
+    let id = locked.object.perm().id.load(Relaxed);
+    Ok((id, locked))
+}
+
+/// What a `*get` call wants.
+pub(crate) struct IpcParams {
+    pub(crate) key: i32,
+    pub(crate) flags: i32,
+}
+
+/// `ipcget`: finds or makes. `more_checks` sees an existing object before its permissions are looked at; `getnew`
+/// makes an object outside of everything; `charge` counts it, under the class's lock.
+pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    params: &IpcParams,
+    more_checks: impl Fn(&O) -> Result<()>,
+    getnew: impl Fn() -> Result<Ref<'a, O>>,
+    discard: impl Fn(&Ref<'a, O>),
+    charge: impl Fn(&mut Tx<'_, 'a, T>, &Ref<'a, IpcIds>) -> Result<()>,
+) -> Result<i32> {
+    let (ns, ids) = ids_ref::<O, T>(ctx)?;
+    ensure_tables(ctx, &ids)?;
+    if params.key != IPC_PRIVATE {
+        let tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+        if let Some(found) = find_key::<O, T>(ctx, &ids, params.key)? {
+            return existing(tx, &found, params, more_checks);
+        }
+        if params.flags & IPC_CREAT == 0 {
+            return Err(Errno::ENOENT);
+        }
+    }
+    // A new object is made outside of the lock; by then somebody else may have made one.
+    let new = match getnew() {
+        Ok(new) => new,
+        Err(e) => {
+            ids.next_id.store(-1, Relaxed);
+            return Err(e);
+        }
+    };
+    let made = (|| {
+        let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+        if params.key != IPC_PRIVATE
+            && let Some(found) = find_key::<O, T>(ctx, &ids, params.key)?
+        {
+            return existing(tx, &found, params, &more_checks).map(|id| (id, false));
+        }
+        let id = add_id(&mut tx, &ids, &new, params.key, ns.limit(O::LIMIT));
+        if id.is_err() {
+            tx.roll_back();
+            ids.next_id.store(-1, Relaxed);
+        }
+        let id = id?;
+        charge(&mut tx, &ids)?;
+        taken(&mut tx);
+        set_chain(&mut tx, Handle::NULL);
+        tx.commit();
+        Ok((id, true))
+    })();
+    if !matches!(made, Ok((_, true))) {
+        discard(&new);
+    }
+    made.map(|(id, _)| id)
+}
+
+fn existing<O: Object, T: Task>(
+    tx: Tx<'_, '_, T>,
+    found: &Ref<'_, O>,
+    params: &IpcParams,
+    more_checks: impl Fn(&O) -> Result<()>,
+) -> Result<i32> {
+    if params.flags & IPC_CREAT != 0 && params.flags & IPC_EXCL != 0 {
+        return Err(Errno::EEXIST);
+    }
+    more_checks(found)?;
+    #[expect(clippy::cast_sign_loss, reason = "the bits")]
+    ipcperms(tx.ctx().host, found.perm(), params.flags as u32)?;
+    Ok(found.perm().id.load(Relaxed))
+}
+
+/// The live object of a key. One that is being removed counts as none.
+fn find_key<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, key: i32) -> Result<Option<Ref<'a, O>>> {
+    let mut at = Handle(bucket(ctx, ids, key)?.load(Relaxed));
+    for _ in 0..IPCMNI {
+        let Some(block) = at.some() else { return Ok(None) };
+        let object: Ref<'a, O> = ctx.at(block).or_errno()?;
+        if object.perm().key.load(Relaxed) == key && object.perm().state.load(Relaxed) == STATE_LIVE {
+            return Ok(Some(object));
+        }
+        at = Handle(object.perm().key_next.load(Relaxed));
+    }
+    Err(Errno::EIDRM)
+}
+
+/// `ipc_addid`: gives a new object its identifier, in Linux's order.
+fn add_id<'a, O: Object + 'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    ids: &Ref<'a, IpcIds>,
+    object: &Ref<'a, O>,
+    key: i32,
+    limit: i32,
+) -> Result<i32> {
+    let ctx = tx.ctx();
+    let in_use = ids.in_use.load(Relaxed);
+    let most = u32::try_from(limit).unwrap_or(0).min(IPCMNI);
+    if in_use >= most {
+        return Err(Errno::ENOSPC);
+    }
+    let next = ids.next_id.load(Relaxed);
+    let (seq, idx) = if let Ok(next) = u32::try_from(next) {
+        tx.set(ids, |i| &i.next_id, -1);
+        let idx = ids.next_free(next & IPCMNI_IDX_MASK, IPCMNI).ok_or(Errno::ENOSPC)?;
+        (next >> IPCMNI_SHIFT, idx)
+    } else {
+        let below = (in_use * 3 / 2).max(IPC_MIN_CYCLE).min(IPCMNI);
+        let last = ids.last_idx.load(Relaxed);
+        #[expect(clippy::cast_sign_loss, reason = "last is at least -1")]
+        let cursor = (last + 1) as u32;
+        let idx = ids.next_free(cursor, below).or_else(|| ids.next_free(0, below)).ok_or(Errno::ENOSPC)?;
+        let mut seq = ids.seq.load(Relaxed);
+        #[expect(clippy::cast_possible_wrap, reason = "below IPCMNI")]
+        let signed = idx as i32;
+        if signed <= last {
+            seq = if seq >= IPCID_SEQ_MAX { 0 } else { seq + 1 };
+            tx.set(ids, |i| &i.seq, seq);
+        }
+        tx.set(ids, |i| &i.last_idx, signed);
+        (seq, idx)
+    };
+    let entry = entry(ctx, ids, idx)?;
+    #[expect(clippy::cast_possible_wrap, reason = "31 bits")]
+    let id = ((seq << IPCMNI_SHIFT) | idx) as i32;
+    let perm = object.part(O::perm);
+    perm.id.store(id, Relaxed);
+    perm.key.store(key, Relaxed);
+    perm.key_next.store(0, Relaxed);
+    if key != IPC_PRIVATE {
+        let bucket = bucket(ctx, ids, key)?;
+        perm.key_next.store(bucket.load(Relaxed), Relaxed);
+        tx.set(&bucket, |b| b, object.handle().0);
+    }
+    let word = ids.bitmap[idx as usize / 64].load(Relaxed);
+    tx.set(ids, |i| &i.bitmap[idx as usize / 64], word | 1 << (idx % 64));
+    tx.set(ids, |i| &i.in_use, in_use + 1);
+    #[expect(clippy::cast_possible_wrap, reason = "below IPCMNI")]
+    if idx as i32 > ids.max_idx.load(Relaxed) {
+        tx.set(ids, |i| &i.max_idx, idx as i32);
+    }
+    tx.set(&perm, |p| &p.state, STATE_LIVE);
+    tx.set(&entry, |e| e, object.handle().0);
+    Ok(id)
+}
+
+/// `ipc_rmid`: takes a dying object's identifier and key away. Does nothing if they are gone already.
+pub(crate) fn rm_id<'a, O: Object + 'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    object: &Ref<'a, O>,
+    discharge: impl FnOnce(&mut Tx<'_, 'a, T>, &Ref<'a, IpcIds>),
+) -> Result<()> {
+    let (_, ids) = ids_ref::<O, T>(ctx)?;
+    let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+    let id = object.perm().id.load(Relaxed);
+    #[expect(clippy::cast_sign_loss, reason = "masked")]
+    let idx = id as u32 & IPCMNI_IDX_MASK;
+    let entry = entry(ctx, &ids, idx)?;
+    if entry.load(Relaxed) != object.handle().0 {
+        return Ok(());
+    }
+    tx.set(&entry, |e| e, 0);
+    let key = object.perm().key.load(Relaxed);
+    if key != IPC_PRIVATE {
+        unlink_key(&mut tx, &ids, object, key)?;
+    }
+    let word = ids.bitmap[idx as usize / 64].load(Relaxed);
+    tx.set(&ids, |i| &i.bitmap[idx as usize / 64], word & !(1 << (idx % 64)));
+    tx.set(&ids, |i| &i.in_use, ids.in_use.load(Relaxed).wrapping_sub(1));
+    #[expect(clippy::cast_possible_wrap, reason = "below IPCMNI")]
+    if idx as i32 == ids.max_idx.load(Relaxed) {
+        tx.set(&ids, |i| &i.max_idx, ids.highest_used());
+    }
+    discharge(&mut tx, &ids);
+    tx.commit();
+    Ok(())
+}
+
+fn unlink_key<'a, O: Object + 'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    ids: &IpcIds,
+    object: &Ref<'a, O>,
+    key: i32,
+) -> Result<()> {
+    let mut place = bucket(tx.ctx(), ids, key)?;
+    for _ in 0..IPCMNI {
+        let at = Handle(place.load(Relaxed));
+        if at == object.handle() {
+            tx.set(&place, |p| p, object.perm().key_next.load(Relaxed));
+            return Ok(());
+        }
+        let Some(block) = at.some() else { return Ok(()) };
+        place = tx.ctx().at::<O>(block).or_errno()?.part(|o| &o.perm().key_next);
+    }
+    Err(Errno::EIDRM)
+}
+
+/// Takes a block for a new object and writes its head; the caller fills the rest and publishes it.
+pub(crate) fn new_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, flags: i32) -> Result<Ref<'a, O>> {
+    let object: Ref<'a, O> = ctx.at(ctx.alloc_class(O::CLASS).or_errno()?).or_errno()?;
+    let cred = ctx.host.cred();
+    let perm = object.perm();
+    perm.state.store(STATE_FREE, Relaxed);
+    perm.id.store(-1, Relaxed);
+    for (place, value) in
+        [(&perm.uid, cred.euid), (&perm.cuid, cred.euid), (&perm.gid, cred.egid), (&perm.cgid, cred.egid)]
+    {
+        place.store(value, Relaxed);
+    }
+    #[expect(clippy::cast_sign_loss, reason = "masked")]
+    perm.mode.store((flags & 0o777) as u32, Relaxed);
+    Ok(object)
+}
+
+/// Begins a removal: from now on nobody finds the object, and the thread's slot says who must end it.
+pub(crate) fn set_dying<'a, O: Object + 'a, T: Task>(tx: &mut Tx<'_, 'a, T>, object: &Ref<'a, O>, class: u32) {
+    let perm = object.part(O::perm);
+    tx.set(&perm, |p| &p.state, STATE_DYING);
+    let slot = tx.ctx().slot;
+    tx.set(&slot, |s| &s.in_flight.doomed, object.handle().0);
+    tx.set(&slot, |s| &s.in_flight.doomed_class, class);
+    tx.commit();
+}
+
+/// Ends a removal: the empty object's block is free again.
+pub(crate) fn free_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, object: &Ref<'a, O>) {
+    object.perm().id.store(-1, Relaxed);
+    object.perm().state.store(STATE_FREE, Release);
+    ctx.hold(object.handle());
+    ctx.slot.in_flight.doomed.store(0, Relaxed);
+    ctx.free(object.handle());
+}
+
+const TABLE_HEAD: u64 = 64;
+
+/// An array of equal elements, in one block or, if it is too large, in several that a first one names. The blocks
+/// are linked as a chain by their first word, so that it is freed as one.
+#[derive(Clone, Copy)]
+pub(crate) struct Table {
+    pub(crate) root: Handle,
+    count: usize,
+}
+
+impl Table {
+    pub(crate) const fn per_block<E>() -> usize {
+        (SPAN - TABLE_HEAD) as usize / size_of::<E>()
+    }
+
+    /// A table of `count` zeroed elements, which becomes the head of the thread's in-flight chain.
+    pub(crate) fn alloc<E: Shared, T: Task>(ctx: &Ctx<'_, T>, count: usize) -> Result<Table> {
+        let per = Self::per_block::<E>();
+        let bytes = |n: usize| TABLE_HEAD + (n * size_of::<E>()) as u64;
+        if count <= per {
+            return Ok(Table { root: Self::block(ctx, bytes(count))?, count });
+        }
+        let blocks = count.div_ceil(per);
+        if blocks > Self::per_block::<AtomicU32>() {
+            return Err(Errno::ENOMEM);
+        }
+        // The root comes last, so that it is the chain's head; the others are found from it along the chain.
+        for at in 0..blocks {
+            Self::block(ctx, bytes(per.min(count - at * per)))?;
+        }
+        let first = Handle(ctx.slot.in_flight.chain.load(Relaxed));
+        let root = Self::block(ctx, TABLE_HEAD + blocks as u64 * 4)?;
+        let names = ctx.array::<AtomicU32>(root, TABLE_HEAD, blocks).or_errno()?;
+        let mut block = first;
+        for name in names.iter().rev() {
+            name.store(block.0, Relaxed);
+            block = Handle(ctx.at::<AtomicU32>(block).or_errno()?.load(Relaxed));
+        }
+        Ok(Table { root, count })
+    }
+
+    fn block<T: Task>(ctx: &Ctx<'_, T>, bytes: u64) -> Result<Handle> {
+        let block = ctx.alloc(bytes).or_errno()?;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 64 KiB")]
+        ctx.arena.zero(ctx.host, block, 0, bytes as usize).or_errno()?;
+        ctx.chain(block).or_errno()?;
+        Ok(block)
+    }
+
+    pub(crate) const fn new(root: Handle, count: usize) -> Table {
+        Table { root, count }
+    }
+
+    /// Element `at`.
+    #[inline(always)]
+    pub(crate) fn get<'a, E: Shared, T: Task>(&self, ctx: &Ctx<'a, T>, at: usize) -> Result<Ref<'a, E>> {
+        let per = Self::per_block::<E>();
+        if at >= self.count {
+            return Err(Errno::EIDRM);
+        }
+        let (block, at) = if self.count <= per {
+            (self.root, at)
+        } else {
+            let names = ctx.array::<AtomicU32>(self.root, TABLE_HEAD, self.count.div_ceil(per)).or_errno()?;
+            (Handle(names[at / per].load(Relaxed)), at % per)
+        };
+        Ok(ctx.array::<E>(block, TABLE_HEAD + (at * size_of::<E>()) as u64, 1).or_errno()?.part(|a| &a[0]))
+    }
+}

@@ -1,0 +1,109 @@
+//! The link to the broker: a unix socket for the length of one question.
+
+use abi::{Errno, Result};
+
+use crate::{check, syscall6};
+
+const AF_UNIX: u16 = 1;
+const SOCK_SEQPACKET_CLOEXEC: usize = 5 | 0o2_000_000;
+const MSG_NOSIGNAL: usize = 0x4000;
+const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
+const SCM_RIGHTS: i32 = 1;
+const SOL_SOCKET: i32 = 1;
+
+#[repr(C)]
+struct SockaddrUn {
+    family: u16,
+    path: [u8; 108],
+}
+
+#[repr(C)]
+struct Iovec {
+    base: usize,
+    len: usize,
+}
+
+#[repr(C)]
+struct Msghdr {
+    name: usize,
+    namelen: usize,
+    iov: usize,
+    iovlen: usize,
+    control: usize,
+    controllen: usize,
+    flags: usize,
+}
+
+#[repr(C)]
+struct Control {
+    len: usize,
+    level: i32,
+    kind: i32,
+    fd: i32,
+    pad: i32,
+}
+
+/// A descriptor that is closed when it goes out of scope.
+pub struct Fd(i32);
+
+impl Fd {
+    /// Its number.
+    pub fn raw(&self) -> i32 {
+        self.0
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: ours, and closed once.
+        unsafe { syscall6(3, self.0 as usize, 0, 0, 0, 0, 0) };
+    }
+}
+
+fn retry(mut call: impl FnMut() -> isize) -> Result<usize> {
+    loop {
+        match check(call()) {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
+/// Asks the broker at `path`: sends `request`, receives `reply` and, if one comes, a descriptor.
+///
+/// # Errors
+/// The socket's; `EPROTO` for a reply of another size.
+pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<Option<Fd>> {
+    let mut address = SockaddrUn { family: AF_UNIX, path: [0; 108] };
+    address.path.get_mut(..path.len()).filter(|p| p.len() < 108).ok_or(Errno::EINVAL)?.copy_from_slice(path);
+    // SAFETY: no memory involved.
+    let socket = Fd(check(unsafe { syscall6(41, AF_UNIX as usize, SOCK_SEQPACKET_CLOEXEC, 0, 0, 0, 0) })? as i32);
+    let at = core::ptr::from_ref(&address) as usize;
+    // SAFETY: a valid address of that length.
+    retry(|| unsafe { syscall6(42, socket.0 as usize, at, 3 + path.len(), 0, 0, 0) })?;
+    // SAFETY: `request` is valid for its length.
+    retry(|| unsafe {
+        syscall6(44, socket.0 as usize, request.as_ptr() as usize, request.len(), MSG_NOSIGNAL, 0, 0)
+    })?;
+    receive(&socket, reply)
+}
+
+fn receive(socket: &Fd, reply: &mut [u8]) -> Result<Option<Fd>> {
+    let mut iov = Iovec { base: reply.as_mut_ptr() as usize, len: reply.len() };
+    let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
+    let mut header = Msghdr {
+        name: 0,
+        namelen: 0,
+        iov: core::ptr::from_mut(&mut iov) as usize,
+        iovlen: 1,
+        control: core::ptr::from_mut(&mut control) as usize,
+        controllen: size_of::<Control>(),
+        flags: 0,
+    };
+    let at = core::ptr::from_mut(&mut header) as usize;
+    // SAFETY: all places that the header names are valid for their lengths.
+    let len = retry(|| unsafe { syscall6(47, socket.0 as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
+    let rights = header.controllen >= 20 && control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
+    let fd = (rights && control.fd >= 0).then_some(Fd(control.fd));
+    if len == reply.len() { Ok(fd) } else { Err(Errno::EPROTO) }
+}
