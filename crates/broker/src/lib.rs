@@ -2,3 +2,4 @@
 
 pub mod service;
 pub mod supervise;
+pub mod sysv;

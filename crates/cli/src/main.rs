@@ -8,8 +8,11 @@
 #![forbid(unsafe_code)]
 
 mod library;
+mod ls;
 mod program;
+mod rm;
 mod run;
+mod source;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,10 @@ enum Command {
     /// The exit code is the command's. 125: ipcspace itself failed; 126: the command can't be executed; 127: it was not found.
     /// The namespace lives until its last process has ended.
     Run(run::Run),
+    /// Show the objects of a namespace, as lsipc does
+    Ls(ls::Ls),
+    /// Remove objects of a namespace, as ipcrm does
+    Rm(rm::Rm),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +52,8 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(run) => run::run(run),
+        Command::Ls(ls) => ls::ls(&ls),
+        Command::Rm(rm) => rm::rm(&rm),
     }
 }
 

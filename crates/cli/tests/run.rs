@@ -137,13 +137,16 @@ fn options_of_the_command_are_its_own() {
 
 #[test]
 fn death_by_a_signal_is_passed_on() {
+    let dir = env::temp_dir().join(format!("ipcspace-cores-{}", process::id()));
+    fs::create_dir(&dir).unwrap();
     for signal in ["TERM", "KILL", "SEGV", "PIPE", "INT", "HUP", "RTMIN", "RTMAX-3"] {
-        let direct = Command::new("bash").args(["-c", &format!("kill -{signal} $$")]).status().unwrap();
         let script = format!("ulimit -c unlimited; kill -{signal} $$");
-        let ours = status(&["--", "bash", "-c", &script]);
+        let direct = Command::new("bash").args(["-c", &script]).current_dir(&dir).status().unwrap();
+        let ours = run(&["--", "bash", "-c", &script]).current_dir(&dir).status().unwrap();
         assert_eq!(ours.signal(), direct.signal(), "{signal}");
         assert!(direct.signal().is_some() && !ours.core_dumped(), "{signal}");
     }
+    fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

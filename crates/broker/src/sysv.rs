@@ -1,0 +1,221 @@
+//! The System V calls of libc, typed: what `ipcspace ls` and `ipcspace rm` are made of.
+//!
+//! They are called as every program calls them, so under the preload library they reach the namespace, and elsewhere the kernel.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+/// MSG_STAT_ANY of `linux/msg.h`, which libc doesn't name.
+const MSG_STAT_ANY: libc::c_int = 13;
+
+/// What every object has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Perm {
+    /// The key, 0 if private.
+    pub key: i32,
+    /// The identifier.
+    pub id: i32,
+    /// The low nine bits of the mode.
+    pub mode: u32,
+    /// The owner's user.
+    pub uid: u32,
+    /// The owner's group.
+    pub gid: u32,
+    /// The creator's user.
+    pub cuid: u32,
+    /// The creator's group.
+    pub cgid: u32,
+}
+
+impl Perm {
+    fn new(id: i32, perm: &libc::ipc_perm) -> Perm {
+        let libc::ipc_perm { uid, gid, cuid, cgid, .. } = *perm;
+        Perm { key: perm.__key, id, mode: u32::from(perm.mode) & 0o777, uid, gid, cuid, cgid }
+    }
+}
+
+/// A message queue, as msgctl(2) describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of struct msqid_ds")]
+pub struct Queue {
+    pub perm: Perm,
+    pub cbytes: u64,
+    pub qnum: u64,
+    pub lspid: i32,
+    pub lrpid: i32,
+    pub stime: i64,
+    pub rtime: i64,
+    pub ctime: i64,
+}
+
+/// A semaphore set, as semctl(2) describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of struct semid_ds")]
+pub struct Set {
+    pub perm: Perm,
+    pub nsems: u64,
+    pub otime: i64,
+    pub ctime: i64,
+}
+
+/// One semaphore of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Semaphore {
+    /// GETVAL.
+    pub value: i32,
+    /// GETNCNT.
+    pub ncount: i32,
+    /// GETZCNT.
+    pub zcount: i32,
+    /// GETPID.
+    pub pid: i32,
+}
+
+/// The limits of a namespace, and how much of them is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the names of the limits")]
+pub struct Limits {
+    pub msgmni: i64,
+    pub msgmax: i64,
+    pub msgmnb: i64,
+    pub queues: i64,
+    pub semmni: i64,
+    pub semmns: i64,
+    pub semmsl: i64,
+    pub semopm: i64,
+    pub semvmx: i64,
+    pub sets: i64,
+    pub semaphores: i64,
+}
+
+fn checked(result: libc::c_int) -> io::Result<i32> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn msg_info(command: libc::c_int) -> io::Result<(i32, libc::msginfo)> {
+    let mut info = MaybeUninit::<libc::msginfo>::zeroed();
+    // SAFETY: both commands write a struct msginfo.
+    let highest = checked(unsafe { libc::msgctl(0, command, info.as_mut_ptr().cast()) })?;
+    // SAFETY: zeroes are a valid value, and the call has written one.
+    Ok((highest, unsafe { info.assume_init() }))
+}
+
+fn sem_info(command: libc::c_int) -> io::Result<(i32, libc::seminfo)> {
+    let mut info = MaybeUninit::<libc::seminfo>::zeroed();
+    // SAFETY: both commands write a struct seminfo.
+    let highest = checked(unsafe { libc::semctl(0, 0, command, info.as_mut_ptr()) })?;
+    // SAFETY: zeroes are a valid value, and the call has written one.
+    Ok((highest, unsafe { info.assume_init() }))
+}
+
+/// What IPC_INFO, MSG_INFO and SEM_INFO tell.
+pub fn limits() -> io::Result<Limits> {
+    let (_, msg) = msg_info(libc::IPC_INFO)?;
+    let (_, msg_used) = msg_info(libc::MSG_INFO)?;
+    let (_, sem) = sem_info(libc::IPC_INFO)?;
+    let (_, sem_used) = sem_info(libc::SEM_INFO)?;
+    Ok(Limits {
+        msgmni: msg.msgmni.into(),
+        msgmax: msg.msgmax.into(),
+        msgmnb: msg.msgmnb.into(),
+        queues: msg_used.msgpool.into(),
+        semmni: sem.semmni.into(),
+        semmns: sem.semmns.into(),
+        semmsl: sem.semmsl.into(),
+        semopm: sem.semopm.into(),
+        semvmx: sem.semvmx.into(),
+        sets: sem_used.semusz.into(),
+        semaphores: sem_used.semaem.into(),
+    })
+}
+
+/// All queues, by ascending index. Nobody needs a right to see them.
+pub fn queues() -> io::Result<Vec<Queue>> {
+    let (highest, _) = msg_info(libc::MSG_INFO)?;
+    existing(highest, queue_at)
+}
+
+/// All semaphore sets, by ascending index. Nobody needs a right to see them.
+pub fn sets() -> io::Result<Vec<Set>> {
+    let (highest, _) = sem_info(libc::SEM_INFO)?;
+    existing(highest, set_at)
+}
+
+/// What there is at the indexes up to the highest.
+fn existing<T>(highest: i32, at: impl Fn(i32) -> io::Result<T>) -> io::Result<Vec<T>> {
+    let is_gap = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIDRM));
+    (0..=highest).map(at).filter(|found| !found.as_ref().is_err_and(is_gap)).collect()
+}
+
+fn queue_at(index: i32) -> io::Result<Queue> {
+    let mut found = MaybeUninit::<libc::msqid_ds>::zeroed();
+    // SAFETY: the command writes a struct msqid_ds.
+    let id = checked(unsafe { libc::msgctl(index, MSG_STAT_ANY, found.as_mut_ptr()) })?;
+    // SAFETY: zeroes are a valid value, and the call has written one.
+    let found = unsafe { found.assume_init() };
+    Ok(Queue {
+        perm: Perm::new(id, &found.msg_perm),
+        cbytes: found.__msg_cbytes,
+        qnum: found.msg_qnum,
+        lspid: found.msg_lspid,
+        lrpid: found.msg_lrpid,
+        stime: found.msg_stime,
+        rtime: found.msg_rtime,
+        ctime: found.msg_ctime,
+    })
+}
+
+fn set_at(index: i32) -> io::Result<Set> {
+    let mut found = MaybeUninit::<libc::semid_ds>::zeroed();
+    // SAFETY: the command writes a struct semid_ds.
+    let id = checked(unsafe { libc::semctl(index, 0, libc::SEM_STAT_ANY, found.as_mut_ptr()) })?;
+    // SAFETY: zeroes are a valid value, and the call has written one.
+    let found = unsafe { found.assume_init() };
+    Ok(Set {
+        perm: Perm::new(id, &found.sem_perm),
+        nsems: found.sem_nsems,
+        otime: found.sem_otime,
+        ctime: found.sem_ctime,
+    })
+}
+
+/// The semaphores of a set; needs the right to read it.
+pub fn semaphores(set: &Set) -> io::Result<Vec<Semaphore>> {
+    let count = i32::try_from(set.nsems).map_err(io::Error::other)?;
+    (0..count).map(|number| semaphore(set.perm.id, number)).collect()
+}
+
+fn semaphore(id: i32, number: i32) -> io::Result<Semaphore> {
+    // SAFETY: these commands take no argument.
+    let get = |command| checked(unsafe { libc::semctl(id, number, command) });
+    Ok(Semaphore {
+        value: get(libc::GETVAL)?,
+        ncount: get(libc::GETNCNT)?,
+        zcount: get(libc::GETZCNT)?,
+        pid: get(libc::GETPID)?,
+    })
+}
+
+/// The queue of a key.
+pub fn queue_of(key: i32) -> io::Result<i32> {
+    // SAFETY: no memory is passed.
+    checked(unsafe { libc::msgget(key, 0) })
+}
+
+/// The semaphore set of a key.
+pub fn set_of(key: i32) -> io::Result<i32> {
+    // SAFETY: no memory is passed.
+    checked(unsafe { libc::semget(key, 0, 0) })
+}
+
+/// Removes a queue.
+pub fn remove_queue(id: i32) -> io::Result<()> {
+    // SAFETY: the command takes no argument.
+    checked(unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
+}
+
+/// Removes a semaphore set.
+pub fn remove_set(id: i32) -> io::Result<()> {
+    // SAFETY: the command takes no argument.
+    checked(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)
+}

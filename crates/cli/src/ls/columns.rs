@@ -1,0 +1,283 @@
+//! The columns of lsipc: their names, labels and values.
+
+use broker::sysv::{Limits, Perm, Queue, Set};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use nix::unistd::{Gid, Group, Uid, User};
+
+use super::table::Align::{self, Left, Right};
+
+/// How values are written.
+#[derive(Debug)]
+pub(crate) struct Manner {
+    pub(crate) bytes: bool,
+    pub(crate) numeric_perms: bool,
+    pub(crate) time: TimeFormat,
+    pub(crate) now: Zoned,
+}
+
+/// How a time is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum TimeFormat {
+    /// As little as tells it from now
+    Short,
+    /// As ctime(3)
+    Full,
+    /// ISO 8601
+    Iso,
+}
+
+type Value<T> = fn(&T, &Manner) -> Option<String>;
+
+/// One column of the objects of a kind.
+#[derive(Debug)]
+pub(crate) struct Column<T> {
+    pub(crate) name: &'static str,
+    /// In the list of one object.
+    pub(crate) label: &'static str,
+    pub(crate) align: Align,
+    pub(crate) help: &'static str,
+    pub(crate) value: Value<T>,
+}
+
+const fn column<T>(
+    name: &'static str,
+    label: &'static str,
+    align: Align,
+    help: &'static str,
+    value: Value<T>,
+) -> Column<T> {
+    Column { name, label, align, help, value }
+}
+
+/// What all objects have.
+pub(crate) trait Object {
+    fn perm(&self) -> &Perm;
+    fn ctime(&self) -> i64;
+}
+
+impl Object for Queue {
+    fn perm(&self) -> &Perm {
+        &self.perm
+    }
+    fn ctime(&self) -> i64 {
+        self.ctime
+    }
+}
+
+impl Object for Set {
+    fn perm(&self) -> &Perm {
+        &self.perm
+    }
+    fn ctime(&self) -> i64 {
+        self.ctime
+    }
+}
+
+fn generic<T: Object>() -> Vec<Column<T>> {
+    vec![
+        column("KEY", "Key", Left, "Resource key", |o, _| Some(format!("0x{:08x}", o.perm().key))),
+        column("ID", "ID", Left, "Resource ID", |o, _| Some(o.perm().id.to_string())),
+        column("OWNER", "Owner", Right, "Owner's username or UID", |o, _| Some(owner(o.perm().uid))),
+        column("PERMS", "Permissions", Right, "Permissions", |o, m| Some(permissions(o.perm().mode, m))),
+        column("CUID", "Creator UID", Right, "Creator UID", |o, _| Some(o.perm().cuid.to_string())),
+        column("CUSER", "Creator user", Left, "Creator user", |o, _| user(o.perm().cuid)),
+        column("CGID", "Creator GID", Right, "Creator GID", |o, _| Some(o.perm().cgid.to_string())),
+        column("CGROUP", "Creator group", Left, "Creator group", |o, _| group(o.perm().cgid)),
+        column("UID", "UID", Right, "User ID", |o, _| Some(o.perm().uid.to_string())),
+        column("USER", "User name", Left, "User name", |o, _| user(o.perm().uid)),
+        column("GID", "GID", Right, "Group ID", |o, _| Some(o.perm().gid.to_string())),
+        column("GROUP", "Group name", Left, "Group name", |o, _| group(o.perm().gid)),
+        column("CTIME", "Last change", Right, "Time of the last change", |o, m| time(o.ctime(), m)),
+    ]
+}
+
+/// In the order of the list of one queue.
+pub(crate) fn of_queues() -> Vec<Column<Queue>> {
+    let mut columns = generic();
+    columns.extend([
+        column("USEDBYTES", "Bytes used", Right, "Bytes used", |q: &Queue, m| Some(size(q.cbytes, m))),
+        column("MSGS", "Messages", Left, "Number of messages", |q, _| Some(q.qnum.to_string())),
+        column("SEND", "Msg sent", Right, "Time of last msg sent", |q, m| time(q.stime, m)),
+        column("RECV", "Msg received", Right, "Time of last msg received", |q, m| time(q.rtime, m)),
+        column("LSPID", "Msg sender", Right, "PID of the last msg sender", |q, _| Some(q.lspid.to_string())),
+        column("LRPID", "Msg receiver", Right, "PID of the last msg receiver", |q, _| {
+            Some(q.lrpid.to_string())
+        }),
+    ]);
+    columns
+}
+
+/// In the order of the list of one set.
+pub(crate) fn of_sets() -> Vec<Column<Set>> {
+    let mut columns = generic();
+    columns.extend([
+        column("NSEMS", "Semaphores", Right, "Number of semaphores", |s: &Set, _| Some(s.nsems.to_string())),
+        column("OTIME", "Last operation", Right, "Time of the last operation", |s, m| time(s.otime, m)),
+    ]);
+    columns
+}
+
+/// A line of the summary.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    resource: &'static str,
+    description: &'static str,
+    limit: i64,
+    /// For a limit of a number of things, how many there are.
+    used: Option<i64>,
+    is_size: bool,
+}
+
+/// The limits of queues.
+pub(crate) fn queue_limits(l: &Limits) -> Vec<Limit> {
+    let limit =
+        |resource, description, limit, used, is_size| Limit { resource, description, limit, used, is_size };
+    vec![
+        limit("MSGMNI", "Number of message queues", l.msgmni, Some(l.queues), false),
+        limit("MSGMAX", "Max size of message (bytes)", l.msgmax, None, true),
+        limit("MSGMNB", "Default max size of queue (bytes)", l.msgmnb, None, true),
+    ]
+}
+
+/// The limits of semaphores.
+pub(crate) fn semaphore_limits(l: &Limits) -> Vec<Limit> {
+    let limit =
+        |resource, description, limit, used| Limit { resource, description, limit, used, is_size: false };
+    vec![
+        limit("SEMMNI", "Number of semaphore identifiers", l.semmni, Some(l.sets)),
+        limit("SEMMNS", "Total number of semaphores", l.semmns, Some(l.semaphores)),
+        limit("SEMMSL", "Max semaphores per semaphore set.", l.semmsl, None),
+        limit("SEMOPM", "Max number of operations per semop(2)", l.semopm, None),
+        limit("SEMVMX", "Semaphore max value", l.semvmx, None),
+    ]
+}
+
+/// The columns of the summary.
+pub(crate) fn of_limits() -> Vec<Column<Limit>> {
+    vec![
+        column("RESOURCE", "Resource", Left, "Resource name", |l: &Limit, _| Some(l.resource.into())),
+        column("DESCRIPTION", "Description", Left, "Resource description", |l, _| Some(l.description.into())),
+        column("LIMIT", "Limit", Right, "Limit of the namespace", |l, m| {
+            Some(if l.is_size { size(l.limit.unsigned_abs(), m) } else { l.limit.to_string() })
+        }),
+        column("USED", "Used", Right, "Currently used", |l, _| {
+            Some(l.used.map_or_else(|| "-".into(), |used| used.to_string()))
+        }),
+        column("USE%", "Use", Right, "Currently use percentage", |l, _| {
+            Some(
+                l.used.map_or_else(
+                    || "-".into(),
+                    |used| format!("{:.2}%", used as f64 / l.limit as f64 * 100.0),
+                ),
+            )
+        }),
+    ]
+}
+
+fn owner(uid: u32) -> String {
+    user(uid).unwrap_or_else(|| uid.to_string())
+}
+
+fn user(uid: u32) -> Option<String> {
+    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
+}
+
+fn group(gid: u32) -> Option<String> {
+    Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
+}
+
+fn permissions(mode: u32, manner: &Manner) -> String {
+    if manner.numeric_perms {
+        return format!("{mode:04o}");
+    }
+    let letter = |bit: u32| if mode >> bit & 1 == 1 { ['x', 'w', 'r'][bit as usize % 3] } else { '-' };
+    (0..9).rev().map(letter).collect()
+}
+
+fn size(bytes: u64, manner: &Manner) -> String {
+    if manner.bytes {
+        return bytes.to_string();
+    }
+    // The largest unit of which there is at least one, with one decimal unless it is zero.
+    let unit = bytes.checked_ilog2().unwrap_or(0) / 10;
+    let letter = ['B', 'K', 'M', 'G', 'T', 'P', 'E'][unit as usize];
+    let scale = 1_u128 << (10 * unit);
+    let tenths = (u128::from(bytes) * 10 + scale / 2) / scale;
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole}{letter}"),
+        (whole, tenth) => format!("{whole}.{tenth}{letter}"),
+    }
+}
+
+fn time(seconds: i64, manner: &Manner) -> Option<String> {
+    if seconds == 0 {
+        return None;
+    }
+    let zone: TimeZone = manner.now.time_zone().clone();
+    let then = Timestamp::from_second(seconds).ok()?.to_zoned(zone);
+    let format = match manner.time {
+        TimeFormat::Full => "%a %b %e %H:%M:%S %Y",
+        TimeFormat::Iso => "%Y-%m-%dT%H:%M:%S%:z",
+        TimeFormat::Short if then.date() == manner.now.date() => "%H:%M",
+        TimeFormat::Short if then.year() == manner.now.year() => "%b%d",
+        TimeFormat::Short => "%Y-%b%d",
+    };
+    Some(then.strftime(format).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manner(time: TimeFormat) -> Manner {
+        let now = "2026-03-09T12:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        Manner { bytes: false, numeric_perms: false, time, now }
+    }
+
+    #[test]
+    fn sizes_are_those_of_lsipc() {
+        let size = |bytes| size(bytes, &manner(TimeFormat::Short));
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1K"),
+            (1075, "1K"),
+            (1076, "1.1K"),
+            (3000, "2.9K"),
+            (10239, "10K"),
+            (999_999, "976.6K"),
+            (1_048_575, "1024K"),
+            (123_456_789, "117.7M"),
+            (1_600_000_000, "1.5G"),
+            (u64::MAX - (1 << 24), "16E"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn times_are_local_and_as_short_as_asked() {
+        let at = |seconds, format| time(seconds, &manner(format)).unwrap();
+        let today = 1_773_051_300; // 2026-03-09 10:15:00 UTC
+        assert_eq!(at(today, TimeFormat::Short), "11:15");
+        assert_eq!(at(today - 86_400, TimeFormat::Short), "Mar08");
+        assert_eq!(at(today - 86_400 * 365, TimeFormat::Short), "2025-Mar09");
+        assert_eq!(at(today, TimeFormat::Full), "Mon Mar  9 11:15:00 2026");
+        assert_eq!(at(today, TimeFormat::Iso), "2026-03-09T11:15:00+01:00");
+        assert_eq!(time(0, &manner(TimeFormat::Short)), None);
+    }
+
+    #[test]
+    fn permissions_are_letters_or_digits() {
+        let mut manner = manner(TimeFormat::Short);
+        assert_eq!(permissions(0o641, &manner), "rw-r----x");
+        manner.numeric_perms = true;
+        assert_eq!(permissions(0o41, &manner), "0041");
+    }
+
+    #[test]
+    fn an_unknown_owner_is_a_number() {
+        assert_eq!((owner(0).as_str(), owner(4_000_000_000).as_str()), ("root", "4000000000"));
+    }
+}

@@ -1,0 +1,163 @@
+//! `ipcspace rm`: removes objects of a namespace, with the letters of ipcrm(1).
+//!
+//! Missing: shared memory.
+
+use std::io;
+use std::process::ExitCode;
+
+use broker::sysv;
+use clap::{Args, ValueEnum};
+
+use crate::source::{self, Place};
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Rm {
+    /// Remove the message queue of this identifier
+    #[arg(short = 'q', long, value_name = "ID")]
+    queue_id: Vec<i32>,
+    /// Remove the message queue of this key
+    #[arg(short = 'Q', long, value_name = "KEY", value_parser = key, allow_negative_numbers = true)]
+    queue_key: Vec<i32>,
+    /// Remove the semaphore set of this identifier
+    #[arg(short = 's', long, value_name = "ID")]
+    semaphore_id: Vec<i32>,
+    /// Remove the semaphore set of this key
+    #[arg(short = 'S', long, value_name = "KEY", value_parser = key, allow_negative_numbers = true)]
+    semaphore_key: Vec<i32>,
+    /// Remove all, or all of a kind
+    #[arg(short, long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "every")]
+    all: Option<All>,
+    /// Say what is removed
+    #[arg(short, long)]
+    verbose: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum All {
+    Msg,
+    Sem,
+    #[value(hide = true)]
+    Every,
+}
+
+/// A key as C writes numbers: decimal, 0x hexadecimal, 0 octal.
+fn key(text: &str) -> Result<i32, String> {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let (digits, radix) = match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None if digits.len() > 1 && digits.starts_with('0') => (&digits[1..], 8),
+        None => (digits, 10),
+    };
+    let number = u32::from_str_radix(digits, radix).map_err(|error| error.to_string())?;
+    if number == 0 {
+        return Err("private objects have no key; remove them by identifier".into());
+    }
+    // A key is 32 bits, which tools show with or without a sign.
+    Ok(if negative { number.wrapping_neg() } else { number }.cast_signed())
+}
+
+/// One kind of objects: how it is named, found and removed.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    of_key: fn(i32) -> io::Result<i32>,
+    remove: fn(i32) -> io::Result<()>,
+}
+
+const QUEUE: Kind = Kind { name: "message queue", of_key: sysv::queue_of, remove: sysv::remove_queue };
+const SET: Kind = Kind { name: "semaphore set", of_key: sysv::set_of, remove: sysv::remove_set };
+
+pub(crate) fn rm(rm: &Rm) -> ExitCode {
+    if let Err(error) = source::enter(&rm.place) {
+        eprintln!("ipcspace: {error}");
+        return ExitCode::FAILURE;
+    }
+    let by_id = |kind: Kind, ids: &[i32]| every(ids.iter().map(|id| rm.remove(kind, *id, "id", id)));
+    let mut good = by_id(QUEUE, &rm.queue_id);
+    good &= rm.by_key(QUEUE, &rm.queue_key);
+    good &= by_id(SET, &rm.semaphore_id);
+    good &= rm.by_key(SET, &rm.semaphore_key);
+    if let Some(all) = rm.all {
+        good &= rm.all(all);
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Does all, and says whether all was good.
+fn every(results: impl Iterator<Item = bool>) -> bool {
+    results.fold(true, |good, result| good & result)
+}
+
+impl Rm {
+    fn by_key(&self, kind: Kind, keys: &[i32]) -> bool {
+        let remove = |key: i32| {
+            let shown = format!("0x{key:08x}");
+            match (kind.of_key)(key) {
+                Ok(id) => self.remove(kind, id, "key", &shown),
+                Err(error) => complain(kind, "key", &shown, &error),
+            }
+        };
+        every(keys.iter().map(|&key| remove(key)))
+    }
+
+    fn all(&self, all: All) -> bool {
+        let mut found = Vec::new();
+        let listed = (|| {
+            if all != All::Sem {
+                found.extend(sysv::queues()?.iter().map(|queue| (QUEUE, queue.perm.id)));
+            }
+            if all != All::Msg {
+                found.extend(sysv::sets()?.iter().map(|set| (SET, set.perm.id)));
+            }
+            io::Result::Ok(())
+        })();
+        if let Err(error) = listed {
+            eprintln!("ipcspace: cannot read the objects: {error}");
+            return false;
+        }
+        every(found.iter().map(|(kind, id)| self.remove(*kind, *id, "id", id)))
+    }
+
+    fn remove(&self, kind: Kind, id: i32, by: &str, shown: &dyn std::fmt::Display) -> bool {
+        if self.verbose {
+            println!("removing {} {by} '{shown}'", kind.name);
+        }
+        (kind.remove)(id).map_or_else(|error| complain(kind, by, shown, &error), |()| true)
+    }
+}
+
+fn complain(kind: Kind, by: &str, shown: &dyn std::fmt::Display, error: &io::Error) -> bool {
+    let name = kind.name;
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOENT | libc::EIDRM) => {
+            eprintln!("ipcspace: there is no {name} with the {by} {shown}");
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            eprintln!(
+                "ipcspace: the {name} with the {by} {shown} is not yours: its owner or creator may remove it"
+            );
+        }
+        _ => eprintln!("ipcspace: cannot remove the {name} with the {by} {shown}: {error}"),
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key;
+
+    #[test]
+    fn keys_are_read_as_c_does() {
+        assert_eq!(key("12"), Ok(12));
+        assert_eq!(key("0x1F"), Ok(31));
+        assert_eq!(key("017"), Ok(15));
+        assert_eq!(key("0xfffffffb"), Ok(-5));
+        assert_eq!(key("-5"), Ok(-5));
+        for bad in ["", "0", "x", "0x", "0x100000000", "08", "1 "] {
+            assert!(key(bad).is_err(), "{bad}");
+        }
+    }
+}
