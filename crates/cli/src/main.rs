@@ -20,7 +20,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(version, about, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "ipcspace", version, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(about = "System V message queues and semaphores in namespaces of your own")]
 #[command(after_help = "\
 Examples:
