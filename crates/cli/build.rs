@@ -1,12 +1,14 @@
 //! Builds the preload library and embeds it, so that the one executable is all there is to install.
 //!
 //! A Cargo of its own builds it: Cargo has no stable way to depend on another crate's cdylib, and this one has a profile of its own.
+//! It sees a workspace of the library's crates alone, so it needs neither network nor lock file, whatever the outer one resolved.
 //! Who packages a ready-built library names it in IPCSPACE_PRELOAD_SO.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
+use std::{env, fs, io};
 
 const LIBRARY: &str = "libipcspace_preload.so";
 /// The crates that the library consists of.
@@ -40,16 +42,8 @@ fn main() {
 }
 
 fn build() -> PathBuf {
-    let workspace = path_of("CARGO_MANIFEST_DIR").join("../..");
-    for source in SOURCES {
-        for part in ["src", "Cargo.toml", "build.rs"] {
-            let part = workspace.join("crates").join(source).join(part);
-            if part.exists() {
-                println!("cargo::rerun-if-changed={}", part.display());
-            }
-        }
-    }
-    println!("cargo::rerun-if-changed={}", workspace.join("Cargo.toml").display());
+    let workspace =
+        small_workspace(&path_of("CARGO_MANIFEST_DIR").join("../..")).expect("the library's workspace");
     let target_dir = path_of("OUT_DIR").join("preload");
     let (host, target) = (env::var("HOST"), env::var("TARGET"));
     let mut cargo = cargo(&workspace, &target_dir);
@@ -60,14 +54,38 @@ fn build() -> PathBuf {
         cargo.args(["--target", &target]);
         built.push(target);
     }
-    let status = cargo.status().unwrap_or_else(|error| panic!("cargo: {error}"));
+    let status = cargo.status().expect("cargo");
     assert!(status.success(), "the preload library does not build");
     built.join("preload").join(LIBRARY)
 }
 
+/// The workspace with the library's crates only, which are linked to, not copied.
+fn small_workspace(whole: &Path) -> io::Result<PathBuf> {
+    let small = path_of("OUT_DIR").join("workspace");
+    let crates = small.join("crates");
+    if small.exists() {
+        fs::remove_dir_all(&small)?;
+    }
+    fs::create_dir_all(&crates)?;
+    for source in SOURCES {
+        let origin = fs::canonicalize(whole.join("crates").join(source))?;
+        println!("cargo::rerun-if-changed={}", origin.display());
+        symlink(origin, crates.join(source))?;
+    }
+    let manifest = whole.join("Cargo.toml");
+    println!("cargo::rerun-if-changed={}", manifest.display());
+    let manifest = fs::read_to_string(manifest)?;
+    // What the members share, the profile among it, stays as it is.
+    let shared = manifest
+        .find("[workspace.package]")
+        .expect("a table [workspace.package] in the workspace's manifest");
+    let members = "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n\n";
+    fs::write(small.join("Cargo.toml"), [members, &manifest[shared..]].concat())?;
+    Ok(small)
+}
+
 fn cargo(workspace: &Path, target_dir: &Path) -> Command {
     let mut cargo = Command::new(path_of("CARGO"));
-    // It has no dependencies from elsewhere, and the outer Cargo has resolved the workspace already: no network, whatever the options.
     cargo.args(["build", "--profile", "preload", "--package", "preload", "--offline"]);
     cargo.arg("--manifest-path").arg(workspace.join("Cargo.toml")).arg("--target-dir").arg(target_dir);
     for variable in NOT_FOR_IT {
