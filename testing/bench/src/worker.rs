@@ -1,0 +1,80 @@
+//! The measuring process: reads `ROW ITERATIONS`, answers with the nanoseconds that they took.
+
+use std::error::Error;
+use std::ffi::CStr;
+use std::io::{self, BufRead, Write};
+use std::{fs, mem};
+
+use crate::Door;
+use crate::door::MSGMNB;
+use crate::rows::{self, Cpus};
+
+/// Serves rows until the standard input ends.
+pub(crate) fn serve(door: Door) -> Result<(), Box<dyn Error>> {
+    let mut out = io::stdout().lock();
+    let cpus = match prepare(door) {
+        Ok(cpus) => cpus,
+        Err(error) => {
+            writeln!(out, "error {error}")?;
+            return Ok(());
+        }
+    };
+    writeln!(out, "ok calls go to {}; {cpus}", implementation()?)?;
+    for line in io::stdin().lock().lines() {
+        match sample(&line?, &cpus) {
+            Ok(total_ns) => writeln!(out, "ok {total_ns}")?,
+            Err(error) => writeln!(out, "error {error}")?,
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn prepare(door: Door) -> Result<Cpus, Box<dyn Error>> {
+    match door {
+        Door::Kernel => enter_private_namespace()?,
+        Door::Preload if implementation()?.contains("libc.so") => {
+            return Err("the calls go to libc: `ipcspace run` did not take them over".into());
+        }
+        Door::Preload => {}
+    }
+    let cpus = Cpus::allowed()?;
+    rows::pin(cpus.own)?;
+    Ok(cpus)
+}
+
+fn sample(line: &str, cpus: &Cpus) -> Result<u128, Box<dyn Error>> {
+    let (row, iterations) = line.split_once(' ').ok_or("a command is ROW ITERATIONS")?;
+    Ok(rows::run(row, iterations.parse()?, cpus)?.as_nanos())
+}
+
+/// A namespace of the kernel with nothing of the host in it, and limits that let every row run.
+fn enter_private_namespace() -> Result<(), Box<dyn Error>> {
+    // SAFETY: the call has no arguments and no effect.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let flags = if uid == 0 { libc::CLONE_NEWIPC } else { libc::CLONE_NEWIPC | libc::CLONE_NEWUSER };
+    // SAFETY: only flags are passed; this process has one thread.
+    if unsafe { libc::unshare(flags) } != 0 {
+        return Err(format!("a private IPC namespace: {}", io::Error::last_os_error()).into());
+    }
+    if uid != 0 {
+        fs::write("/proc/self/setgroups", "deny")?;
+        fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+        fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    }
+    fs::write("/proc/sys/kernel/msgmnb", MSGMNB.to_string())
+        .map_err(|error| format!("raising the namespace's msgmnb: {error}").into())
+}
+
+/// The file that the symbol `msgsnd` comes from.
+fn implementation() -> Result<String, Box<dyn Error>> {
+    // SAFETY: all-zero is a valid Dl_info: null pointers.
+    let mut info: libc::Dl_info = unsafe { mem::zeroed() };
+    // SAFETY: `info` is writable; any address may be asked for.
+    let found = unsafe { libc::dladdr(libc::msgsnd as *const libc::c_void, &mut info) };
+    if found == 0 || info.dli_fname.is_null() {
+        return Err("the dynamic linker does not know where msgsnd comes from".into());
+    }
+    // SAFETY: dladdr succeeded, so this is a string that lives as long as the library.
+    Ok(unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy().into_owned())
+}
