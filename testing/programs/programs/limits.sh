@@ -1,0 +1,38 @@
+# Little address space, few descriptors or none left, locked memory: messages and semaphores work, no mapping fills up.
+set -eu
+
+# exchange: two Perl processes and a queue, as any program would.
+exchange='
+	my $id = msgget(0, 01600) // die "msgget: $!\n";
+	defined(my $pid = fork) or die "fork: $!\n";
+	if (!$pid) { msgsnd($id, pack("l! a*", 1, "text"), 0) or die "msgsnd: $!\n"; exit }
+	msgrcv($id, my $got, 100, 0, 0) // die "msgrcv: $!\n";
+	waitpid $pid, 0;
+	msgctl($id, 0, 0) or die "msgctl: $!\n";
+	$? == 0 && (unpack "l! a*", $got)[1] eq "text" or die "another text\n"'
+
+failed=0
+# under LIMIT VALUE COMMAND...: the limit holds for this command alone.
+under() (
+	limit=$1 value=$2
+	shift 2
+	ulimit "$limit" "$value"
+	"$@" || { echo "FAILED under ulimit $limit $value: $*"; exit 1; }
+)
+
+limits=$FETCHED/bin/limits
+under -v 200000 "$limits" plain || failed=1
+under -v 200000 "$limits" lock-first || failed=1
+under -v 200000 perl -e "$exchange" || failed=1
+under -n 64 "$limits" plain || failed=1
+under -n 64 "$limits" fds-first || failed=1
+under -n 64 "$limits" fds-later || failed=1
+under -n 64 perl -e "$exchange" || failed=1
+under -l "$(ulimit -l)" "$limits" lock-first || failed=1
+under -l "$(ulimit -l)" "$limits" lock-later || failed=1
+if [ -n "${IPCSPACE_BIN:-}" ]; then
+	# The whole of ours, started where the limits hold already.
+	under -v 200000 "$IPCSPACE_BIN" run -- "$limits" plain || failed=1
+	under -n 64 "$IPCSPACE_BIN" run -- "$limits" plain || failed=1
+fi
+exit $failed
