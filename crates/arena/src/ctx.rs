@@ -34,14 +34,15 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(Ctx { arena, host, slot: arena.at(host, slot)? })
     }
 
-    /// Makes an arena out of a zeroed one whose first 128 KiB are backed, and returns the context of a first
-    /// thread, which belongs to no process slot.
+    /// Makes an arena out of a zeroed file, and returns the context of a first thread, which belongs to no process
+    /// slot.
     ///
     /// # Errors
     /// `NoMemory`.
     pub fn format(arena: &'a Arena, host: &'a H) -> Result<Self> {
         // The first thread needs a slot before the allocator can be used: it lies in the last page of the root area.
-        let boot = Handle::from_offset(crate::map::ROOT_OFFSET + crate::map::ROOT_MAX as u64 - 4096);
+        host.back(arena.address(host, 0, crate::map::HEADERS)?, crate::map::HEADERS as usize)?;
+        let boot = Handle::from_offset(crate::map::HEADERS - 4096);
         let ctx = Ctx::new(arena, host, boot.ok_or(ArenaError::Corrupt)?)?;
         ctx.slot.claim(Handle::NULL, host.tid());
         ctx.format_slabs()?;
@@ -50,11 +51,12 @@ impl<'a, H: Host> Ctx<'a, H> {
     }
 
     /// Claims a thread slot for the calling thread. One that a dead thread left (of this process, or with this
-    /// thread's own id) is put right and used again: `process` must be the caller's.
+    /// thread's own id, unless it is `nested`: at work already) is put right and used again: `process` must be the
+    /// caller's.
     ///
     /// # Errors
     /// `Full` if all slots are in use: the broker adds more.
-    pub fn claim(arena: &'a Arena, host: &'a H, process: Handle) -> Result<Self> {
+    pub fn claim(arena: &'a Arena, host: &'a H, process: Handle, nested: bool) -> Result<Self> {
         let tid = host.tid();
         for slot in thread_slots(arena, host)? {
             let ctx = Ctx::new(arena, host, slot)?;
@@ -64,7 +66,7 @@ impl<'a, H: Host> Ctx<'a, H> {
                         return Ok(ctx);
                     }
                 }
-                Some((p, t)) if p == process && (t == tid || host.thread_dead(t)) => {
+                Some((p, t)) if p == process && if t == tid { !nested } else { host.thread_dead(t) } => {
                     // Only threads of this process come here, and two of them may meet: the winner of the change of
                     // owner does the work.
                     if ctx.slot.take_over(process, t, tid) {
@@ -234,6 +236,20 @@ impl<'a, H: Host> Ctx<'a, H> {
             let (process, tid) = slot.owner()?;
             Some((slot, process, tid))
         }))
+    }
+
+    /// The thread that holds the lock which `slot` took last, if that is the slot's own thread `tid`.
+    pub fn holds_lock(&self, slot: &ThreadSlot, tid: u32) -> bool {
+        let offset = slot.locked.load(Relaxed);
+        offset != 0 && self.arena.at_offset::<Lock, H>(self.host, offset).is_ok_and(|l| l.owner() == tid)
+    }
+
+    /// Marks the lock that `slot` holds as its dead thread's, where the kernel did not.
+    pub fn declare_dead(&self, slot: &ThreadSlot, tid: u32) {
+        let offset = slot.locked.load(Relaxed);
+        if offset != 0 && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset) {
+            lock.declare_dead(self.host, tid);
+        }
     }
 
     /// How many thread slots there are, in use or not.

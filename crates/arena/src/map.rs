@@ -26,8 +26,10 @@ pub const FIRST_EXTENT: u64 = 1 << 20;
 pub const MAX_EXTENTS: usize = 1 << 14;
 /// Where the root structure of the layer above lies.
 pub(crate) const ROOT_OFFSET: u64 = 24576;
-/// Most bytes of the root structure.
-pub const ROOT_MAX: usize = 65536 - ROOT_OFFSET as usize;
+/// Bytes at the arena's start that the headers take.
+pub(crate) const HEADERS: u64 = 65536;
+/// Most bytes of the root structure; the last page is the founder's thread slot.
+pub const ROOT_MAX: usize = (HEADERS - ROOT_OFFSET) as usize - 4096;
 
 /// Types that may lie in shared memory.
 ///

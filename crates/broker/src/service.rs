@@ -1,73 +1,440 @@
-//! The namespace service. This is the smallest that `run` can be built and tested with: it makes no arena yet,
-//! so programs under `run` still reach the kernel's IPC.
+//! The namespace service: the arena's file, the socket at which clients ask for it, and what is left when they die.
+//!
+//! What users see: a namespace that appears with `run` and is gone after its last process.
+//! What is missing: strangers are refused, not served; a broker that dies is not replaced.
+//!
+//! Everything happens in the thread that calls [`Service::dispatch`]; another one only waits for the arena's doorbell
+//! and passes it on as a readable descriptor.
 
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use abi::Errno;
+use arena::{Class, Handle, ProcSlot, SLOT_LIVE, sync::Ordering::*};
+use client::wire;
+use engine::{IpcNamespace, namespace, reap};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt,
+    listen, recv, send, sendmsg, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::stopped;
+
+/// Size of the arena's file: all that offsets can name. It is sparse.
+const FILE_SIZE: i64 = 64 << 30;
+/// After how long free memory goes back to the system.
+const TRIM_AFTER: Duration = Duration::from_millis(200);
+const LISTENER: u64 = 0;
+const DOORBELL: u64 = 1;
 
 /// Why a namespace can't be made or joined.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such limit.
-    #[error("there is no sysctl '{0}'")]
+    #[error("there is no sysctl '{0}' in a namespace; there are: {known}", known = known_sysctls())]
     UnknownSysctl(String),
+    /// The value is no number, or out of range.
+    #[error("sysctl {0}: '{1}' is not a value it can have ({2})")]
+    BadValue(String, String, Errno),
+    /// The name can't be one.
+    #[error("'{0}' can't name a namespace: use letters, digits, '-', '_' and '.', at most 32, not beginning with '.'")]
+    BadName(String),
+    /// The directory of namespaces is not ours.
+    #[error("{p} does not belong to this user, or others can write to it: remove it, or set XDG_RUNTIME_DIR", p = .0.display())]
+    ForeignDirectory(PathBuf),
+    /// A file can't be made.
+    #[error("{p}: {1}", p = .0.display())]
+    File(PathBuf, io::Error),
+    /// The arena can't be made.
+    #[error("no memory for the namespace: {0}")]
+    Arena(Errno),
     /// The system refused something basic.
     #[error(transparent)]
     System(#[from] nix::Error),
 }
 
+fn known_sysctls() -> String {
+    IpcNamespace::sysctls().collect::<Vec<_>>().join(", ")
+}
+
+struct Client {
+    pid: i32,
+    start: u64,
+    process: Handle,
+    pidfd: OwnedFd,
+}
+
 /// A namespace that this process serves.
-#[derive(Debug)]
 pub struct Service {
+    file: OwnedFd,
+    directory: PathBuf,
+    socket: PathBuf,
+    owner: u32,
     epoll: Epoll,
+    listener: OwnedFd,
+    bell: Option<EventFd>,
+    clients: HashMap<RawFd, Client>,
+    leases: HashMap<RawFd, OwnedFd>,
+    trim_at: Option<Instant>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("socket", &self.socket).field("clients", &self.clients.len()).finish()
+    }
+}
+
+/// Where the user's namespaces are.
+fn base() -> Result<PathBuf, Error> {
+    let uid = nix::unistd::geteuid();
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
+    let base = if uid.is_root() {
+        PathBuf::from("/run/ipcspace/ns")
+    } else if let Some(runtime) = runtime.filter(|p| fs::metadata(p).is_ok_and(|m| m.uid() == uid.as_raw())) {
+        runtime.join("ipcspace/ns")
+    } else {
+        PathBuf::from(format!("/tmp/ipcspace-{uid}/ns"))
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(&base).map_err(|e| Error::File(base.clone(), e))?;
+    for directory in [base.as_path(), base.parent().unwrap_or(&base)] {
+        let meta = fs::symlink_metadata(directory).map_err(|e| Error::File(directory.into(), e))?;
+        if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
+            return Err(Error::ForeignDirectory(directory.into()));
+        }
+    }
+    Ok(base)
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(Error::BadName(name.into()));
+    }
+    Ok(())
+}
+
+fn seqpacket() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+}
+
+fn environment(socket: &Path) -> Vec<(String, String)> {
+    vec![(wire::SOCKET_ENV.to_owned(), socket.to_string_lossy().into_owned())]
 }
 
 impl Service {
-    /// Makes a namespace.
-    pub fn create(_name: Option<&str>, sysctls: &[(String, String)]) -> Result<Service, Error> {
-        if let Some((key, _)) = sysctls.first() {
-            return Err(Error::UnknownSysctl(key.clone()));
+    /// Makes a namespace, named or not, and applies limits to it.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is left behind.
+    pub fn create(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Service, Error> {
+        name.map_or(Ok(()), check_name)?;
+        let owner = nix::unistd::geteuid().as_raw();
+        let file = memfd_create("ipcspace", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&file, FILE_SIZE)?;
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::from_bits_retain(seals)))?;
+        nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+        client::found(file.as_raw_fd(), owner, in_initial_userns()).map_err(Error::Arena)?;
+        for (key, value) in sysctls {
+            let set = client::with(|ctx| IpcNamespace::of(ctx.arena, ctx.host)?.set_sysctl(key, value));
+            set.map_err(|e| match e {
+                Errno::ENOENT => Error::UnknownSysctl(key.clone()),
+                e => Error::BadValue(key.clone(), value.clone(), e),
+            })?;
         }
-        Ok(Service { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)? })
+        let own = format!(".run-{}", std::process::id());
+        let directory = base()?.join(name.unwrap_or(&own));
+        fs::DirBuilder::new().mode(0o711).create(&directory).map_err(|e| Error::File(directory.clone(), e))?;
+        let socket = directory.join("socket");
+        let listener = listen_at(&socket).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&directory);
+        })?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+        Ok(Service {
+            file,
+            directory,
+            socket,
+            owner,
+            epoll,
+            listener,
+            bell: None,
+            clients: HashMap::new(),
+            leases: HashMap::new(),
+            trim_at: None,
+        })
     }
 
-    /// A lease on the namespace of that name, or `None` if there is none.
-    pub fn join(_name: &str) -> Result<Option<Lease>, Error> {
-        Ok(None)
+    /// A lease on the namespace of that name, or `None` if there is none. What a dead broker left is cleaned away.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn join(name: &str) -> Result<Option<Lease>, Error> {
+        check_name(name)?;
+        let directory = base()?.join(name);
+        let path = directory.join("socket");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let link = seqpacket()?;
+        match connect(link.as_raw_fd(), &UnixAddr::new(&path)?) {
+            Ok(()) => {}
+            Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => {
+                let _ = fs::remove_dir_all(&directory);
+                return Ok(None);
+            }
+            Err(e) => return Err(e.into()),
+        }
+        send(link.as_raw_fd(), &wire::encode([wire::MAGIC, wire::ASK_LEASE, 0, 0]), MsgFlags::MSG_NOSIGNAL)?;
+        let mut answer = [0; wire::ANSWER];
+        recv(link.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        Ok(Some(Lease { path, _link: link }))
     }
 
     /// What a program needs in its environment to be in this namespace.
     pub fn env(&self) -> Vec<(String, String)> {
-        Vec::new()
+        environment(&self.socket)
     }
 
-    /// Readable when `dispatch` has work.
+    /// Readable when [`Service::dispatch`] has work.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 
     /// Handles all that is ready; returns when it wants to be called again at the latest.
     pub fn dispatch(&mut self) -> Option<Duration> {
-        None
+        if self.bell.is_none() {
+            // Not before the command was forked: from now on there is a second thread.
+            self.bell = self.start_bell().ok();
+        }
+        let mut events = [EpollEvent::empty(); 64];
+        let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for event in &events[..ready] {
+            match event.data() {
+                LISTENER => self.accept(),
+                DOORBELL => self.answer_bell(),
+                fd => self.gone(i32::try_from(fd).unwrap_or(-1)),
+            }
+        }
+        let due = self.trim_at.map(|at| at.saturating_duration_since(Instant::now()));
+        if due == Some(Duration::ZERO) {
+            self.trim_at = None;
+            let _ = client::with(|ctx| ctx.trim().map_err(engine::util::arena_errno));
+            return None;
+        }
+        due
+    }
+
+    fn start_bell(&self) -> nix::Result<EventFd> {
+        let bell = EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_CLOEXEC | nix::sys::eventfd::EfdFlags::EFD_NONBLOCK)?;
+        self.epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
+        let copy = bell.as_fd().try_clone_to_owned().map_err(|_| nix::Error::EMFILE)?;
+        std::thread::Builder::new()
+            .name("doorbell".into())
+            .stack_size(64 << 10)
+            .spawn(move || {
+                let mut seen = 0;
+                loop {
+                    let now = client::wait_doorbell(seen);
+                    if now != seen {
+                        seen = now;
+                        let _ = nix::unistd::write(&copy, &1u64.to_ne_bytes());
+                    }
+                }
+            })
+            .map_err(|_| nix::Error::EAGAIN)?;
+        Ok(bell)
+    }
+
+    fn answer_bell(&mut self) {
+        if let Some(bell) = &self.bell {
+            let _ = bell.read();
+        }
+        let asks = client::with(|ctx| Ok(IpcNamespace::of(ctx.arena, ctx.host)?.asks.swap(0, AcqRel)));
+        let asks = asks.unwrap_or(0);
+        if asks & namespace::ASK_TRIM != 0 && self.trim_at.is_none() {
+            self.trim_at = Some(Instant::now() + TRIM_AFTER);
+        }
+        if asks & namespace::ASK_STALLED != 0 {
+            stopped::release_locks();
+        }
+    }
+
+    fn accept(&mut self) {
+        let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return };
+        // SAFETY: just accepted, nobody else has it.
+        let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A client asks at once; one that does not must not hold up the others.
+        let _ = setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200));
+        let mut question = [0; wire::QUESTION];
+        if recv(fd, &mut question, MsgFlags::empty()) != Ok(wire::QUESTION) {
+            return;
+        }
+        let [magic, which, ..] = wire::decode(&question);
+        let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return };
+        let answer = if magic != wire::MAGIC {
+            Err(Errno::EPROTO)
+        } else if !self.is_friend(peer.pid(), peer.uid()) {
+            Err(Errno::EACCES)
+        } else {
+            self.answer(which, peer.pid())
+        };
+        let error = answer.map_or_else(|e| e.raw().cast_unsigned(), |_| 0);
+        let words = [wire::MAGIC, error, answer.unwrap_or(Handle::NULL).0, std::process::id()];
+        let bytes = wire::encode(words);
+        let iov = [io::IoSlice::new(&bytes)];
+        let files = [self.file.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&files)];
+        let with_file = error == 0 && (which == wire::ASK_ATTACH || which == wire::ASK_FILE);
+        let control: &[ControlMessage<'_>] = if with_file { &rights } else { &[] };
+        let _ = sendmsg::<UnixAddr>(fd, &iov, control, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, None);
+        if error == 0 && which == wire::ASK_LEASE {
+            let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLIN, fd.cast_unsigned().into());
+            if self.epoll.add(&link, event).is_ok() {
+                self.leases.insert(fd, link);
+            }
+        }
+    }
+
+    /// Whether the process is the owner's, by any of its user ids.
+    fn is_friend(&self, pid: i32, euid: u32) -> bool {
+        let ids = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+            Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(self.owner)))
+        };
+        euid == self.owner || ids().unwrap_or(false)
+    }
+
+    fn answer(&mut self, which: u32, pid: i32) -> Result<Handle, Errno> {
+        match which {
+            wire::ASK_ATTACH => self.attach(pid),
+            wire::ASK_THREADS => {
+                client::with(|ctx| ctx.add_thread_span().map_err(engine::util::arena_errno))?;
+                Ok(Handle::NULL)
+            }
+            wire::ASK_FILE | wire::ASK_LEASE => Ok(Handle::NULL),
+            _ => Err(Errno::EPROTO),
+        }
+    }
+
+    fn attach(&mut self, pid: i32) -> Result<Handle, Errno> {
+        let pidfd = pidfd_open(pid)?;
+        let start = start_time(pid).ok_or(Errno::ESRCH)?;
+        // A program after exec keeps its adjustments; what its threads had in their hands is gone.
+        if let Some(known) = self.clients.values().find(|c| c.pid == pid && c.start == start) {
+            let process = known.process;
+            client::with(|ctx| {
+                let threads = ctx.threads().map_err(engine::util::arena_errno)?;
+                for (slot, _, tid) in threads.filter(|(_, owner, _)| *owner == process) {
+                    reap::reap_thread(ctx, &slot, tid);
+                }
+                Ok(())
+            })?;
+            return Ok(process);
+        }
+        // One of the same id that is not the same process has ended, whether or not its pidfd was read yet.
+        if let Some(fd) = self.clients.iter().find(|(_, c)| c.pid == pid).map(|(fd, _)| *fd) {
+            self.gone(fd);
+        }
+        let process = client::with(|ctx| {
+            let process = ctx.alloc_class(Class::PROCESS).map_err(engine::util::arena_errno)?;
+            ctx.arena.zero(ctx.host, process, 0, arena::PROC_SLOT_SIZE).map_err(engine::util::arena_errno)?;
+            let slot = ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno)?;
+            slot.pid.store(pid.cast_unsigned(), Relaxed);
+            slot.start.store(start, Relaxed);
+            slot.state.store(SLOT_LIVE, Release);
+            ctx.taken();
+            Ok(process)
+        })?;
+        let fd = pidfd.as_raw_fd();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
+        self.epoll.add(&pidfd, event).map_err(|_| Errno::ENOMEM)?;
+        self.clients.insert(fd, Client { pid, start, process, pidfd });
+        Ok(process)
+    }
+
+    /// A client has ended, or a lease was given back.
+    fn gone(&mut self, fd: RawFd) {
+        if let Some(link) = self.leases.remove(&fd) {
+            let _ = self.epoll.delete(&link);
+        } else if let Some(client) = self.clients.remove(&fd) {
+            let _ = self.epoll.delete(&client.pidfd);
+            let _ = client::with(|ctx| {
+                reap::reap_process(ctx, client.process);
+                Ok(())
+            });
+            self.trim_at.get_or_insert(Instant::now() + TRIM_AFTER);
+        }
     }
 
     /// A descendant has been reaped.
-    pub fn reaped(&mut self, _pid: i32) {}
+    pub fn reaped(&mut self, pid: i32) {
+        if let Some(fd) = self.clients.iter().find(|(_, c)| c.pid == pid).map(|(fd, _)| *fd) {
+            self.gone(fd);
+        }
+    }
 
     /// How many clients live.
     pub fn clients(&self) -> usize {
-        0
+        self.clients.len() + self.leases.len()
     }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.socket);
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
+    let listener = seqpacket()?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    // Strangers may ask, and are told so.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(|e| Error::File(path.into(), e))?;
+    listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener)
+}
+
+fn in_initial_userns() -> bool {
+    const PROC_USER_INIT_INO: u64 = 0xEFFF_FFFD;
+    fs::metadata("/proc/self/ns/user").is_ok_and(|m| m.ino() == PROC_USER_INIT_INO)
+}
+
+fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: takes two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::ESRCH)?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// When a process began, in clock ticks after boot.
+fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// Keeps another's namespace alive.
 #[derive(Debug)]
-pub struct Lease(());
+pub struct Lease {
+    path: PathBuf,
+    _link: OwnedFd,
+}
 
 impl Lease {
     /// What a program needs in its environment to be in that namespace.
     pub fn env(&self) -> Vec<(String, String)> {
-        Vec::new()
+        environment(&self.path)
     }
 }

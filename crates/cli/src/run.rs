@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use broker::service::{Error, Service};
 use broker::supervise::{self, Failure, Job, Namespace, Outcome};
@@ -15,6 +17,8 @@ use crate::program;
 pub(crate) const FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// How long two may be making a namespace of one name.
+const RACE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -87,13 +91,26 @@ enum NoNamespace {
 }
 
 fn open(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Namespace, NoNamespace> {
-    if let Some(name) = name
-        && let Some(lease) = Service::join(name)?
-    {
-        if !sysctls.is_empty() {
-            return Err(NoNamespace::Existing(name.to_owned()));
+    let started = Instant::now();
+    loop {
+        if let Some(name) = name
+            && let Some(lease) = Service::join(name)?
+        {
+            if !sysctls.is_empty() {
+                return Err(NoNamespace::Existing(name.to_owned()));
+            }
+            return Ok(Namespace::Joined(lease));
         }
-        return Ok(Namespace::Joined(lease));
+        match Service::create(name, sysctls) {
+            // Another is making it at this moment: soon it can be joined.
+            Err(Error::File(_, error)) if is_race(name, &error) && started.elapsed() < RACE_MAX => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return Ok(Namespace::Own(result?)),
+        }
     }
-    Ok(Namespace::Own(Service::create(name, sysctls)?))
+}
+
+fn is_race(name: Option<&str>, error: &io::Error) -> bool {
+    name.is_some() && error.kind() == io::ErrorKind::AlreadyExists
 }

@@ -1,0 +1,57 @@
+//! A holder of a lock that is stopped must not stop the others.
+//!
+//! A stopped process is seized, runs until it has released the lock, and is left stopped as it was: its parent sees
+//! nothing of it. One that has ended without the kernel's mark is declared dead.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+/// How long a holder may run. It needs microseconds.
+const RUN: Duration = Duration::from_millis(200);
+
+/// Looks at every thread that holds a lock, and helps those that can't go on.
+pub(crate) fn release_locks() {
+    let _ = client::with(|ctx| {
+        let threads = ctx.threads().map_err(engine::util::arena_errno)?;
+        for (slot, _, tid) in threads {
+            if !ctx.holds_lock(&slot, tid) {
+                continue;
+            }
+            match state(tid) {
+                None => ctx.declare_dead(&slot, tid),
+                Some('T') => run_until(tid, || !ctx.holds_lock(&slot, tid)),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    });
+}
+
+/// A thread's state letter; none if there is no such thread.
+fn state(tid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+fn run_until(tid: u32, done: impl Fn() -> bool) {
+    let pid = Pid::from_raw(tid.cast_signed());
+    if ptrace::seize(pid, ptrace::Options::empty()).is_err() {
+        return;
+    }
+    // A process that is stopped reports so at once when it is seized.
+    let wait = || waitpid(pid, Some(WaitPidFlag::__WALL));
+    let _ = wait();
+    if ptrace::cont(pid, None).is_ok() {
+        let end = Instant::now() + RUN;
+        while !done() && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        let _ = ptrace::interrupt(pid);
+        let _ = wait();
+    }
+    let _ = ptrace::detach(pid, None);
+}

@@ -1,0 +1,78 @@
+//! Where `run` puts the preload library, in a mount namespace whose places for it are empty, unfit or spoilt.
+
+use std::process::{Command, Output};
+
+const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
+
+/// Runs a script as root of a mount namespace; `places` are options of the file systems at /run, /tmp, /var/tmp and /dev/shm.
+fn in_mount_namespace(places: [&str; 4], script: &str) -> Output {
+    let mut unshare = Command::new("unshare");
+    if !nix::unistd::geteuid().is_root() {
+        unshare.args(["--user", "--map-root-user"]);
+    }
+    let mounts = ["/run", "/tmp", "/var/tmp", "/dev/shm"].iter().zip(places);
+    let mounts: String =
+        mounts.map(|(at, options)| format!("mount -t tmpfs -o {options} none {at} || exit 99; ")).collect();
+    // The executable may lie below one of these places itself.
+    let preamble =
+        format!("umask 022; exec 9<{IPCSPACE}; {mounts} run() {{ /proc/self/fd/9 run -- \"$@\"; }}; ");
+    unshare.args(["--mount", "bash", "-c", &(preamble + script)]).env_remove("LD_PRELOAD").output().unwrap()
+}
+
+const SHOW: &str = "run sh -c 'echo ${LD_PRELOAD%/lib/*}'; ";
+
+fn place(places: [&str; 4], prepare: &str) -> String {
+    let output = in_mount_namespace(places, &format!("{prepare} {SHOW}"));
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+#[test]
+fn the_best_place_that_is_fit_is_taken() {
+    assert_eq!(place(["exec"; 4], ""), "/run/ipcspace");
+    assert_eq!(place(["noexec", "exec", "exec", "exec"], ""), "/tmp/ipcspace-0");
+    assert_eq!(place(["ro", "noexec", "exec", "exec"], ""), "/var/tmp/ipcspace-0");
+    assert_eq!(place(["noexec", "noexec", "ro", "exec"], ""), "/dev/shm/ipcspace-0");
+}
+
+#[test]
+fn directories_that_others_can_write_to_are_refused() {
+    assert_eq!(place(["exec"; 4], "mkdir -m 0777 /run/ipcspace; "), "/tmp/ipcspace-0");
+    assert_eq!(
+        place(["exec"; 4], "mkdir -m 0755 /run/ipcspace; mkdir -m 0770 /run/ipcspace/lib; "),
+        "/tmp/ipcspace-0"
+    );
+    assert_eq!(place(["exec"; 4], "mkdir /tmp/mine; ln -s /tmp/mine /run/ipcspace; "), "/tmp/ipcspace-0");
+    assert_eq!(place(["exec"; 4], "touch /run/ipcspace; "), "/tmp/ipcspace-0");
+}
+
+#[test]
+fn without_any_place_each_is_named_with_its_reason() {
+    let output = in_mount_namespace(["noexec", "ro", "noexec", "noexec"], "run echo ran");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]), "{said}");
+    for part in ["/run/ipcspace: mounted noexec", "/tmp/ipcspace-0: Read-only", "XDG_RUNTIME_DIR"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn the_library_is_written_once_and_repaired() {
+    let script = "run true; F=$(echo /run/ipcspace/lib/*/*); I=$(stat -c %i $F); cp $F /tmp/good; \
+                  run true; test $(stat -c %i $F) = $I || echo written again; \
+                  echo spoilt > $F; run true; cmp $F /tmp/good; \
+                  chmod 0666 $F; run true; stat -c %a $F; ls /run/ipcspace/lib/*";
+    let output = in_mount_namespace(["exec"; 4], script);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "644\nlibipcspace_preload.so\n");
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn many_can_write_it_at_once() {
+    let script = "for i in $(seq 40); do run sh -c 'test -s $LD_PRELOAD || echo missing' & done; wait; \
+                  ls -A /run/ipcspace/lib/*";
+    let output = in_mount_namespace(["exec"; 4], script);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "libipcspace_preload.so\n");
+    // The loader would complain of a library that is not whole.
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,242 @@
+//! The process's place in its namespace.
+//!
+//! One page that fork wipes says whether the process is attached: its first word is the attachment's number, its
+//! second the lock under which a process attaches. The arena's mappings are inherited by fork and stay.
+//!
+//! # Safety
+//! The page is mapped once and never unmapped; its words are atomics.
+#![expect(unsafe_code, reason = "the wiped page is raw memory")]
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+
+use abi::{Errno, Result};
+use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
+use engine::IpcNamespace;
+
+use crate::{LinuxHost, tls::Tls, wire};
+
+/// The process's view of its namespace's arena.
+pub(crate) static ARENA: Arena = Arena::new();
+static PAGE: AtomicPtr<[AtomicU32; 2]> = AtomicPtr::new(core::ptr::null_mut());
+static GENERATIONS: AtomicU32 = AtomicU32::new(0);
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+static PID: AtomicU32 = AtomicU32::new(0);
+static OWNER: AtomicU32 = AtomicU32::new(u32::MAX);
+static INITIAL_USERNS: AtomicU32 = AtomicU32::new(0);
+/// The pair of pages with the process slot in front.
+static SLOT_PAGE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+/// The file, in a process that has it anyway (the broker, the command); -1 elsewhere.
+static FIXED_FILE: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+static PATH_LEN: AtomicUsize = AtomicUsize::new(0);
+static mut PATH: [u8; 108] = [0; 108];
+
+unsafe extern "C" {
+    fn getenv(name: *const core::ffi::c_char) -> *const core::ffi::c_char;
+}
+
+
+fn page() -> Result<&'static [AtomicU32; 2]> {
+    let mut page = PAGE.load(Acquire);
+    if page.is_null() {
+        let new = sys::map_wiped_page()?.cast::<[AtomicU32; 2]>();
+        page = match PAGE.compare_exchange(page, new.as_ptr(), AcqRel, Acquire) {
+            Ok(_) => new.as_ptr(),
+            Err(first) => first,
+        };
+    }
+    // SAFETY: a mapped page of zeros or what was stored, never unmapped.
+    Ok(unsafe { &*page })
+}
+
+/// The attachment's number, 0 if the process is not attached.
+#[inline(always)]
+pub(crate) fn generation() -> u32 {
+    let page = PAGE.load(Relaxed);
+    if page.is_null() {
+        return 0;
+    }
+    // SAFETY: as in `page`.
+    unsafe { (*page)[0].load(Acquire) }
+}
+
+#[inline(always)]
+pub(crate) fn process() -> Handle {
+    Handle(PROCESS.load(Relaxed))
+}
+
+#[inline(always)]
+pub(crate) fn pid() -> u32 {
+    PID.load(Relaxed)
+}
+
+#[inline(always)]
+pub(crate) fn ownership() -> (u32, bool) {
+    (OWNER.load(Relaxed), INITIAL_USERNS.load(Relaxed) != 0)
+}
+
+/// Names the broker's socket, instead of the environment.
+fn set_path(path: &[u8]) -> Result<()> {
+    if path.len() >= 108 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: written before the process attaches, by one thread.
+    unsafe { (&raw mut PATH).cast::<u8>().copy_from(path.as_ptr(), path.len()) };
+    PATH_LEN.store(path.len(), Release);
+    Ok(())
+}
+
+/// Makes a namespace in an empty file that is large enough, with this process as its broker.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn found(file: i32, owner: u32, initial_userns: bool) -> Result<()> {
+    FIXED_FILE.store(file as usize, Release);
+    let tls = crate::tls::get();
+    tls.begin();
+    let host = LinuxHost { tls };
+    let ctx = Ctx::format(&ARENA, &host).map_err(engine::util::arena_errno)?;
+    let ns = IpcNamespace::of(&ARENA, &host)?;
+    ns.init(owner, initial_userns);
+    ns.broker_pid.store(sys::getpid(), Relaxed);
+    let generation = GENERATIONS.fetch_add(1, Relaxed) + 1;
+    tls.slot.store(ctx.slot.handle().0, Relaxed);
+    tls.generation.store(generation, Relaxed);
+    // The broker takes part without undo adjustments of its own: it needs no process slot.
+    adopt(Handle::NULL, owner, initial_userns);
+    page()?[0].store(generation, Release);
+    Ok(())
+}
+
+/// Sleeps until the doorbell is no longer `seen`, or a minute has passed; returns its value. Needs no attachment of
+/// the calling thread.
+pub fn wait_doorbell(seen: u32) -> u32 {
+    let host = LinuxHost { tls: crate::tls::get() };
+    let Ok(ns) = IpcNamespace::of(&ARENA, &host) else { return seen };
+    let _ = sys::futex_wait(&ns.get().doorbell, seen, 60_000_000_000);
+    ns.doorbell.load(Acquire)
+}
+
+fn path() -> Result<&'static [u8]> {
+    if PATH_LEN.load(Acquire) == 0 {
+        let mut name = [0u8; 32];
+        name[..wire::SOCKET_ENV.len()].copy_from_slice(wire::SOCKET_ENV.as_bytes());
+        // SAFETY: a terminated name; the value is a string of the environment.
+        let value = unsafe { getenv(name.as_ptr().cast()) };
+        if value.is_null() {
+            return Err(Errno::ENOSYS);
+        }
+        // SAFETY: as above.
+        set_path(unsafe { core::ffi::CStr::from_ptr(value) }.to_bytes())?;
+    }
+    let len = PATH_LEN.load(Acquire).min(108);
+    // SAFETY: written before the length was.
+    Ok(unsafe { core::slice::from_raw_parts((&raw const PATH).cast::<u8>(), len) })
+}
+
+fn ask(which: u32) -> Result<([u32; 4], Option<sys::net::Fd>)> {
+    let mut answer = [0; wire::ANSWER];
+    let request = wire::encode([wire::MAGIC, which, 0, 0]);
+    let file = sys::net::ask(path()?, &request, &mut answer).map_err(|e| match e {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EACCES => e,
+        // Nobody there: as if the kernel had no IPC.
+        _ => Errno::ENOSYS,
+    })?;
+    let words = wire::decode(&answer);
+    match words {
+        [wire::MAGIC, 0, ..] => Ok((words, file)),
+        [wire::MAGIC, error, ..] => Err(Errno::from_raw(error.cast_signed())),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// Attaches the process, if it is not; returns the attachment's number.
+pub(crate) fn attach() -> Result<u32> {
+    let page = page()?;
+    loop {
+        let generation = page[0].load(Acquire);
+        if generation != 0 {
+            return Ok(generation);
+        }
+        if page[1].compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
+            let _ = sys::futex_wait(&page[1], 1, 1_000_000);
+            continue;
+        }
+        let done = attach_locked();
+        if done.is_ok() {
+            page[0].store(GENERATIONS.fetch_add(1, Relaxed) + 1, Release);
+        }
+        page[1].store(0, Release);
+        sys::futex_wake(&page[1], u32::MAX);
+        done?;
+    }
+}
+
+fn attach_locked() -> Result<()> {
+    sys::copy::install_handler();
+    let (words, file) = ask(wire::ASK_ATTACH)?;
+    let file = file.ok_or(Errno::ENOSYS)?;
+    let process = Handle(words[2]);
+    let tls = crate::tls::get();
+    tls.begin();
+    let host = LinuxHost { tls };
+    let ns = IpcNamespace::of(&ARENA, &host)?;
+    adopt(process, ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0);
+    // A process whose end nobody marks is found out by the broker all the same, a little later.
+    if let Ok(pair) = sys::map_page_pair(file.raw(), process.offset()) {
+        SLOT_PAGE.store(pair.as_ptr(), Relaxed);
+        register(tls, pair);
+    }
+    Ok(())
+}
+
+fn adopt(process: Handle, owner: u32, initial_userns: bool) {
+    PROCESS.store(process.0, Relaxed);
+    PID.store(sys::getpid(), Relaxed);
+    OWNER.store(owner, Relaxed);
+    INITIAL_USERNS.store(u32::from(initial_userns), Relaxed);
+}
+
+/// Lets the kernel mark the process's liveness word when this thread ends.
+fn register(tls: &Tls, pair: NonNull<u8>) {
+    // SAFETY: the page is a mapped process slot, made of atomics.
+    let slot = unsafe { pair.cast::<ProcSlot>().as_ref() };
+    slot.liveness.store(tls.tid.load(Relaxed), Relaxed);
+    // SAFETY: the head is this thread's own, the pair's second page is private and stays mapped.
+    unsafe { sys::robust::register(tls.head.load(Relaxed) as *mut _, pair.as_ptr().add(PROC_SLOT_SIZE)) };
+}
+
+/// If the thread that registered the process's liveness word has ended, this one takes its part.
+pub(crate) fn register_if_needed(tls: &Tls) {
+    let Some(pair) = NonNull::new(SLOT_PAGE.load(Relaxed)) else { return };
+    // SAFETY: as in `register`.
+    let slot = unsafe { pair.cast::<ProcSlot>().as_ref() };
+    if slot.marked() {
+        register(tls, pair);
+    }
+}
+
+pub(crate) fn map_extent(index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
+    let len = usize::try_from(Arena::extent_len(index)).map_err(|_| ArenaError::NoMemory)?;
+    let offset = u64::from(index) << EXTENT_SHIFT;
+    let fixed = FIXED_FILE.load(Acquire);
+    if fixed != usize::MAX {
+        return sys::map_shared(fixed as i32, offset, len).map_err(|_| ArenaError::NoMemory);
+    }
+    let (_, file) = ask(wire::ASK_FILE).map_err(|_| ArenaError::NoMemory)?;
+    let file = file.ok_or(ArenaError::NoMemory)?;
+    sys::map_shared(file.raw(), offset, len).map_err(|_| ArenaError::NoMemory)
+}
+
+pub(crate) fn more_threads() -> Result<()> {
+    ask(wire::ASK_THREADS).map(|_| ())
+}
+
+pub(crate) fn ring(host: &LinuxHost, what: u32) {
+    if let Ok(ns) = IpcNamespace::of(&ARENA, host)
+        && ns.ring(what)
+    {
+        sys::futex_wake(&ns.get().doorbell, 1);
+    }
+}

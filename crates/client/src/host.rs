@@ -1,0 +1,141 @@
+//! The arena's host and the engine's task, by system calls.
+//!
+//! # Safety
+//! Copies have one side in the arena, which is mapped, and the other in the program's memory, where a fault is caught.
+#![expect(unsafe_code, reason = "mapping and copying are what a host is for")]
+
+use core::ptr::NonNull;
+
+use abi::Result;
+use arena::{
+    ArenaError, Handle, Host, SharedBytes,
+    sync::{AtomicU32, Ordering::*},
+};
+use engine::{Cred, Task, namespace};
+
+use crate::{attach, tls::Tls};
+
+unsafe extern "C" {
+    /// libc's: seconds, from the vDSO.
+    fn time(at: *mut i64) -> i64;
+}
+
+/// A thread of this process.
+#[derive(Clone, Copy)]
+pub struct LinuxHost {
+    pub(crate) tls: &'static Tls,
+}
+
+// SAFETY: extents are mapped whole, by page, and stay mapped.
+unsafe impl Host for LinuxHost {
+    fn map_extent(&self, index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
+        attach::map_extent(index)
+    }
+
+    fn back(&self, start: NonNull<u8>, len: usize) -> core::result::Result<(), ArenaError> {
+        // SAFETY: the arena passes ranges of its own mappings.
+        unsafe { sys::populate(start, len) }.map_err(|_| ArenaError::NoMemory)
+    }
+
+    fn unback(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: as above; the arena has made sure that nobody uses it.
+        unsafe { sys::remove(start, len) };
+    }
+
+    #[inline(always)]
+    fn tid(&self) -> u32 {
+        self.tls.tid.load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn arm(&self, word: &AtomicU32) {
+        // SAFETY: the head is this thread's own.
+        let before = unsafe { sys::robust::arm(self.tls.head.load(Relaxed) as *mut _, word) };
+        self.tls.pending.store(before, Relaxed);
+    }
+
+    #[inline(always)]
+    fn disarm(&self) {
+        // SAFETY: as in `arm`.
+        unsafe { sys::robust::disarm(self.tls.head.load(Relaxed) as *mut _, self.tls.pending.load(Relaxed)) };
+    }
+
+    fn lock_wait(&self, word: &AtomicU32, value: u32, rounds: u32, _offset: u64) {
+        // How it ended does not matter: the word is looked at again.
+        let _ = sys::futex_wait(word, value, 10_000_000);
+        if rounds > 0 {
+            attach::ring(self, namespace::ASK_STALLED);
+        }
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        sys::futex_wake(word, count);
+    }
+
+    fn process_dead(&self, pid: u32, _start: u64) -> bool {
+        // A zombie still exists here: its end is the broker's to tell, or its parent's to see.
+        !sys::exists(pid)
+    }
+
+    fn thread_dead(&self, tid: u32) -> bool {
+        !sys::thread_exists(tid)
+    }
+
+    fn trim_wanted(&self) {
+        attach::ring(self, namespace::ASK_TRIM);
+    }
+}
+
+impl Task for LinuxHost {
+    #[inline(always)]
+    fn tgid(&self) -> u32 {
+        attach::pid()
+    }
+
+    #[inline(always)]
+    fn process(&self) -> Handle {
+        attach::process()
+    }
+
+    #[inline(always)]
+    fn cred(&self) -> Cred {
+        let (owner, initial) = attach::ownership();
+        self.tls.cred(owner, initial)
+    }
+
+    fn in_group(&self, gid: u32) -> bool {
+        sys::in_group(gid)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> i64 {
+        // SAFETY: a null place is allowed.
+        unsafe { time(core::ptr::null_mut()) }
+    }
+
+    #[inline(always)]
+    fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
+        // SAFETY: `to` is mapped for its length.
+        unsafe { sys::copy::copy(to.start().as_ptr(), from as *const u8, to.len()) }
+    }
+
+    #[inline(always)]
+    fn copy_to_user(&self, to: u64, from: SharedBytes<'_>) -> Result<()> {
+        // SAFETY: `from` is mapped for its length.
+        unsafe { sys::copy::copy(to as *mut u8, from.start().as_ptr(), from.len()) }
+    }
+
+    #[inline(always)]
+    fn put_long(&self, to: u64, value: i64) -> Result<()> {
+        // SAFETY: `value` is ours.
+        unsafe { sys::copy::copy(to as *mut u8, (&raw const value).cast(), 8) }
+    }
+
+    #[inline(always)]
+    fn get_long(&self, from: u64) -> Result<i64> {
+        let mut value = 0i64;
+        // SAFETY: `value` is ours.
+        unsafe { sys::copy::copy((&raw mut value).cast(), from as *const u8, 8) }?;
+        Ok(value)
+    }
+}

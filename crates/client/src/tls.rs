@@ -1,0 +1,118 @@
+//! The thread's own few words, in initial-exec thread-local storage: two instructions away, no allocation.
+//!
+//! # Safety
+//! The storage is zeroed, private to the thread, and of plain atomics (so that a signal handler of the same thread may
+//! look in).
+#![expect(unsafe_code, reason = "thread-local storage without std needs assembly")]
+
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+
+use engine::Cred;
+
+/// What a thread knows of itself.
+#[repr(C)]
+pub(crate) struct Tls {
+    /// Handle of the thread's slot.
+    pub(crate) slot: AtomicU32,
+    /// Attachment that the rest belongs to.
+    pub(crate) generation: AtomicU32,
+    pub(crate) tid: AtomicU32,
+    pub(crate) busy: AtomicU32,
+    /// libc's robust list head.
+    pub(crate) head: AtomicUsize,
+    /// What libc had announced in it.
+    pub(crate) pending: AtomicUsize,
+    cred_generation: AtomicU32,
+    euid: AtomicU32,
+    egid: AtomicU32,
+    fsgid: AtomicU32,
+    rights: AtomicU32,
+    pad: AtomicU32,
+}
+const _: () = assert!(size_of::<Tls>() <= 64);
+
+global_asm!(
+    ".pushsection .tbss,\"awT\",@nobits",
+    ".hidden ipcspace_tls",
+    ".globl ipcspace_tls",
+    ".type ipcspace_tls,@tls_object",
+    ".p2align 6",
+    "ipcspace_tls:",
+    ".zero 64",
+    ".size ipcspace_tls, 64",
+    ".popsection",
+);
+
+#[inline(always)]
+pub(crate) fn get() -> &'static Tls {
+    let at: *const Tls;
+    // SAFETY: reads the thread pointer and the symbol's offset from it.
+    unsafe {
+        asm!("mov {0}, qword ptr [rip + ipcspace_tls@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) at,
+             options(pure, readonly, nostack));
+    }
+    // SAFETY: 64 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
+    // thread does not outlive its storage.
+    unsafe { &*at }
+}
+
+/// Counts changes of credentials: threads refresh theirs when it has moved on.
+static CRED_GENERATION: AtomicU32 = AtomicU32::new(1);
+
+/// The process's credentials have changed: all threads look again.
+pub fn credentials_changed() {
+    CRED_GENERATION.fetch_add(1, Release);
+}
+
+const IPC_OWNER: u32 = 1;
+const SYS_ADMIN: u32 = 2;
+const SYS_RESOURCE: u32 = 4;
+
+impl Tls {
+    /// Learns what does not change while the thread lives.
+    pub(crate) fn begin(&self) {
+        self.tid.store(sys::gettid(), Relaxed);
+        self.head.store(sys::robust::head() as usize, Relaxed);
+        self.cred_generation.store(0, Relaxed);
+    }
+
+    #[inline(always)]
+    pub(crate) fn cred(&self, owner: u32, initial_userns: bool) -> Cred {
+        let now = CRED_GENERATION.load(Acquire);
+        if self.cred_generation.load(Relaxed) != now {
+            self.refresh(owner, initial_userns);
+            self.cred_generation.store(now, Relaxed);
+        }
+        let rights = self.rights.load(Relaxed);
+        Cred {
+            euid: self.euid.load(Relaxed),
+            egid: self.egid.load(Relaxed),
+            fsgid: self.fsgid.load(Relaxed),
+            ipc_owner: rights & IPC_OWNER != 0,
+            sys_admin: rights & SYS_ADMIN != 0,
+            sys_resource: rights & SYS_RESOURCE != 0,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refresh(&self, owner: u32, initial_userns: bool) {
+        let euid = sys::geteuid();
+        let caps = sys::capabilities();
+        let has = |cap: u32| caps >> cap & 1 != 0;
+        let is_owner = euid == owner;
+        let mut rights = 0;
+        for (right, granted) in [
+            (IPC_OWNER, is_owner || has(15)),
+            (SYS_ADMIN, is_owner || has(21)),
+            (SYS_RESOURCE, initial_userns && has(24)),
+        ] {
+            rights |= if granted { right } else { 0 };
+        }
+        self.euid.store(euid, Relaxed);
+        self.egid.store(sys::getegid(), Relaxed);
+        self.fsgid.store(sys::getfsgid(), Relaxed);
+        self.rights.store(rights, Relaxed);
+    }
+}

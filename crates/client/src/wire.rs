@@ -1,0 +1,38 @@
+//! The questions a client asks the broker, one per connection.
+
+/// First word of each message: name and version.
+pub const MAGIC: u32 = 0x6970_6300 | arena::LAYOUT_VERSION;
+/// Environment variable that names the socket.
+pub const SOCKET_ENV: &str = "IPCSPACE_SOCKET";
+
+/// I am a process of the namespace: give me a slot.
+pub const ASK_ATTACH: u32 = 1;
+/// Give me the file, to map more of it.
+pub const ASK_FILE: u32 = 2;
+/// Make more thread slots.
+pub const ASK_THREADS: u32 = 3;
+/// Keep the namespace as long as this connection lives.
+pub const ASK_LEASE: u32 = 4;
+
+/// Bytes of a question: magic, which, and two words of argument.
+pub const QUESTION: usize = 16;
+/// Bytes of an answer: magic, error number or 0, process slot's handle, the broker's process id.
+pub const ANSWER: usize = 16;
+
+/// Four words as bytes.
+pub fn encode(words: [u32; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+/// Bytes as four words.
+pub fn decode(bytes: &[u8; 16]) -> [u32; 4] {
+    let mut words = [0; 4];
+    for (word, from) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = u32::from_ne_bytes([from[0], from[1], from[2], from[3]]);
+    }
+    words
+}
