@@ -31,19 +31,24 @@ fn place(places: [&str; 4], prepare: &str) -> String {
 fn the_best_place_that_is_fit_is_taken() {
     assert_eq!(place(["exec"; 4], ""), "/run/ipcspace");
     assert_eq!(place(["noexec", "exec", "exec", "exec"], ""), "/tmp/ipcspace-0");
-    assert_eq!(place(["ro", "noexec", "exec", "exec"], ""), "/var/tmp/ipcspace-0");
+    assert_eq!(place(["noexec", "ro", "exec", "exec"], ""), "/var/tmp/ipcspace-0");
     assert_eq!(place(["noexec", "noexec", "ro", "exec"], ""), "/dev/shm/ipcspace-0");
 }
 
 #[test]
 fn directories_that_others_can_write_to_are_refused() {
-    assert_eq!(place(["exec"; 4], "mkdir -m 0777 /run/ipcspace; "), "/tmp/ipcspace-0");
-    assert_eq!(
-        place(["exec"; 4], "mkdir -m 0755 /run/ipcspace; mkdir -m 0770 /run/ipcspace/lib; "),
-        "/tmp/ipcspace-0"
-    );
-    assert_eq!(place(["exec"; 4], "mkdir /tmp/mine; ln -s /tmp/mine /run/ipcspace; "), "/tmp/ipcspace-0");
-    assert_eq!(place(["exec"; 4], "touch /run/ipcspace; "), "/tmp/ipcspace-0");
+    for spoilt in [
+        "mkdir -m 0770 /run/ipcspace/lib",
+        "mkdir -m 0757 /run/ipcspace/lib",
+        "mkdir /tmp/mine; ln -s /tmp/mine /run/ipcspace/lib",
+        "touch /run/ipcspace/lib",
+    ] {
+        assert_eq!(
+            place(["exec"; 4], &format!("mkdir /run/ipcspace; {spoilt}; ")),
+            "/tmp/ipcspace-0",
+            "{spoilt}"
+        );
+    }
 }
 
 #[test]

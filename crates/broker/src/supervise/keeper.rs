@@ -37,16 +37,18 @@ pub(super) fn keep<E: std::error::Error>(
     job: &Job,
     open: impl FnOnce() -> Result<Namespace, E>,
 ) -> ! {
-    match Keeper::begin(&link, front, start, job, open) {
+    let code = match Keeper::begin(front, start, job, open) {
         Ok(mut keeper) => {
             keeper.link = Some(link);
-            if keeper.serve().is_err() {
-                process::exit(1);
-            }
+            // Dropped before the exit, with the files of the namespace.
+            i32::from(keeper.serve().is_err())
         }
-        Err(failure) => link.send(&Event::Failed(failure.to_string())),
-    }
-    process::exit(0);
+        Err(failure) => {
+            link.send(&Event::Failed(failure.to_string()));
+            1
+        }
+    };
+    process::exit(code);
 }
 
 struct Keeper {
@@ -80,7 +82,6 @@ enum State {
 
 impl Keeper {
     fn begin<E: std::error::Error>(
-        link: &Link,
         front: i32,
         start: Start,
         job: &Job,
@@ -94,13 +95,12 @@ impl Keeper {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (exec, report) = unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (argv, env) = (job.argv()?, environment(job, &namespace)?);
-        // SAFETY: this process has one thread.
+        // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
             ForkResult::Child => become_command(&argv, &env, start, File::from(report)),
             ForkResult::Parent { child } => child.as_raw(),
         };
         drop(report);
-        let _ = link;
         unistd::setsid()?;
         nix::sys::prctl::set_name(c"ipcspace-broker")?;
         Ok(Keeper {

@@ -1,0 +1,182 @@
+//! Programs of the machine in namespaces of ours: ipcmk makes objects, `ipcspace ls` and `rm` show and remove them.
+
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, process, thread};
+
+const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
+
+/// Runs a shell script in a namespace; `$ipcspace` is the command.
+fn run(options: &[&str], script: &str) -> Output {
+    let mut command = Command::new(IPCSPACE);
+    command.arg("run").args(options).args(["--", "sh", "-c", script]);
+    command.env("ipcspace", IPCSPACE).output().unwrap()
+}
+
+fn text(output: &Output) -> &str {
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn name(of: &str) -> String {
+    format!("test-{of}-{}", process::id())
+}
+
+const QUEUES: &str = "$ipcspace ls -q -r --noheadings -o ID,PERMS,MSGS,USEDBYTES";
+
+#[test]
+fn objects_are_made_shown_and_removed() {
+    let output =
+        run(&[], &format!("ipcmk -Q; ipcmk -Q -p 0600; ipcmk -S 3; {QUEUES}; $ipcspace rm -q 0; {QUEUES}"));
+    let expected = "Message queue id: 0\nMessage queue id: 1\nSemaphore id: 0\n\
+                    0 rw-r--r-- 0 0B\n1 rw------- 0 0B\n1 rw------- 0 0B\n";
+    assert_eq!(text(&output), expected);
+}
+
+#[test]
+fn ipcrm_removes_what_ipcmk_made() {
+    let output = run(&[], &format!("ipcmk -Q; ipcmk -S 2; ipcrm -q 0 -s 0; {QUEUES}; $ipcspace ls -s"));
+    assert_eq!(text(&output), "Message queue id: 0\nSemaphore id: 0\n");
+}
+
+#[test]
+fn two_perl_programs_exchange_messages() {
+    let send = "perl -MIPC::SysV=:all -e 'msgsnd(msgget(7, IPC_CREAT|0600), pack(q(l! a*), 5, q(hello)), 0) or die $!'";
+    let receive = "perl -MIPC::SysV=:all -e 'msgrcv(msgget(7, IPC_CREAT|0600), $m, 100, 0, 0) or die $!; \
+                   ($t, $x) = unpack q(l! a*), $m; print qq($t $x\\n)'";
+    let output = run(&[], &format!("{receive} & {send}; wait; {QUEUES}"));
+    assert_eq!(text(&output), "5 hello\n0 rw------- 0 0B\n");
+}
+
+#[test]
+fn nothing_reaches_the_kernel() {
+    let count = || fs::read_to_string("/proc/sysvipc/msg").unwrap().lines().count();
+    let before = count();
+    text(&run(&[], "ipcmk -Q; ipcmk -Q; ipcmk -Q"));
+    assert_eq!(count(), before);
+    // A second namespace is as new.
+    assert_eq!(text(&run(&[], "ipcmk -Q")), "Message queue id: 0\n");
+}
+
+#[test]
+fn the_summary_shows_limits_and_use() {
+    let output = run(
+        &["--sysctl", "kernel.msgmnb=12345", "--sysctl", "kernel/msgmni = 7"],
+        "ipcmk -Q >/dev/null; ipcmk -S 4 >/dev/null; $ipcspace ls -b -r -o RESOURCE,LIMIT,USED --noheadings",
+    );
+    let expected = "MSGMNI 7 1\nMSGMAX 8192 -\nMSGMNB 12345 -\nSEMMNI 32000 1\nSEMMNS 1024000000 4\n\
+                    SEMMSL 32000 -\nSEMOPM 500 -\nSEMVMX 32767 -\n";
+    assert_eq!(text(&output), expected);
+}
+
+#[test]
+fn a_limit_out_of_range_is_named() {
+    for (setting, parts) in [
+        ("kernel.msgmni=40000", ["kernel.msgmni", "40000"]),
+        ("kernel.msgmax=-1", ["kernel.msgmax", "-1"]),
+        ("kernel.sem=many", ["kernel.sem", "many"]),
+        ("kernel.nonsense=1", ["kernel.nonsense", "kernel.msgmnb"]),
+    ] {
+        let output = run(&["--sysctl", setting], "echo ran");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]), "{setting}");
+        assert!(parts.iter().all(|part| said.contains(part)), "{setting}: {said}");
+    }
+}
+
+#[test]
+fn a_named_namespace_can_be_joined_and_ends_with_its_last_process() {
+    let name = name("join");
+    let mut first = Command::new(IPCSPACE)
+        .args(["run", "-n", &name, "--", "sh", "-c", "ipcmk -Q >/dev/null; echo made; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut made = [0; 5];
+    std::io::Read::read_exact(first.stdout.as_mut().unwrap(), &mut made).unwrap();
+    assert_eq!(
+        text(&run(&["-n", &name], &format!("ipcmk -Q; {QUEUES}"))),
+        "Message queue id: 1\n0 rw-r--r-- 0 0B\n1 rw-r--r-- 0 0B\n"
+    );
+    let list = || Command::new(IPCSPACE).args(["ls", "-q", "-r", "-o", "ID", "-N", &name]).output().unwrap();
+    assert_eq!(text(&list()), "ID\n0\n1\n");
+    let refused = run(&["-n", &name, "--sysctl", "kernel.msgmni=5"], "true");
+    assert!(
+        refused.status.code() == Some(125)
+            && String::from_utf8_lossy(&refused.stderr).contains("exists already")
+    );
+    drop(first.stdin.take());
+    assert!(first.wait().unwrap().success());
+    let gone = list();
+    assert!(
+        gone.status.code() == Some(1)
+            && String::from_utf8_lossy(&gone.stderr).contains("there is no namespace")
+    );
+}
+
+#[test]
+fn a_guest_keeps_the_namespace_after_its_founder() {
+    let name = name("guest");
+    let founder = "setsid $ipcspace run -n $0 -- sh -c 'ipcmk -Q >/dev/null; sleep 1; ipcmk -Q >/dev/null' </dev/null >/dev/null 2>&1 &
+                   while ! $ipcspace ls -N $0 >/dev/null 2>&1; do sleep 0.01; done";
+    let start = Instant::now();
+    // The guest starts while the founder's command runs, and sees both queues after it has ended.
+    let script = format!(
+        "{founder}; exec $ipcspace run -n $0 -- sh -c 'sleep 2; $ipcspace ls -q -r --noheadings -o ID'"
+    );
+    let output = Command::new("sh").args(["-c", &script, &name]).env("ipcspace", IPCSPACE).output().unwrap();
+    assert_eq!(text(&output), "0\n1\n");
+    assert!(start.elapsed() > Duration::from_secs(2));
+    until("the namespace ends", || !exists(&name));
+}
+
+fn exists(name: &str) -> bool {
+    Command::new(IPCSPACE).args(["ls", "-N", name]).output().unwrap().status.success()
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn many_founders_of_one_name_share_one_namespace() {
+    let name = name("race");
+    let run = || {
+        let script = "ipcmk -Q; sleep 1";
+        let mut command = Command::new(IPCSPACE);
+        command.args(["run", "-n", &name, "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let running: Vec<_> = (0..8).map(|_| run()).collect();
+    let outputs = running.into_iter().map(|child| child.wait_with_output().unwrap());
+    let mut ids: Vec<String> = outputs.map(|output| text(&output).to_owned()).collect();
+    ids.sort();
+    let expected: Vec<String> = (0..8).map(|id| format!("Message queue id: {id}\n")).collect();
+    assert_eq!(ids, expected);
+}
+
+#[test]
+fn a_bad_name_is_refused() {
+    for name in ["a/b", "..", "", "a b"] {
+        let output = run(&["-n", name], "echo ran");
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]), "{name}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("name"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_namespace_within_a_namespace_is_another() {
+    let output = run(&[], &format!("ipcmk -Q; $ipcspace run -- sh -c '{QUEUES}; ipcmk -Q'; {QUEUES}"));
+    assert_eq!(text(&output), "Message queue id: 0\nMessage queue id: 0\n0 rw-r--r-- 0 0B\n");
+}
+
+#[test]
+fn an_object_outlives_the_process_that_made_it_and_dies_with_the_last() {
+    let script = "ipcmk -Q >/dev/null; (sleep 0.3; $ipcspace ls -q -r --noheadings -o ID) & exit 0";
+    // The pipe ends with the last process.
+    assert_eq!(text(&run(&[], script)), "0\n");
+}
