@@ -1,0 +1,54 @@
+//! Is a task asleep inside an IPC call?
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// A task's files below /proc.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    syscall: File,
+    schedstat: File,
+}
+
+/// What a look at a task found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Asleep in a call, having been on a CPU so many times. Two equal looks: it did not run in between.
+    Asleep { runs: u64 },
+    /// Running, or asleep elsewhere.
+    Busy,
+    /// There is no such task any more.
+    Gone,
+}
+
+/// System calls that a task sleeps in: the kernel's own, and futex(2) for ours.
+const SLEEPS: [&str; 5] = ["65", "69", "70", "220", "202"];
+
+impl Watch {
+    pub(crate) fn new(pid: i32, tid: i32) -> io::Result<Watch> {
+        let file = |name| File::open(format!("/proc/{pid}/task/{tid}/{name}"));
+        Ok(Watch { syscall: file("syscall")?, schedstat: file("schedstat")? })
+    }
+
+    pub(crate) fn look(&self) -> Look {
+        self.try_look().unwrap_or(Look::Gone)
+    }
+
+    /// Fails when the task is gone.
+    fn try_look(&self) -> io::Result<Look> {
+        let mut buffer = [0; 256];
+        let line = read(&self.syscall, &mut buffer)?;
+        let number = line.split(' ').next().unwrap_or_default();
+        if !SLEEPS.contains(&number) {
+            return Ok(Look::Busy);
+        }
+        let runs = read(&self.schedstat, &mut buffer)?.trim_end().rsplit(' ').next().unwrap_or_default();
+        Ok(Look::Asleep { runs: runs.parse().map_err(io::Error::other)? })
+    }
+}
+
+fn read<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+    let length = file.read_at(buffer, 0)?;
+    std::str::from_utf8(&buffer[..length]).map_err(io::Error::other)
+}
