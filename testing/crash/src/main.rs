@@ -1,2 +1,76 @@
-//! x
-fn main() {}
+//! Clients are killed and stopped wherever they happen to be; then every invariant is checked.
+//!
+//! - `crash storm --kills N --stops N --seed S`: SIGKILL and SIGSTOP/SIGCONT of random clients in a running mix of
+//!   queues and sets. Ends with `K kills, S stops, V violations`.
+//! - `crash threads --count N`: N short threads, each doing one operation.
+//! - `crash undo --count N`: a parent that has just reaped its killed child finds SEM_UNDO applied.
+//!
+//! All of it runs under `ipcspace run`, or with `--door kernel` on the kernel itself, where every invariant must hold
+//! too: that is what shows the checks to be right.
+//!
+//! Missing: clients that exec in the middle, shared memory, POSIX message queues.
+
+mod client;
+mod door;
+mod ipc;
+mod matching;
+mod shared;
+mod storm;
+mod threads;
+mod undo;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::door::Door;
+
+/// Kill and stop clients, then check every invariant.
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+    /// Whose calls the clients make
+    #[arg(long, global = true, default_value = "preload")]
+    door: Door,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Kill and stop random clients in a running mix
+    Storm(storm::Options),
+    /// Many short threads, each doing one operation
+    Threads {
+        /// How many
+        #[arg(long, default_value_t = 1_000_000)]
+        count: u64,
+    },
+    /// A killed and reaped child's SEM_UNDO is applied at once
+    Undo {
+        /// How many children
+        #[arg(long, default_value_t = 1000)]
+        count: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("crash: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether everything held.
+fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    door::enter(args.door)?;
+    match &args.what {
+        What::Storm(options) => storm::run(options),
+        What::Threads { count } => threads::run(*count),
+        What::Undo { count } => undo::run(*count),
+    }
+}

@@ -1,0 +1,206 @@
+//! The System V calls, and what else libc must be asked for, without unsafe blocks at every use.
+
+use std::ffi::{c_int, c_long, c_short, c_ushort};
+use std::{io, mem, ptr};
+
+unsafe extern "C" {
+    // The libc crate has no declaration of it for glibc.
+    #[link_name = "semtimedop"]
+    fn c_semtimedop(
+        semid: c_int,
+        sops: *mut libc::sembuf,
+        nsops: usize,
+        timeout: *const libc::timespec,
+    ) -> c_int;
+}
+
+/// The largest message text.
+pub(crate) const TEXT_SIZE: usize = 8192;
+
+/// The number of an error, such as `libc::EAGAIN`.
+pub(crate) type Errno = c_int;
+
+/// What msgsnd and msgrcv take.
+#[repr(C)]
+pub(crate) struct Message {
+    pub(crate) mtype: c_long,
+    pub(crate) text: [u8; TEXT_SIZE],
+}
+
+impl Message {
+    pub(crate) fn new() -> Message {
+        Message { mtype: 1, text: [0; TEXT_SIZE] }
+    }
+}
+
+fn errno() -> Errno {
+    io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+fn checked(result: c_int) -> Result<c_int, Errno> {
+    if result == -1 { Err(errno()) } else { Ok(result) }
+}
+
+pub(crate) fn msgget(key: libc::key_t, flags: c_int) -> Result<c_int, Errno> {
+    // SAFETY: no pointers are passed.
+    checked(unsafe { libc::msgget(key, flags) })
+}
+
+pub(crate) fn msgsnd(queue: c_int, message: &Message, size: usize, flags: c_int) -> Result<(), Errno> {
+    assert!(size <= TEXT_SIZE);
+    // SAFETY: the message has at least `size` bytes of text.
+    checked(unsafe { libc::msgsnd(queue, ptr::from_ref(message).cast(), size, flags) }).map(drop)
+}
+
+/// The number of bytes received.
+pub(crate) fn msgrcv(
+    queue: c_int,
+    message: &mut Message,
+    size: usize,
+    mtype: c_long,
+    flags: c_int,
+) -> Result<usize, Errno> {
+    assert!(size <= TEXT_SIZE);
+    // SAFETY: the message has room for `size` bytes of text.
+    let got = unsafe { libc::msgrcv(queue, ptr::from_mut(message).cast(), size, mtype, flags) };
+    usize::try_from(got).map_err(|_| errno())
+}
+
+/// The queue with this id.
+pub(crate) fn msg_stat(queue: c_int) -> Result<libc::msqid_ds, Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut stat: libc::msqid_ds = unsafe { mem::zeroed() };
+    // SAFETY: `stat` has room for what IPC_STAT writes.
+    checked(unsafe { libc::msgctl(queue, libc::IPC_STAT, &mut stat) })?;
+    Ok(stat)
+}
+
+/// The id of the queue in this slot of the namespace's table.
+pub(crate) fn msg_at(index: c_int) -> Result<c_int, Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut stat: libc::msqid_ds = unsafe { mem::zeroed() };
+    // SAFETY: `stat` has room for what MSG_STAT writes.
+    checked(unsafe { libc::msgctl(index, libc::MSG_STAT, &mut stat) })
+}
+
+/// The highest slot in use, and the namespace's totals: msgpool queues with msgmap messages and msgtql bytes.
+pub(crate) fn msg_info() -> Result<(c_int, libc::msginfo), Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut info: libc::msginfo = unsafe { mem::zeroed() };
+    // SAFETY: `info` has room for what MSG_INFO writes.
+    let highest = checked(unsafe { libc::msgctl(0, libc::MSG_INFO, ptr::from_mut(&mut info).cast()) })?;
+    Ok((highest, info))
+}
+
+pub(crate) fn msg_remove(queue: c_int) -> Result<(), Errno> {
+    // SAFETY: IPC_RMID ignores the pointer.
+    checked(unsafe { libc::msgctl(queue, libc::IPC_RMID, ptr::null_mut()) }).map(drop)
+}
+
+pub(crate) fn semget(key: libc::key_t, count: c_int, flags: c_int) -> Result<c_int, Errno> {
+    // SAFETY: no pointers are passed.
+    checked(unsafe { libc::semget(key, count, flags) })
+}
+
+/// One operation of a semop.
+pub(crate) fn op(sem_num: usize, sem_op: c_int, flags: c_int) -> libc::sembuf {
+    libc::sembuf { sem_num: sem_num as c_ushort, sem_op: sem_op as c_short, sem_flg: flags as c_short }
+}
+
+pub(crate) fn semop(set: c_int, ops: &mut [libc::sembuf]) -> Result<(), Errno> {
+    // SAFETY: pointer and length are of one slice.
+    checked(unsafe { libc::semop(set, ops.as_mut_ptr(), ops.len()) }).map(drop)
+}
+
+pub(crate) fn semtimedop(set: c_int, ops: &mut [libc::sembuf], timeout_ms: u32) -> Result<(), Errno> {
+    let timeout = libc::timespec {
+        tv_sec: (timeout_ms / 1000).into(),
+        tv_nsec: (timeout_ms % 1000 * 1_000_000).into(),
+    };
+    // SAFETY: pointer and length are of one slice, and the timeout lives through the call.
+    checked(unsafe { c_semtimedop(set, ops.as_mut_ptr(), ops.len(), &timeout) }).map(drop)
+}
+
+/// GETVAL, GETNCNT and GETZCNT.
+pub(crate) fn sem_query(set: c_int, semnum: usize, command: c_int) -> Result<c_int, Errno> {
+    assert!([libc::GETVAL, libc::GETNCNT, libc::GETZCNT].contains(&command));
+    // SAFETY: these commands take no further argument.
+    checked(unsafe { libc::semctl(set, semnum as c_int, command) })
+}
+
+pub(crate) fn sem_set_value(set: c_int, semnum: usize, value: c_int) -> Result<(), Errno> {
+    // SAFETY: SETVAL takes an int.
+    checked(unsafe { libc::semctl(set, semnum as c_int, libc::SETVAL, value) }).map(drop)
+}
+
+/// The id of the set in this slot of the namespace's table.
+pub(crate) fn sem_at(index: c_int) -> Result<c_int, Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut stat: libc::semid_ds = unsafe { mem::zeroed() };
+    // SAFETY: `stat` has room for what SEM_STAT writes.
+    checked(unsafe { libc::semctl(index, 0, libc::SEM_STAT, &mut stat) })
+}
+
+/// The highest slot in use, and the namespace's totals: semusz sets with semaem semaphores.
+pub(crate) fn sem_info() -> Result<(c_int, libc::seminfo), Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut info: libc::seminfo = unsafe { mem::zeroed() };
+    // SAFETY: `info` has room for what SEM_INFO writes.
+    let highest = checked(unsafe { libc::semctl(0, 0, libc::SEM_INFO, &mut info) })?;
+    Ok((highest, info))
+}
+
+pub(crate) fn sem_remove(set: c_int) -> Result<(), Errno> {
+    // SAFETY: IPC_RMID takes no further argument.
+    checked(unsafe { libc::semctl(set, 0, libc::IPC_RMID) }).map(drop)
+}
+
+/// Runs `child` in a forked process that dies with its parent, and ends with the code it returns.
+///
+/// Only for processes with one thread.
+pub(crate) fn fork(child: impl FnOnce() -> c_int) -> io::Result<libc::pid_t> {
+    // SAFETY: the caller has one thread, so the child may go on with anything.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            // SAFETY: only numbers are passed.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            // A panic must not unwind into the parent's code.
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(101);
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(code) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+/// Sends a signal to a child that has not been reaped.
+pub(crate) fn kill(pid: libc::pid_t, signal: c_int) {
+    assert!(pid > 0, "a signal to {pid}");
+    // SAFETY: only numbers are passed. An unreaped child's pid is its own, so this can't fail.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// How a child ended, once it has.
+pub(crate) fn wait(pid: libc::pid_t) -> c_int {
+    let mut status = 0;
+    // SAFETY: `status` is writable.
+    while unsafe { libc::waitpid(pid, &mut status, 0) } == -1 && errno() == libc::EINTR {}
+    status
+}
+
+/// How a child ended, if it has.
+pub(crate) fn try_wait(pid: libc::pid_t) -> Option<c_int> {
+    let mut status = 0;
+    // SAFETY: `status` is writable.
+    (unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid).then_some(status)
+}
+
+/// A wait status in words.
+pub(crate) fn ended(status: c_int) -> String {
+    if libc::WIFSIGNALED(status) {
+        format!("killed by signal {}", libc::WTERMSIG(status))
+    } else {
+        format!("exit code {}", libc::WEXITSTATUS(status))
+    }
+}
