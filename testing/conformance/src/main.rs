@@ -1,2 +1,76 @@
-//! x
-fn main() {}
+//! Each line of the behaviour of message queues and semaphores, as a case that runs on the kernel
+//! (`--door kernel`, as root: each case in a new IPC namespace) and under `ipcspace run` (`--door preload`).
+//!
+//! A case is first seen to pass on the kernel, which is the oracle. `--list` prints which lines have a case,
+//! from coverage/*.toml, and fails if a case is missing there or does not exist.
+//!
+//! Missing: shared memory and POSIX queues, which ipcspace does not have yet; limits that only
+//! CAP_SYS_RESOURCE lifts; namespaces of other users.
+
+mod call;
+mod case;
+mod check;
+mod coverage;
+mod errno;
+mod memory;
+mod msgctl;
+mod msgget;
+mod msgrcv;
+mod msgsnd;
+mod runner;
+mod semctl;
+mod semget;
+mod semop;
+mod task;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use crate::case::Case;
+
+/// By which implementation the calls of a case are answered.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Door {
+    /// The running kernel, each case in a new IPC namespace; needs root.
+    Kernel,
+    /// ipcspace, by the library that `ipcspace run` preloads.
+    Preload,
+}
+
+/// Run the cases; with names, only those whose name contains one of them.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where to run the cases; may be repeated.
+    #[arg(long, value_enum, default_values = ["kernel", "preload"])]
+    door: Vec<Door>,
+    /// Print which lines of behaviour have a case, and check the list.
+    #[arg(long)]
+    list: bool,
+    /// Run this one case in this process.
+    #[arg(long, hide = true)]
+    here: Option<String>,
+    /// Parts of names.
+    names: Vec<String>,
+}
+
+/// All cases, call by call.
+fn cases() -> impl Iterator<Item = &'static Case> {
+    [msgget::CASES, msgsnd::CASES, msgrcv::CASES, msgctl::CASES, semget::CASES, semop::CASES, semctl::CASES]
+        .into_iter()
+        .flatten()
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(name) = &arguments.here {
+        return runner::run_here(cases(), name);
+    }
+    let clean = if arguments.list {
+        coverage::list(cases())
+    } else {
+        runner::run(&arguments.door, cases(), &arguments.names)
+    };
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,216 @@
+//! The calls, with slices and answers in place of pointers and errno; the `_raw` ones take any pointer.
+//!
+//! # Safety
+//!
+//! Each call below gets either memory that outlives it, or, in the `_raw` ones, an address that the
+//! kernel (or what stands for it) has to check by itself: that it does is what the cases are about.
+
+use std::{ffi::c_void, mem, ptr};
+
+use libc::{c_int, msginfo, msqid_ds, sembuf, semid_ds, seminfo, timespec};
+use serde::{Deserialize, Serialize};
+
+use crate::errno::Errno;
+
+pub(crate) type Answer<T> = Result<T, Errno>;
+
+pub(crate) const MSG_COPY: c_int = 0o40000;
+pub(crate) const MSG_STAT_ANY: c_int = 13;
+pub(crate) const NOWAIT: c_int = libc::IPC_NOWAIT;
+/// `IPC_NOWAIT` and `SEM_UNDO` as a `sembuf` holds them.
+pub(crate) const SEM_NOWAIT: i16 = 0o4000;
+pub(crate) const UNDO: i16 = 0x1000;
+
+unsafe extern "C" {
+    fn semtimedop(semid: c_int, sops: *mut sembuf, nsops: usize, timeout: *const timespec) -> c_int;
+}
+
+/// A received message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Message {
+    pub(crate) mtype: i64,
+    pub(crate) text: Vec<u8>,
+}
+
+/// A message, as a case expects it.
+pub(crate) fn message(mtype: i64, text: &[u8]) -> Message {
+    Message { mtype, text: text.to_vec() }
+}
+
+fn answer<T: Default + PartialOrd>(value: T) -> Answer<T> {
+    if value < T::default() {
+        Err(Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)))
+    } else {
+        Ok(value)
+    }
+}
+
+pub(crate) fn msgget(key: i32, flags: c_int) -> Answer<i32> {
+    // SAFETY: no memory is passed.
+    answer(unsafe { libc::msgget(key, flags) })
+}
+
+/// A queue of its own, for the owner only.
+pub(crate) fn queue() -> Answer<i32> {
+    msgget(libc::IPC_PRIVATE, 0o600)
+}
+
+pub(crate) fn msgsnd(id: i32, mtype: i64, text: &[u8], flags: c_int) -> Answer<i32> {
+    let mut buffer = mtype.to_ne_bytes().to_vec();
+    buffer.extend_from_slice(text);
+    msgsnd_raw(id, buffer.as_ptr().cast(), text.len(), flags)
+}
+
+pub(crate) fn msgsnd_raw(id: i32, buffer: *const c_void, size: usize, flags: c_int) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    answer(unsafe { libc::msgsnd(id, buffer, size, flags) })
+}
+
+pub(crate) fn msgrcv(id: i32, size: usize, mtype: i64, flags: c_int) -> Answer<Message> {
+    let mut buffer = vec![0u8; 8 + size];
+    let length = msgrcv_raw(id, buffer.as_mut_ptr().cast(), size, mtype, flags)?;
+    let (head, text) = buffer.split_at(8);
+    let mtype = i64::from_ne_bytes(head.try_into().expect("eight bytes"));
+    Ok(message(mtype, &text[..length as usize]))
+}
+
+pub(crate) fn msgrcv_raw(id: i32, buffer: *mut c_void, size: usize, mtype: i64, flags: c_int) -> Answer<isize> {
+    // SAFETY: see the module's head.
+    answer(unsafe { libc::msgrcv(id, buffer, size, mtype, flags) })
+}
+
+pub(crate) fn msgctl_raw(id: i32, command: c_int, buffer: *mut c_void) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    answer(unsafe { libc::msgctl(id, command, buffer.cast()) })
+}
+
+/// The answer of `IPC_STAT`, `MSG_STAT` or `MSG_STAT_ANY`, and what it wrote.
+pub(crate) fn msg_stat_by(id: i32, command: c_int) -> Answer<(i32, msqid_ds)> {
+    // SAFETY: all zeroes is a valid msqid_ds.
+    let mut ds: msqid_ds = unsafe { mem::zeroed() };
+    let value = msgctl_raw(id, command, (&raw mut ds).cast())?;
+    Ok((value, ds))
+}
+
+pub(crate) fn msg_stat(id: i32) -> Answer<msqid_ds> {
+    Ok(msg_stat_by(id, libc::IPC_STAT)?.1)
+}
+
+pub(crate) fn msg_set(id: i32, mut ds: msqid_ds) -> Answer<i32> {
+    msgctl_raw(id, libc::IPC_SET, (&raw mut ds).cast())
+}
+
+pub(crate) fn msg_set_qbytes(id: i32, qbytes: u64) -> Answer<i32> {
+    let mut ds = msg_stat(id)?;
+    ds.msg_qbytes = qbytes;
+    msg_set(id, ds)
+}
+
+pub(crate) fn msg_remove(id: i32) -> Answer<i32> {
+    msgctl_raw(id, libc::IPC_RMID, ptr::null_mut())
+}
+
+pub(crate) fn msg_info(command: c_int) -> Answer<(i32, msginfo)> {
+    // SAFETY: all zeroes is a valid msginfo.
+    let mut info: msginfo = unsafe { mem::zeroed() };
+    let highest = msgctl_raw(0, command, (&raw mut info).cast())?;
+    Ok((highest, info))
+}
+
+pub(crate) fn semget(key: i32, nsems: c_int, flags: c_int) -> Answer<i32> {
+    // SAFETY: no memory is passed.
+    answer(unsafe { libc::semget(key, nsems, flags) })
+}
+
+/// A set of its own with these values.
+pub(crate) fn set_of(values: &[u16]) -> Answer<i32> {
+    let id = semget(libc::IPC_PRIVATE, values.len() as c_int, 0o600)?;
+    setall(id, values)?;
+    Ok(id)
+}
+
+/// One operation on the semaphore `num`.
+pub(crate) fn op(num: u16, delta: i16, flags: i16) -> sembuf {
+    sembuf { sem_num: num, sem_op: delta, sem_flg: flags }
+}
+
+pub(crate) fn semop(id: i32, operations: &[sembuf]) -> Answer<i32> {
+    semop_raw(id, operations.as_ptr(), operations.len())
+}
+
+pub(crate) fn semop_raw(id: i32, operations: *const sembuf, count: usize) -> Answer<i32> {
+    // SAFETY: see the module's head; the operations are only read.
+    answer(unsafe { libc::semop(id, operations.cast_mut(), count) })
+}
+
+pub(crate) fn semtimedop_for(id: i32, operations: &[sembuf], sec: i64, nsec: i64) -> Answer<i32> {
+    let timeout = timespec { tv_sec: sec, tv_nsec: nsec };
+    semtimedop_raw(id, operations.as_ptr(), operations.len(), &raw const timeout)
+}
+
+pub(crate) fn semtimedop_raw(
+    id: i32,
+    operations: *const sembuf,
+    count: usize,
+    timeout: *const timespec,
+) -> Answer<i32> {
+    // SAFETY: see the module's head; the operations are only read.
+    answer(unsafe { semtimedop(id, operations.cast_mut(), count, timeout) })
+}
+
+/// `argument` is the union: a value or an address.
+pub(crate) fn semctl(id: i32, num: c_int, command: c_int, argument: usize) -> Answer<i32> {
+    // SAFETY: see the module's head; a pointer-sized integer covers every member of the union.
+    answer(unsafe { libc::semctl(id, num, command, argument) })
+}
+
+pub(crate) fn getval(id: i32, num: c_int) -> Answer<i32> {
+    semctl(id, num, libc::GETVAL, 0)
+}
+
+pub(crate) fn setval(id: i32, num: c_int, value: i32) -> Answer<i32> {
+    semctl(id, num, libc::SETVAL, value as usize)
+}
+
+/// All values of a set of `count`.
+pub(crate) fn getall(id: i32, count: usize) -> Answer<Vec<u16>> {
+    let mut values = vec![0u16; count];
+    semctl(id, 0, libc::GETALL, values.as_mut_ptr() as usize)?;
+    Ok(values)
+}
+
+pub(crate) fn setall(id: i32, values: &[u16]) -> Answer<i32> {
+    semctl(id, 0, libc::SETALL, values.as_ptr() as usize)
+}
+
+/// The answer of `IPC_STAT`, `SEM_STAT` or `SEM_STAT_ANY`, and what it wrote.
+pub(crate) fn sem_stat_by(id: i32, command: c_int) -> Answer<(i32, semid_ds)> {
+    // SAFETY: all zeroes is a valid semid_ds.
+    let mut ds: semid_ds = unsafe { mem::zeroed() };
+    let value = semctl(id, 0, command, (&raw mut ds) as usize)?;
+    Ok((value, ds))
+}
+
+pub(crate) fn sem_stat(id: i32) -> Answer<semid_ds> {
+    Ok(sem_stat_by(id, libc::IPC_STAT)?.1)
+}
+
+pub(crate) fn sem_set(id: i32, mut ds: semid_ds) -> Answer<i32> {
+    semctl(id, 0, libc::IPC_SET, (&raw mut ds) as usize)
+}
+
+pub(crate) fn sem_remove(id: i32) -> Answer<i32> {
+    semctl(id, 0, libc::IPC_RMID, 0)
+}
+
+pub(crate) fn sem_info(command: c_int) -> Answer<(i32, seminfo)> {
+    // SAFETY: all zeroes is a valid seminfo.
+    let mut info: seminfo = unsafe { mem::zeroed() };
+    let highest = semctl(0, 0, command, (&raw mut info) as usize)?;
+    Ok((highest, info))
+}
+
+/// Sleepers that wait for the semaphore `num` to grow, and for it to be 0.
+pub(crate) fn waiting(id: i32, num: c_int) -> Answer<(i32, i32)> {
+    Ok((semctl(id, num, libc::GETNCNT, 0)?, semctl(id, num, libc::GETZCNT, 0)?))
+}

@@ -1,0 +1,42 @@
+//! A case: a function with a name, and what its namespace needs.
+
+use crate::check::Outcome;
+
+/// One case. It gets a process and a namespace of its own.
+pub(crate) struct Case {
+    /// `call/what_it_shows`.
+    pub(crate) name: &'static str,
+    pub(crate) run: fn() -> Outcome,
+    /// Limits of its namespace, as sysctl(8) writes them.
+    pub(crate) limits: &'static [(&'static str, &'static str)],
+    /// It takes other identities, which only root can.
+    pub(crate) needs_root: bool,
+}
+
+impl Case {
+    pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
+        Case { name, run, limits: &[], needs_root: false }
+    }
+
+    pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub(crate) const fn root(mut self) -> Self {
+        self.needs_root = true;
+        self
+    }
+}
+
+/// The cases of a file: `cases!("msgget": ids_cycle, full.limits(&[…]), …)`.
+macro_rules! cases {
+    ($call:literal: $($name:ident $(.$setting:ident($($argument:expr),*))*),* $(,)?) => {
+        pub(crate) const CASES: &[$crate::case::Case] = &[
+            $($crate::case::Case::new(concat!($call, "/", stringify!($name)), $name)
+                $(.$setting($($argument),*))*),*
+        ];
+    };
+}
+
+pub(crate) use cases;

@@ -1,0 +1,144 @@
+//! Runs each case in a process and a namespace of its own.
+
+use std::{
+    env, fs, io,
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::PathBuf,
+    process::{Command, ExitCode, Output},
+};
+
+use crate::{Door, case::Case};
+
+/// A case that takes longer hangs, and SIGALRM ends it.
+const WATCHDOG_S: u32 = 30;
+
+/// Runs the cases whose names contain one of `names`, at each door; false if one failed.
+pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, names: &[String]) -> bool {
+    let wanted = |case: &&Case| names.is_empty() || names.iter().any(|name| case.name.contains(name.as_str()));
+    let cases: Vec<_> = cases.filter(wanted).collect();
+    if cases.is_empty() {
+        eprintln!("conformance: no case has such a name");
+        return false;
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for &door in doors {
+        if let Err(reason) = usable(door) {
+            println!("{}: not run: {reason}", label(door));
+            failed += cases.len();
+            continue;
+        }
+        for case in &cases {
+            if case.needs_root && !is_root() {
+                println!("{} {}: skipped: takes other identities, which only root can", label(door), case.name);
+                continue;
+            }
+            match run_apart(door, case) {
+                Ok(()) => passed += 1,
+                Err(report) => {
+                    failed += 1;
+                    println!("{} {}: FAILED\n    {}", label(door), case.name, report.trim());
+                }
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    failed == 0
+}
+
+fn label(door: Door) -> &'static str {
+    match door {
+        Door::Kernel => "kernel",
+        Door::Preload => "preload",
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: asks for a number.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn usable(door: Door) -> Result<(), String> {
+    match door {
+        Door::Kernel if !is_root() => Err("new IPC namespaces need root".into()),
+        Door::Kernel => Ok(()),
+        Door::Preload => {
+            let place = ipcspace();
+            place.is_file().then_some(()).ok_or_else(|| {
+                format!("{} is absent: build it (cargo build --release -p cli) or set IPCSPACE_BIN", place.display())
+            })
+        }
+    }
+}
+
+/// The command: of `IPCSPACE_BIN`, else the one beside this executable.
+fn ipcspace() -> PathBuf {
+    env::var_os("IPCSPACE_BIN").map_or_else(|| this_executable().with_file_name("ipcspace"), PathBuf::from)
+}
+
+fn this_executable() -> PathBuf {
+    env::current_exe().expect("/proc/self/exe can be read")
+}
+
+/// Starts this executable again for one case; an `Err` says what went wrong.
+fn run_apart(door: Door, case: &Case) -> Result<(), String> {
+    let mut command = match door {
+        Door::Kernel => in_new_kernel_namespace(case),
+        Door::Preload => in_namespace_of_ours(case),
+    };
+    let Output { status, stdout, stderr } =
+        command.args(["--here", case.name]).output().map_err(|error| format!("{error}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut report = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    if status.signal() == Some(libc::SIGALRM) || status.code() == Some(128 + libc::SIGALRM) {
+        report += &format!("it hung for {WATCHDOG_S} s");
+    } else if status.code() != Some(1) {
+        report += &format!("it ended with {status}");
+    }
+    Err(report)
+}
+
+fn in_new_kernel_namespace(case: &Case) -> Command {
+    let limits = case.limits;
+    let mut command = Command::new(this_executable());
+    // SAFETY: between fork and exec of a process with one thread; opening files is allowed there.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::unshare(libc::CLONE_NEWIPC) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            limits.iter().try_for_each(|(name, value)| {
+                fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value)
+            })
+        });
+    }
+    command
+}
+
+fn in_namespace_of_ours(case: &Case) -> Command {
+    let mut command = Command::new(ipcspace());
+    command.args(["run", "--kill"]);
+    for (name, value) in case.limits {
+        command.arg("--sysctl").arg(format!("{name}={value}"));
+    }
+    command.arg("--").arg(this_executable());
+    command
+}
+
+/// Runs the case `name` in this process: 0 if it passes, else 1 and the reason on standard output.
+pub(crate) fn run_here(mut cases: impl Iterator<Item = &'static Case>, name: &str) -> ExitCode {
+    let Some(case) = cases.find(|case| case.name == name) else {
+        println!("no case is named {name}");
+        return ExitCode::FAILURE;
+    };
+    // SAFETY: passes a number.
+    unsafe { libc::alarm(WATCHDOG_S) };
+    match (case.run)() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            println!("{}", failure.0);
+            ExitCode::FAILURE
+        }
+    }
+}
