@@ -119,8 +119,8 @@ impl Keeper {
     }
 
     fn serve(&mut self) -> Result<(), Failure> {
+        let mut wanted = self.namespace.dispatch();
         loop {
-            let wanted = self.namespace.dispatch();
             self.wait(wanted)?;
             while self.signals.read_signal()?.is_some() {}
             if self.exec_failed()? {
@@ -129,6 +129,8 @@ impl Keeper {
             self.hear_front();
             self.see_children();
             self.mend();
+            // Before the last question, as its answer may be that the last client has gone.
+            wanted = self.namespace.dispatch();
             if self.has_ended() {
                 return Ok(());
             }
