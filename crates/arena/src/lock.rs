@@ -132,12 +132,17 @@ impl Lock {
     /// Marks the lock as the kernel would if `tid` had died with it, and wakes a waiter. For deaths that the
     /// kernel did not see, found by the broker. Returns whether it was still `tid`'s.
     pub fn declare_dead<H: Host>(&self, host: &H, tid: u32) -> bool {
-        let seen = self.word.load(Relaxed);
-        let ours = seen & TID_MASK == tid && tid != 0;
-        let done = ours && self.word.compare_exchange(seen, seen & WAITERS | OWNER_DIED, AcqRel, Relaxed).is_ok();
-        if done {
-            host.wake(&self.word, 1);
+        let mut seen = self.word.load(Relaxed);
+        while seen & TID_MASK == tid && tid != 0 {
+            // Fails if a waiter announces itself meanwhile.
+            match self.word.compare_exchange(seen, seen & WAITERS | OWNER_DIED, AcqRel, Relaxed) {
+                Ok(_) => {
+                    host.wake(&self.word, 1);
+                    return true;
+                }
+                Err(now) => seen = now,
+            }
         }
-        done
+        false
     }
 }

@@ -131,6 +131,7 @@ crate::shared! {
         spans: [AtomicU32; THREAD_SPANS],
     }
 }
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<SpanDesc>() == 64);
 const _: () = assert!(size_of::<SlabHeader>() as u64 <= HEADER_OFFSET);
 const THREAD_SPANS_OFFSET: u64 = 8192;

@@ -71,7 +71,9 @@ crate::shared! {
         pub(crate) log: [AtomicU64; 2 * LOG_INLINE],
     }
 }
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<ThreadSlot>() <= 4096);
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(core::mem::offset_of!(ThreadSlot, waiter) % 64 == 0);
 
 impl Magazine {
@@ -135,7 +137,9 @@ crate::shared! {
         pad2: [AtomicI32; 5],
     }
 }
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(size_of::<ProcSlot>() == PROC_SLOT_SIZE);
+#[cfg(not(any(loom, shuttle)))]
 const _: () = assert!(core::mem::offset_of!(ProcSlot, liveness) == LIVENESS_OFFSET);
 
 impl ProcSlot {

@@ -1,4 +1,6 @@
 //! The atomics, in one place, so that a model checker can take their place.
+//!
+//! A model's atomics are larger: what the crate asserts of layouts is asserted of the real ones only.
 
 #[cfg(not(any(loom, shuttle)))]
 pub use core::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
