@@ -342,7 +342,7 @@ fn with_kill_nobody_is_left() {
 
 #[test]
 fn when_the_front_is_killed_the_command_goes_too() {
-    let mut running = Running::start(shell("trap '' HUP TERM; echo $$; sleep 600 & wait"));
+    let mut running = Running::start(shell("trap '' HUP TERM; sleep 600 & echo $$; wait"));
     running.front.kill().unwrap();
     until("the command is killed and reaped", || stat(running.command).is_none());
     // Its child lives on, and so does the namespace.
