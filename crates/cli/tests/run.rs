@@ -21,6 +21,9 @@ fn run(arguments: &[&str]) -> Command {
     command
 }
 
+/// A path without directories that this user may not search, where execvp(3) says EACCES for what it doesn't find.
+const PATH: &str = "/usr/bin:/bin";
+
 fn shell(script: &str) -> Command {
     run(&["--", "sh", "-c", script])
 }
@@ -118,13 +121,14 @@ fn without_a_command_the_codes_are_those_of_env() {
     assert_eq!(status(&["--no-such-option", "true"]).code(), Some(125));
     assert_eq!(status(&["--", "/etc/passwd"]).code(), Some(126));
     assert_eq!(status(&["--", "/"]).code(), Some(126));
-    assert_eq!(status(&["--", "no-such-program"]).code(), Some(127));
+    let unknown = run(&["--", "no-such-program"]).env("PATH", PATH).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(127));
     assert_eq!(status(&["--", "/no/such/program"]).code(), Some(127));
 }
 
 #[test]
 fn what_cannot_be_run_is_named() {
-    let output = run(&["--", "no-such-program"]).output().unwrap();
+    let output = run(&["--", "no-such-program"]).env("PATH", PATH).output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(message, "ipcspace: cannot run 'no-such-program': No such file or directory\n");
 }

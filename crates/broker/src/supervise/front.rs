@@ -82,7 +82,7 @@ impl Front {
             return;
         }
         let value = (info.ssi_code == libc::SI_QUEUE).then_some(info.ssi_ptr);
-        self.request(Request::Signal { signal, value });
+        self.request(Request::Signal { signal, value, serial: self.stops_seen });
     }
 
     /// Whether a signal is no business of the command, or is known to have reached it.
@@ -110,7 +110,9 @@ impl Front {
     fn request(&self, request: Request) {
         match (&self.link, self.command, request) {
             (Some(link), _, request) => link.send(&request),
-            (None, Some(command), Request::Signal { signal, value }) => os::signal(command, signal, value),
+            (None, Some(command), Request::Signal { signal, value, .. }) => {
+                os::signal(command, signal, value)
+            }
             (None, Some(command), Request::Continue { .. }) => os::signal(command, libc::SIGCONT, None),
             (None, None, _) => {}
         }

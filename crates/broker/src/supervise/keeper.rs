@@ -26,6 +26,8 @@ use super::{Failure, Job, Namespace};
 
 /// How long until an act that may have met a race is repeated.
 const AGAIN: Duration = Duration::from_millis(20);
+/// Signals of job control that stop a process.
+const STOPS: [i32; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 /// How long the front waits for those that `--kill` can't end: in the kernel, or of another user.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -185,7 +187,13 @@ impl Keeper {
     fn hear_front(&mut self) {
         while let Some(link) = self.link.as_ref().filter(|link| is_readable(link.as_fd())) {
             match link.receive() {
-                Ok(Some(Request::Signal { signal, value })) => self.signal_command(signal, value),
+                Ok(Some(Request::Signal { signal, value, serial })) => {
+                    // What stopped the command already, as it was meant for the whole group, must not stop it again.
+                    self.see_children();
+                    if !STOPS.contains(&signal) || serial == self.stops {
+                        self.signal_command(signal, value);
+                    }
+                }
                 Ok(Some(Request::Continue { serial })) => {
                     self.front_stops &= serial != self.stops;
                     // The news of a continuation that everybody got may not have been read yet.

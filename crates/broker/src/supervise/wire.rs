@@ -29,8 +29,8 @@ pub(super) enum Event {
 /// From the front to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// Send this signal to the command, with its value if it came by sigqueue(3).
-    Signal { signal: i32, value: Option<u64> },
+    /// Send this signal to the command, with its value if it came by sigqueue(3). The front knew of `serial` stops then.
+    Signal { signal: i32, value: Option<u64>, serial: i32 },
     /// The front has been continued: end the command's stop of this serial, if it is still in it.
     Continue { serial: i32 },
 }
@@ -84,9 +84,9 @@ impl Message for Request {
     fn encode(&self) -> Vec<u8> {
         match self {
             Request::Continue { serial } => packet(0, &[*serial]),
-            Request::Signal { signal, value: None } => packet(1, &[*signal]),
-            Request::Signal { signal, value: Some(value) } => {
-                let mut bytes = packet(2, &[*signal]);
+            Request::Signal { signal, value: None, serial } => packet(1, &[*signal, *serial]),
+            Request::Signal { signal, value: Some(value), serial } => {
+                let mut bytes = packet(2, &[*signal, *serial]);
                 bytes.extend(value.to_ne_bytes());
                 bytes
             }
@@ -97,10 +97,10 @@ impl Message for Request {
         let (kind, rest) = packet.split_first()?;
         Some(match kind {
             0 => Request::Continue { serial: word(rest, 0)? },
-            1 => Request::Signal { signal: word(rest, 0)?, value: None },
+            1 => Request::Signal { signal: word(rest, 0)?, value: None, serial: word(rest, 1)? },
             2 => {
-                let value = u64::from_ne_bytes(rest.get(4..12)?.try_into().ok()?);
-                Request::Signal { signal: word(rest, 0)?, value: Some(value) }
+                let value = u64::from_ne_bytes(rest.get(8..16)?.try_into().ok()?);
+                Request::Signal { signal: word(rest, 0)?, value: Some(value), serial: word(rest, 1)? }
             }
             _ => return None,
         })
@@ -177,8 +177,8 @@ mod tests {
         let (front, broker) = Link::pair().unwrap();
         let requests = [
             Request::Continue { serial: 3 },
-            Request::Signal { signal: 15, value: None },
-            Request::Signal { signal: 34, value: Some(u64::MAX - 1) },
+            Request::Signal { signal: 15, value: None, serial: 2 },
+            Request::Signal { signal: 34, value: Some(u64::MAX - 1), serial: 7 },
         ];
         for request in &requests {
             front.send(request);
