@@ -1,2 +1,159 @@
-//! x
-fn main() {}
+//! `differential --calls N --seed S [--area msg|sem|all] [--door preload|kernel]`: random sequences of calls on
+//! the kernel and on ours.
+//!
+//! Prints each difference as a short program with both results; the last line is `N calls, D differences`, and
+//! the exit code 1 if there are any. `--door kernel` compares the kernel with itself, to check the comparison.
+//!
+//! Missing: shared memory. Below preload, limits are those a sequence begins with, and all tasks are of one uid.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, ValueEnum};
+use differential::{Abilities, Difference, Generator, Kind, Limits, Make, explore};
+use world::{Call, Processes, Start, World, run_worker_if_asked};
+
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many calls to make
+    #[arg(long, default_value_t = 300_000)]
+    calls: u64,
+    /// Another seed makes other calls
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// What the calls are about
+    #[arg(long, default_value = "all")]
+    area: Area,
+    /// What is compared with the kernel
+    #[arg(long, default_value = "preload")]
+    door: Door,
+    /// Calls in one namespace, before the next begins
+    #[arg(long, default_value_t = 2000)]
+    sequence: u64,
+    /// Stop after so many differences
+    #[arg(long, default_value_t = 10)]
+    differences: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Area {
+    Msg,
+    Sem,
+    Shm,
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Door {
+    Preload,
+    Kernel,
+}
+
+fn main() -> ExitCode {
+    run_worker_if_asked();
+    let args = Args::parse();
+    match compare(&args) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("differential: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The number of differences.
+fn compare(args: &Args) -> Result<u64, String> {
+    let kinds: &[Kind] = match args.area {
+        Area::Msg => &[Kind::Msg],
+        Area::Sem => &[Kind::Sem],
+        Area::All => &[Kind::Msg, Kind::Sem],
+        Area::Shm => return Err("shared memory is not part of ipcspace yet".into()),
+    };
+    let ipcspace = match args.door {
+        Door::Preload => Some(ipcspace()?),
+        Door::Kernel => None,
+    };
+    let other = |limits: &Limits| match &ipcspace {
+        Some(ipcspace) => below(ipcspace, limits),
+        None => kernel(limits),
+    };
+    let abilities = match &ipcspace {
+        Some(ipcspace) => Abilities { sysctl: writes_limits(ipcspace), other_users: false },
+        None => Abilities { sysctl: true, other_users: is_root() },
+    };
+    let make: [Make<'_>; 2] = [&kernel, &other];
+    let (mut calls, mut differences, mut sequence) = (0, 0, 0);
+    while calls < args.calls && differences < args.differences {
+        let mut generator = Generator::new(seed(args.seed, sequence), kinds, abilities);
+        sequence += 1;
+        let limits = generator.limits();
+        let run = explore(make, &limits, &mut generator, args.sequence.min(args.calls - calls));
+        calls += run.calls;
+        if run.differs {
+            differences += 1;
+            println!("difference {differences}, in sequence {sequence}, after {calls} calls:");
+            match Difference::shrunk(make, &limits, &run.steps) {
+                Some(difference) => println!("{difference}"),
+                None => println!(
+                    "  not seen again when the {} steps were played once more; the last were\n{}",
+                    run.steps.len(),
+                    run.end(&limits)
+                ),
+            }
+        }
+    }
+    println!("{calls} calls, {differences} differences");
+    Ok(differences)
+}
+
+fn seed(seed: u64, sequence: u64) -> u64 {
+    seed.wrapping_mul(1_000_003).wrapping_add(sequence)
+}
+
+fn is_root() -> bool {
+    // SAFETY: no pointers, no failure.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn kernel(limits: &Limits) -> Box<dyn World> {
+    let mut world = Processes::start(&Start::kernel()).expect("the worker's executable");
+    if !limits.is_empty() {
+        let task = world.spawn();
+        for (name, value) in limits {
+            world.call(task, &Call::WriteSysctl { name: name.clone(), value: value.clone() }).ok();
+        }
+        world.kill(task);
+    }
+    Box::new(world)
+}
+
+fn below(ipcspace: &Path, limits: &Limits) -> Box<dyn World> {
+    let mut prefix = vec![ipcspace.as_os_str().to_owned(), "run".into()];
+    for (name, value) in limits {
+        prefix.extend(["--sysctl".into(), format!("{name}={value}").into()]);
+    }
+    prefix.push("--".into());
+    Box::new(Processes::start(&Start::below(prefix)).expect("ipcspace"))
+}
+
+/// The command under test.
+fn ipcspace() -> Result<PathBuf, String> {
+    if let Some(path) = env::var_os("IPCSPACE_BIN") {
+        return Ok(path.into());
+    }
+    let beside = env::current_exe().map_err(|error| error.to_string())?.with_file_name("ipcspace");
+    if !beside.exists() {
+        let beside = beside.display();
+        return Err(format!(
+            "{beside} is missing: `cargo build --release -p cli`, or name another by IPCSPACE_BIN"
+        ));
+    }
+    Ok(beside)
+}
+
+/// Does the command change limits of a namespace that is in use?
+fn writes_limits(ipcspace: &Path) -> bool {
+    Command::new(ipcspace).args(["sysctl", "--help"]).output().is_ok_and(|output| output.status.success())
+}

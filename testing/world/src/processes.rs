@@ -69,6 +69,8 @@ struct Task {
     watch: Watch,
     channel: Channel,
     phase: Phase,
+    /// Its call is one that may sleep for ever.
+    sleeps: bool,
     /// It has a timeout that is to be waited for.
     expires: bool,
 }
@@ -152,6 +154,7 @@ impl Processes {
             watch: Watch::new(hello.pid, hello.tid).expect("/proc/PID/task/TID of a worker"),
             channel,
             phase: Phase::Idle,
+            sleeps: false,
             expires: false,
         };
         match self.tasks.get_mut(expected as usize) {
@@ -174,6 +177,7 @@ impl Processes {
             worker.phase
         );
         worker.phase = Phase::InCall { at_rest: false };
+        worker.sleeps = may_sleep(call);
         worker.expires = matches!(call, Call::Semtimedop { timeout, .. } if is_short(timeout));
         let sent = worker.channel.send(&wire::Command { call: call.clone(), child });
         if sent.is_err() {
@@ -244,7 +248,8 @@ impl Processes {
         let mut first = Vec::new();
         for task in self.tasks.iter_mut().filter(|task| task.in_call() && !self.stopped.contains(&task.pid)) {
             match task.watch.look() {
-                Look::Asleep { .. } if task.expires => return false,
+                // Other calls sleep too, in passing: glibc's setuid waits for the other threads.
+                Look::Asleep { .. } if task.expires || !task.sleeps => return false,
                 Look::Busy => return false,
                 Look::Gone if gone(task) => task.phase = Phase::Dead,
                 Look::Gone => return false,
@@ -412,6 +417,10 @@ impl Drop for Processes {
             thread::sleep(Duration::from_micros(200));
         }
     }
+}
+
+fn may_sleep(call: &Call) -> bool {
+    matches!(call, Call::Msgsnd { .. } | Call::Msgrcv { .. } | Call::Semop { .. } | Call::Semtimedop { .. })
 }
 
 fn is_short(timeout: &Timeout) -> bool {

@@ -1,0 +1,289 @@
+//! Two worlds that go through the same steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use world::{Call, Reply, State, TaskId, World};
+
+use crate::step::{Action, Id, Name, Step};
+use crate::tolerated;
+
+/// The limits that a sequence begins with: sysctl names and values.
+pub type Limits = Vec<(String, String)>;
+
+/// Makes a fresh world with these limits.
+pub type Make<'a> = &'a dyn Fn(&Limits) -> Box<dyn World>;
+
+/// What one task is seen to do after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Its call has returned.
+    Done(Reply),
+    /// Anything else.
+    Else(State),
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Seen::Done(reply) => write!(f, "{reply}"),
+            Seen::Else(State::Blocked) => f.write_str("asleep"),
+            Seen::Else(state) => write!(f, "{state:?}"),
+        }
+    }
+}
+
+/// What a task did after a step, in either world.
+#[derive(Debug, Clone)]
+pub struct Observation {
+    /// Who.
+    pub task: Name,
+    /// In the first world (the kernel) and in the second.
+    pub seen: [Seen; 2],
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It makes no sense here (its task is asleep or dead, its object unknown), or its outcome is a race.
+    Skipped,
+    /// The observations, equal or not, of the tasks that came to something.
+    Ran(Vec<Observation>),
+}
+
+/// A task that is alive, in both worlds.
+#[derive(Debug, Clone)]
+pub struct Task {
+    ids: [TaskId; 2],
+    /// The task that is the first of the same process.
+    pub leader: Name,
+    /// The call it is in; between two steps that means asleep.
+    pub in_call: Option<Call>,
+    /// It is stopped.
+    pub stopped: bool,
+}
+
+/// Two worlds.
+pub struct Lockstep {
+    worlds: [Box<dyn World>; 2],
+    /// Those alive.
+    pub tasks: BTreeMap<Name, Task>,
+    /// Ids, by the name of the call that gave them.
+    pub objects: BTreeMap<Name, i32>,
+    /// Which processes, by their first task, handle which signals.
+    pub handles: BTreeSet<(Name, i32)>,
+    /// Names by the worlds' own numbers; the dead stay.
+    names: [BTreeMap<TaskId, Name>; 2],
+}
+
+impl Lockstep {
+    /// Two fresh worlds.
+    pub fn new(make: [Make<'_>; 2], limits: &Limits) -> Lockstep {
+        Lockstep {
+            worlds: make.map(|make| make(limits)),
+            tasks: BTreeMap::new(),
+            objects: BTreeMap::new(),
+            handles: BTreeSet::new(),
+            names: [BTreeMap::new(), BTreeMap::new()],
+        }
+    }
+
+    /// The calls asleep on the object of `call`.
+    fn sleepers(&self, call: &Call) -> Vec<(Name, Call)> {
+        let Some(wanted) = object(call) else { return Vec::new() };
+        let asleep = self.tasks.iter().filter_map(|(name, task)| Some((*name, task.in_call.clone()?)));
+        asleep.filter(|(_, call)| object(call) == Some(wanted)).collect()
+    }
+
+    /// The call with its object's id, if that is known.
+    fn resolve(&self, call: &Call<Id>) -> Option<Call> {
+        let mut known = true;
+        let mut look = |name| match self.objects.get(&name) {
+            Some(id) => *id,
+            None => {
+                known = false;
+                0
+            }
+        };
+        let call = call.clone().map_id(|id| match id {
+            Id::Of(name) => look(name),
+            Id::Stale(name) => look(name).wrapping_add(32768),
+            Id::Index(name) => look(name) % 32768,
+            Id::Raw(id) => id,
+        });
+        known.then_some(call)
+    }
+
+    /// Takes the step in both worlds and waits until they are at rest.
+    pub fn step(&mut self, step: &Step) -> Outcome {
+        if let Action::Spawn = step.action {
+            let ids = [self.worlds[0].spawn(), self.worlds[1].spawn()];
+            self.add(step.makes, ids, step.makes);
+            return Outcome::Ran(Vec::new());
+        }
+        if !self.tasks.contains_key(&step.task) {
+            return Outcome::Skipped;
+        }
+        match &step.action {
+            Action::Call(call) => match self.resolve(call) {
+                Some(call) if self.sensible(step.task, &call) => self.call(step, call),
+                _ => Outcome::Skipped,
+            },
+            Action::Signal(signal) if !self.sensible_signal(step.task, *signal) => Outcome::Skipped,
+            Action::Signal(signal) => self.signal(step.task, *signal),
+            Action::Kill | Action::Spawn => {
+                let ids = self.tasks[&step.task].ids;
+                self.both(|world, side| world.kill(ids[side]));
+                self.observe()
+            }
+        }
+    }
+
+    fn sensible(&self, task: Name, call: &Call) -> bool {
+        let leads = self.tasks[&task].leader == task;
+        let fits = match call {
+            Call::Exec => leads,
+            Call::ExitThread => !leads,
+            // glibc interrupts the other threads with a signal of its own.
+            Call::SetIds { .. } => self.process(self.tasks[&task].leader).count() == 1,
+            _ => true,
+        };
+        let free = self.tasks[&task].in_call.is_none() && !self.tasks[&task].stopped;
+        free && fits && !tolerated::races(call, &self.sleepers(call))
+    }
+
+    fn sensible_signal(&self, task: Name, signal: i32) -> bool {
+        let Task { leader, stopped, .. } = self.tasks[&task];
+        match signal {
+            // A process that is stopped while it sleeps in a call: the doors differ from the kernel, by design.
+            libc::SIGSTOP => self.process(leader).all(|task| task.in_call.is_none()),
+            libc::SIGCONT => true,
+            signal => !stopped && self.handles.contains(&(leader, signal)),
+        }
+    }
+
+    fn process(&self, leader: Name) -> impl Iterator<Item = &Task> {
+        self.tasks.values().filter(move |task| task.leader == leader)
+    }
+
+    fn signal(&mut self, task: Name, signal: i32) -> Outcome {
+        let Task { ids, leader, .. } = self.tasks[&task];
+        self.both(|world, side| world.signal(ids[side], signal));
+        if matches!(signal, libc::SIGSTOP | libc::SIGCONT) {
+            for task in self.tasks.values_mut().filter(|task| task.leader == leader) {
+                task.stopped = signal == libc::SIGSTOP;
+            }
+        }
+        self.observe()
+    }
+
+    fn call(&mut self, step: &Step, call: Call) -> Outcome {
+        let ids = self.tasks[&step.task].ids;
+        self.both(|world, side| world.start(ids[side], &call));
+        self.tasks.get_mut(&step.task).expect("checked by step").in_call = Some(call.clone());
+        let states = self.come_to_rest();
+        let own = states.iter().find(|(name, _, _)| *name == step.task);
+        if let Some((_, _, [State::Done(first), State::Done(second)])) = own {
+            self.record(step, &call, [first.ret, second.ret].map(|ret| ret as TaskId), first);
+        }
+        Outcome::Ran(self.observations(states))
+    }
+
+    /// What the call that has returned has made.
+    fn record(&mut self, step: &Step, call: &Call, ids: [TaskId; 2], reply: &Reply) {
+        let leader = self.tasks.get(&step.task).map_or(step.task, |task| task.leader);
+        match call {
+            _ if reply.errno != 0 => {}
+            Call::Msgget { .. } | Call::Semget { .. } => {
+                self.objects.insert(step.makes, reply.ret as i32);
+            }
+            Call::Fork => {
+                let inherited: Vec<_> =
+                    self.handles.iter().filter(|(of, _)| *of == leader).copied().collect();
+                self.handles.extend(inherited.into_iter().map(|(_, signal)| (step.makes, signal)));
+                self.add(step.makes, ids, step.makes);
+            }
+            Call::SpawnThread => {
+                self.add(step.makes, ids, leader);
+            }
+            Call::Exec => self.handles.retain(|(of, _)| *of != leader),
+            Call::Handler { signal, .. } => {
+                self.handles.insert((leader, *signal));
+            }
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, name: Name, ids: [TaskId; 2], leader: Name) {
+        self.tasks.insert(name, Task { ids, leader, in_call: None, stopped: false });
+        for (names, id) in self.names.iter_mut().zip(ids) {
+            names.insert(id, name);
+        }
+    }
+
+    fn both(&mut self, mut act: impl FnMut(&mut dyn World, usize)) {
+        for (side, world) in self.worlds.iter_mut().enumerate() {
+            act(world.as_mut(), side);
+        }
+    }
+
+    fn observe(&mut self) -> Outcome {
+        let states = self.come_to_rest();
+        Outcome::Ran(self.observations(states))
+    }
+
+    /// Waits for both worlds, and gives the tasks that were in a call, or are dead.
+    fn come_to_rest(&mut self) -> Vec<(Name, Option<Call>, [State; 2])> {
+        self.both(|world, _| world.settle());
+        let mut states = Vec::new();
+        for (name, task) in &mut self.tasks {
+            let now = [0, 1].map(|side| self.worlds[side].poll(task.ids[side]));
+            let was = task.in_call.clone();
+            if now[0] != State::Blocked {
+                task.in_call = None;
+            }
+            if was.is_some() || now[0] != now[1] || now[0] == State::Dead {
+                states.push((*name, was, now));
+            }
+        }
+        for (name, _, now) in &states {
+            if now[0] == State::Dead {
+                self.tasks.remove(name);
+            }
+        }
+        states
+    }
+
+    fn observations(&self, states: Vec<(Name, Option<Call>, [State; 2])>) -> Vec<Observation> {
+        let observation = |(task, call, [first, second]): (Name, Option<Call>, [State; 2])| {
+            let seen = [self.seen(0, call.as_ref(), first), self.seen(1, call.as_ref(), second)];
+            Observation { task, seen }
+        };
+        states.into_iter().map(observation).collect()
+    }
+
+    fn seen(&self, side: usize, call: Option<&Call>, state: State) -> Seen {
+        match (state, call) {
+            (State::Done(reply), Some(call)) => {
+                let task_of = |pid| self.name_of(side, pid);
+                Seen::Done(tolerated::comparable(call, reply, task_of))
+            }
+            (state, _) => Seen::Else(state),
+        }
+    }
+
+    /// The name of the task, dead or alive, that has or had this pid.
+    fn name_of(&self, side: usize, pid: i32) -> Option<Name> {
+        let id = self.worlds[side].task_of(pid)?;
+        self.names[side].get(&id).copied()
+    }
+}
+
+/// What a call acts on: objects of different kinds may have the same id.
+fn object(call: &Call) -> Option<(bool, i32)> {
+    match call {
+        Call::Msgsnd { id, .. } | Call::Msgrcv { id, .. } | Call::Msgctl { id, .. } => Some((true, *id)),
+        Call::Semop { id, .. } | Call::Semtimedop { id, .. } | Call::Semctl { id, .. } => Some((false, *id)),
+        _ => None,
+    }
+}

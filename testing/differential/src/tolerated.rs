@@ -1,0 +1,50 @@
+//! What may differ between two worlds, each with its reason; all else must be equal.
+//!
+//! Left out of the comparison ([`comparable`]): clocks, of which only "never" and "some time" are told apart,
+//! and pids, which are compared as tasks. Never put to the comparison ([`races`]): steps whose outcome is a
+//! race in the kernel itself.
+
+use world::{Call, Data, Reply};
+
+use crate::step::Name;
+
+/// What a call of one world gave back, without what may differ.
+pub fn comparable(call: &Call, mut reply: Reply, task_of: impl Fn(i32) -> Option<Name>) -> Reply {
+    // Numbers that no pid has tell "nobody", a task, and a stranger apart.
+    let task = |pid: i32| match pid {
+        0 => 0,
+        pid => task_of(pid).map_or(-1, |task| task as i32),
+    };
+    let clock = |seconds: &mut i64| *seconds = i64::from(*seconds != 0);
+    match &mut reply.data {
+        Data::MsgStat(stat) => {
+            (stat.lspid, stat.lrpid) = (task(stat.lspid), task(stat.lrpid));
+            [&mut stat.stime, &mut stat.rtime, &mut stat.ctime].into_iter().for_each(clock);
+        }
+        Data::SemStat(stat) => [&mut stat.otime, &mut stat.ctime].into_iter().for_each(clock),
+        _ => {}
+    }
+    match call {
+        Call::Semctl { cmd: libc::GETPID, .. } if reply.errno == 0 => {
+            reply.ret = i64::from(task(reply.ret as i32));
+        }
+        // The number of the task that was made is the world's own.
+        Call::Fork | Call::SpawnThread if reply.errno == 0 => reply.ret = 0,
+        _ => {}
+    }
+    reply
+}
+
+/// Would the outcome of `call` depend on which of several woken tasks the kernel runs first? `sleepers` are the
+/// calls asleep on the same object.
+pub fn races(call: &Call, sleepers: &[(Name, Call)]) -> bool {
+    let senders = sleepers.iter().filter(|(_, call)| matches!(call, Call::Msgsnd { .. })).count();
+    match call {
+        // All senders that fit now are woken, and try for themselves: who comes first, and whose message is first
+        // in the queue, is open.
+        Call::Msgrcv { .. } => senders > 1,
+        // So are all receivers, which queue up again in the order they happen to run.
+        Call::Msgctl { cmd: libc::IPC_SET, .. } => sleepers.len() > 1,
+        _ => false,
+    }
+}
