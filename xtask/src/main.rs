@@ -1,2 +1,45 @@
-//! x
-fn main() {}
+//! The project's chores.
+//!
+//! - `cargo xtask tidy`: what no compiler checks: arrows of dependency, places of `unsafe`, file heads, paths.
+//! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed` steps.
+//!
+//! Missing: the long runs of the crash and differential tests, and the benchmark, which are started by hand.
+#![forbid(unsafe_code)]
+
+mod steps;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The project's chores.
+#[derive(Parser)]
+enum Chore {
+    /// Check what no compiler checks
+    Tidy,
+    /// Build the command and run every test with it
+    Test,
+}
+
+fn main() -> ExitCode {
+    let done = match Chore::parse() {
+        Chore::Tidy => tidy::run(&root()),
+        Chore::Test => steps::run(&root()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own).to_owned()
+}

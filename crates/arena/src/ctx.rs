@@ -247,7 +247,9 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// Marks the lock that `slot` holds as its dead thread's, where the kernel did not.
     pub fn declare_dead(&self, slot: &ThreadSlot, tid: u32) {
         let offset = slot.locked.load(Relaxed);
-        if offset != 0 && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset) {
+        if offset != 0
+            && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset)
+        {
             lock.declare_dead(self.host, tid);
         }
     }
@@ -264,5 +266,4 @@ impl<'a, H: Host> Ctx<'a, H> {
     pub fn release_slot(&self, slot: &ThreadSlot) {
         slot.release();
     }
-
 }

@@ -186,11 +186,19 @@ impl Owed {
     #[expect(clippy::cast_possible_truncation, reason = "the halves")]
     fn unpack(word: u64) -> Owed {
         let phase = if word & 0b11 == Phase::Retry as u64 { Phase::Retry } else { Phase::Done };
-        Owed { waiter: Handle((word >> 32) as u32), state: (word as u32 & !0b11) | Phase::Waiting as u32, phase }
+        Owed {
+            waiter: Handle((word >> 32) as u32),
+            state: (word as u32 & !0b11) | Phase::Waiting as u32,
+            phase,
+        }
     }
 }
 
-fn far_entry<'a, H: Host>(ctx: &Ctx<'a, H>, slot: &Ref<'a, ThreadSlot>, at: usize) -> Option<Ref<'a, [AtomicU64]>> {
+fn far_entry<'a, H: Host>(
+    ctx: &Ctx<'a, H>,
+    slot: &Ref<'a, ThreadSlot>,
+    at: usize,
+) -> Option<Ref<'a, [AtomicU64]>> {
     let far = at.checked_sub(LOG_INLINE)?;
     let block = Handle(slot.log_ext.get(far / PER_EXTENT)?.load(Relaxed)).some()?;
     ctx.arena.array(ctx.host, block, (far % PER_EXTENT) as u64 * 16, 2).ok()
@@ -280,7 +288,9 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// Puts the lock right that `slot` held when its thread died, and wakes whom it owed a wake-up.
     pub(crate) fn recover_slot(&self, slot: &Ref<'a, ThreadSlot>) {
         let offset = slot.locked.load(Relaxed);
-        if offset != 0 && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset) {
+        if offset != 0
+            && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset)
+        {
             // Taking it is the recovery.
             drop(Tx::begin(self, lock));
             slot.locked.store(0, Relaxed);

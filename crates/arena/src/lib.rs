@@ -41,9 +41,11 @@ pub use handle::Handle;
 pub use host::Host;
 pub use journal::{Tx, Word};
 pub use lock::Lock;
-pub use map::{Arena, Ref, Shared, SharedBytes, EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS, ROOT_MAX};
+pub use map::{Arena, EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS, ROOT_MAX, Ref, Shared, SharedBytes};
 pub use slab::{Class, SPAN};
-pub use slots::{InFlight, ProcSlot, ThreadSlot, LIVENESS_OFFSET, PROC_SLOT_SIZE, SLOT_DEAD, SLOT_FREE, SLOT_LIVE};
+pub use slots::{
+    InFlight, LIVENESS_OFFSET, PROC_SLOT_SIZE, ProcSlot, SLOT_DEAD, SLOT_FREE, SLOT_LIVE, ThreadSlot,
+};
 pub use waitq::{Phase, Waiter};
 
 /// Why an operation on the arena failed.

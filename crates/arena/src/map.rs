@@ -173,9 +173,9 @@ impl Arena {
 
     /// Forgets all mappings. The caller unmaps them, and nobody may use references from before.
     pub fn forget(&self) -> impl Iterator<Item = (u32, NonNull<u8>)> + '_ {
-        (0u32..).zip(&self.extents).filter_map(|(i, e)| {
-            NonNull::new(e.swap(core::ptr::null_mut(), AcqRel)).map(|start| (i, start))
-        })
+        (0u32..)
+            .zip(&self.extents)
+            .filter_map(|(i, e)| NonNull::new(e.swap(core::ptr::null_mut(), AcqRel)).map(|start| (i, start)))
     }
 
     /// Bytes of the extent that are mapped and used.
@@ -200,7 +200,8 @@ impl Arena {
     pub(crate) fn address<H: Host>(&self, host: &H, offset: u64, len: u64) -> Result<NonNull<u8>> {
         let index = offset >> EXTENT_SHIFT;
         let within = offset & (EXTENT - 1);
-        if index >= MAX_EXTENTS as u64 || within + len > EXTENT || (index == 0 && offset + len > FIRST_EXTENT) {
+        if index >= MAX_EXTENTS as u64 || within + len > EXTENT || (index == 0 && offset + len > FIRST_EXTENT)
+        {
             return Err(ArenaError::Corrupt);
         }
         let start = match NonNull::new(self.extents[index as usize].load(Relaxed)) {
@@ -239,7 +240,13 @@ impl Arena {
 
     /// `count` atomics from `byte` bytes into a block.
     #[inline(always)]
-    pub fn array<T: Shared, H: Host>(&self, host: &H, block: Handle, byte: u64, count: usize) -> Result<Ref<'_, [T]>> {
+    pub fn array<T: Shared, H: Host>(
+        &self,
+        host: &H,
+        block: Handle,
+        byte: u64,
+        count: usize,
+    ) -> Result<Ref<'_, [T]>> {
         let offset = block.offset().checked_add(byte).ok_or(ArenaError::Corrupt)?;
         if block.is_null() || offset % align_of::<T>() as u64 != 0 || count > EXTENT as usize {
             return Err(ArenaError::Corrupt);

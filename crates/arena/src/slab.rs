@@ -199,7 +199,8 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// `NoMemory`.
     #[inline(always)]
     pub fn alloc_class(&self, class: Class) -> Result<Handle> {
-        let Some(magazine) = self.slot.get().magazines.get(class.0 as usize).filter(|_| (class.0 as usize) < MAGAZINES)
+        let Some(magazine) =
+            self.slot.get().magazines.get(class.0 as usize).filter(|_| (class.0 as usize) < MAGAZINES)
         else {
             return self.alloc_direct(class);
         };
@@ -348,7 +349,13 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(())
     }
 
-    fn link(&self, tx: &mut Tx<'_, 'a, H>, head: &Ref<'a, ClassHead>, span: u32, desc: &Ref<'a, SpanDesc>) -> Result<()> {
+    fn link(
+        &self,
+        tx: &mut Tx<'_, 'a, H>,
+        head: &Ref<'a, ClassHead>,
+        span: u32,
+        desc: &Ref<'a, SpanDesc>,
+    ) -> Result<()> {
         let first = head.partial.load(Relaxed);
         tx.set(desc, |d| &d.next, first);
         tx.set(desc, |d| &d.prev, 0);
@@ -359,7 +366,13 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(())
     }
 
-    fn unlink(&self, tx: &mut Tx<'_, 'a, H>, head: &Ref<'a, ClassHead>, span: u32, desc: &Ref<'a, SpanDesc>) -> Result<()> {
+    fn unlink(
+        &self,
+        tx: &mut Tx<'_, 'a, H>,
+        head: &Ref<'a, ClassHead>,
+        span: u32,
+        desc: &Ref<'a, SpanDesc>,
+    ) -> Result<()> {
         let (next, prev) = (desc.next.load(Relaxed), desc.prev.load(Relaxed));
         if prev != 0 {
             tx.set(&self.desc(prev)?, |d| &d.next, next);
@@ -384,7 +397,8 @@ impl<'a, H: Host> Ctx<'a, H> {
             #[expect(clippy::cast_possible_truncation, reason = "below MAGAZINE")]
             let now = left as u32;
             let slot = self.slot;
-            let pushed = self.push_block(class, block, |tx| tx.set(&slot, |s| &s.magazines[class.0 as usize].count, now));
+            let pushed = self
+                .push_block(class, block, |tx| tx.set(&slot, |s| &s.magazines[class.0 as usize].count, now));
             if pushed.is_err() {
                 // The block is lost rather than the host process.
                 magazine.count.store(now, Relaxed);
@@ -447,7 +461,13 @@ impl<'a, H: Host> Ctx<'a, H> {
     }
 
     /// Takes a wholly free span out of its class, into this thread's hands.
-    fn detach(&self, tx: &mut Tx<'_, 'a, H>, head: &Ref<'a, ClassHead>, span: u32, desc: &Ref<'a, SpanDesc>) -> Result<()> {
+    fn detach(
+        &self,
+        tx: &mut Tx<'_, 'a, H>,
+        head: &Ref<'a, ClassHead>,
+        span: u32,
+        desc: &Ref<'a, SpanDesc>,
+    ) -> Result<()> {
         self.unlink(tx, head, span, desc)?;
         let slot = self.slot;
         tx.set(&slot, |s| &s.in_flight.span, span);
@@ -494,7 +514,8 @@ impl<'a, H: Host> Ctx<'a, H> {
                 if span >= MAX_SPANS {
                     return Err(ArenaError::Full);
                 }
-                let start = self.arena.address(self.host, u64::from(span) << SPAN_SHIFT, DESCRIPTORS as u64)?;
+                let start =
+                    self.arena.address(self.host, u64::from(span) << SPAN_SHIFT, DESCRIPTORS as u64)?;
                 self.host.back(start, DESCRIPTORS)?;
                 span += 1;
             }
@@ -570,7 +591,8 @@ impl<'a, H: Host> Ctx<'a, H> {
 
     /// The first wholly free span of a class's list, behind `after` if that is not 0.
     fn find_empty(&self, head: &ClassHead, after: u32) -> Result<Option<(u32, Ref<'a, SpanDesc>)>> {
-        let mut span = if after == 0 { head.partial.load(Relaxed) } else { self.desc(after)?.next.load(Relaxed) };
+        let mut span =
+            if after == 0 { head.partial.load(Relaxed) } else { self.desc(after)?.next.load(Relaxed) };
         if head.empties.load(Relaxed) == 0 {
             return Ok(None);
         }
@@ -657,6 +679,7 @@ pub(crate) fn thread_slots<'a, H: Host>(
     let per_span = Class::THREAD.per_span() as usize;
     Ok((0..count * per_span).map(move |i| {
         let span = u64::from(spans.get().spans[i / per_span].load(Relaxed));
-        Handle::from_offset((span << SPAN_SHIFT) + (i % per_span) as u64 * Class::THREAD.size()).unwrap_or_default()
+        Handle::from_offset((span << SPAN_SHIFT) + (i % per_span) as u64 * Class::THREAD.size())
+            .unwrap_or_default()
     }))
 }

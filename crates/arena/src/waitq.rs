@@ -78,6 +78,31 @@ crate::shared! {
 }
 
 impl Waiter {
+    /// A waiter that is not asleep. In an arena it needs no making: all zeros is one, but not a model's.
+    #[cfg(any(loom, shuttle))]
+    #[expect(clippy::new_without_default, reason = "for models only")]
+    pub fn new() -> Waiter {
+        use core::array::from_fn;
+        let zero = || AtomicU32::new(0);
+        Waiter {
+            state: zero(),
+            tid: zero(),
+            pid: zero(),
+            kind: zero(),
+            object: zero(),
+            id: AtomicI32::new(0),
+            list: zero(),
+            next: zero(),
+            prev: zero(),
+            next2: zero(),
+            prev2: zero(),
+            block: zero(),
+            result: AtomicI64::new(0),
+            args: from_fn(|_| AtomicU64::new(0)),
+            ops: from_fn(|_| AtomicU16::new(0)),
+        }
+    }
+
     /// Begins a sleep: returns the state that a completion must name.
     pub fn begin(&self) -> u32 {
         let seq = (self.state.load(Relaxed) >> SEQ_SHIFT).wrapping_add(1);
@@ -134,7 +159,11 @@ impl Waiter {
     ///
     /// # Errors
     /// What `sleep` returned; `interrupted` after a [`Waiter::kick`].
-    pub fn park<E>(&self, interrupted: E, mut sleep: impl FnMut(&AtomicU32, u32) -> Result<(), E>) -> Result<Phase, E> {
+    pub fn park<E>(
+        &self,
+        interrupted: E,
+        mut sleep: impl FnMut(&AtomicU32, u32) -> Result<(), E>,
+    ) -> Result<Phase, E> {
         loop {
             let seen = self.state.load(Acquire);
             if Phase::of(seen) != Phase::Waiting {

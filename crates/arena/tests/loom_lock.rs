@@ -9,7 +9,7 @@ mod model;
 
 use arena::{Handle, Lock};
 use loom::{cell::UnsafeCell, sync::Arc, thread};
-use model::{Futex, Thread};
+use model::{Futex, Thread, explore};
 
 /// The slot of the thread that dies.
 const DEAD_SLOT: Handle = Handle(7);
@@ -72,20 +72,17 @@ impl Guarded {
     }
 }
 
-fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.check(model);
-}
-
-fn spawn<T: 'static>(guarded: &Arc<Guarded>, work: impl FnOnce(&Guarded) -> T + 'static) -> thread::JoinHandle<T> {
+fn spawn<T: 'static>(
+    guarded: &Arc<Guarded>,
+    work: impl FnOnce(&Guarded) -> T + 'static,
+) -> thread::JoinHandle<T> {
     let guarded = guarded.clone();
     thread::spawn(move || work(&guarded))
 }
 
 #[test]
 fn two_threads_exclude_each_other() {
-    explore(Some(3), || {
+    explore(|| {
         let guarded = Guarded::new();
         let other = spawn(&guarded, |guarded| {
             assert_eq!(guarded.count_one(2), None);
@@ -100,9 +97,10 @@ fn two_threads_exclude_each_other() {
 
 #[test]
 fn three_threads_exclude_each_other_and_no_wake_is_lost() {
-    explore(Some(3), || {
+    explore(|| {
         let guarded = Guarded::new();
-        let others = [2, 3].map(|tid| spawn(&guarded, move |guarded| assert_eq!(guarded.count_one(tid), None)));
+        let others =
+            [2, 3].map(|tid| spawn(&guarded, move |guarded| assert_eq!(guarded.count_one(tid), None)));
         assert_eq!(guarded.count_one(1), None);
         for other in others {
             other.join().unwrap();
@@ -113,7 +111,7 @@ fn three_threads_exclude_each_other_and_no_wake_is_lost() {
 
 #[test]
 fn a_dead_holders_work_is_found_by_one_survivor_alone() {
-    explore(Some(3), || {
+    explore(|| {
         let guarded = Guarded::new();
         guarded.die_holding(true);
         let survivors = [2, 3].map(|tid| spawn(&guarded, move |guarded| guarded.count_one(tid)));
@@ -126,7 +124,7 @@ fn a_dead_holders_work_is_found_by_one_survivor_alone() {
 
 #[test]
 fn a_holder_that_died_before_it_began_left_nothing_to_undo() {
-    explore(None, || {
+    loom::model(|| {
         let guarded = Guarded::new();
         guarded.die_holding(false);
         let survivor = spawn(&guarded, |guarded| guarded.count_one(2));
@@ -138,7 +136,7 @@ fn a_holder_that_died_before_it_began_left_nothing_to_undo() {
 
 #[test]
 fn a_death_is_declared_once_and_never_hits_the_next_owner() {
-    explore(Some(3), || {
+    explore(|| {
         let guarded = Guarded::new();
         guarded.die_holding(true);
         let survivor = spawn(&guarded, |guarded| guarded.count_one(2));
@@ -153,7 +151,7 @@ fn a_death_is_declared_once_and_never_hits_the_next_owner() {
 
 #[test]
 fn a_thread_that_died_elsewhere_frees_nobodys_lock() {
-    explore(None, || {
+    loom::model(|| {
         let guarded = Guarded::new();
         let other = spawn(&guarded, |guarded| guarded.count_one(2));
         assert!(!guarded.lock.declare_dead(&guarded.thread(1), DEAD_TID));

@@ -9,6 +9,14 @@ use arena::{
 };
 use loom::sync::{Arc, Condvar, Mutex};
 
+/// Runs a model in every order of its threads' steps with up to three preemptions, as three threads have too many for
+/// all.
+pub(crate) fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
 /// The kernel's side of one futex word.
 pub(crate) struct Futex {
     bucket: Mutex<()>,

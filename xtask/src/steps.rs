@@ -1,0 +1,127 @@
+//! `cargo xtask test`: builds the command as users get it, then tests it by every means, each a step.
+//!
+//! A step that fails is named at once and the rest is run still: the sum at the end tells what holds.
+//! What a step needs and this machine lacks is said in a line of its own; such a step counts as neither.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What became of a step.
+enum Outcome {
+    Passed,
+    Failed(String),
+    Skipped(&'static str),
+}
+
+/// What a step needs of the machine.
+enum Needs {
+    Nothing,
+    /// For namespaces of the kernel's IPC.
+    Root,
+    /// What `testing/programs/install` fetches.
+    Programs(PathBuf),
+}
+
+struct Step {
+    name: &'static str,
+    needs: Needs,
+    command: Command,
+}
+
+/// Runs all of it; whether all passed.
+pub(crate) fn run(root: &Path) -> Result<bool, Box<dyn Error>> {
+    let target = target_directory(root);
+    if !cargo(root, &["build", "--release", "--package", "cli"]).status()?.success() {
+        return Err("the command does not build, so nothing can be tested".into());
+    }
+    let command = target.join("release/ipcspace");
+    let privileged = is_root()?;
+    let (mut passed, mut failed) = (0, 0);
+    for mut step in steps(root, &target) {
+        println!("== {}", step.name);
+        step.command.env("IPCSPACE_BIN", &command);
+        match outcome(&mut step, privileged) {
+            Outcome::Passed => passed += 1,
+            Outcome::Failed(how) => {
+                failed += 1;
+                println!("FAILED {}: {how}", step.name);
+            }
+            Outcome::Skipped(why) => println!("skipped {}: {why}", step.name),
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    Ok(failed == 0)
+}
+
+fn outcome(step: &mut Step, privileged: bool) -> Outcome {
+    match &step.needs {
+        Needs::Root if !privileged => {
+            return Outcome::Skipped("needs root, for namespaces of the kernel's IPC");
+        }
+        Needs::Programs(fetched) if !fetched.exists() => {
+            return Outcome::Skipped("the programs are not there; testing/programs/install fetches them");
+        }
+        _ => {}
+    }
+    match step.command.status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(status) => Outcome::Failed(status.to_string()),
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+/// In the order in which a failure says most.
+fn steps(root: &Path, target: &Path) -> Vec<Step> {
+    let mut models = cargo(
+        root,
+        &["test", "--release", "--package", "arena", "--test", "loom_lock", "--test", "loom_waiter"],
+    );
+    // A directory of its own: other flags would build everything again, there and back.
+    models.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target.join("loom"));
+    let tool = |name, package, arguments: &[&str]| Step {
+        name,
+        needs_root: true,
+        command: cargo(
+            root,
+            &[&["run", "--release", "--quiet", "--package", package, "--"], arguments].concat(),
+        ),
+    };
+    let programs = |name, door| {
+        let mut command = Command::new("testing/programs/run");
+        command.current_dir(root).args(["--door", door]);
+        Step { name, needs: Needs::Programs(root.join("target/programs/bin/limits")), command }
+    };
+    let unit = cargo(root, &["test", "--workspace", "--exclude", "preload"]);
+    vec![
+        Step { name: "unit and integration tests", needs: Needs::Nothing, command: unit },
+        Step { name: "models of the lock and the waiter", needs: Needs::Nothing, command: models },
+        tool("conformance, kernel", "conformance", &["--door", "kernel"]),
+        tool("conformance, preload", "conformance", &["--door", "preload"]),
+        tool("differential, messages", "differential", &["--calls", "5000", "--seed", "1", "--area", "msg"]),
+        tool(
+            "differential, semaphores",
+            "differential",
+            &["--calls", "5000", "--seed", "1", "--area", "sem"],
+        ),
+        tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
+        programs("programs, kernel", "kernel"),
+        programs("programs, preload", "preload"),
+    ]
+}
+
+/// The Cargo that runs us.
+fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(arguments);
+    command
+}
+
+fn target_directory(root: &Path) -> PathBuf {
+    root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
+fn is_root() -> Result<bool, Box<dyn Error>> {
+    let id = Command::new("id").arg("-u").stderr(Stdio::inherit()).output()?;
+    Ok(id.stdout.trim_ascii() == b"0")
+}
