@@ -74,7 +74,13 @@ pub(crate) fn msgrcv(id: i32, size: usize, mtype: i64, flags: c_int) -> Answer<M
     Ok(message(mtype, &text[..length as usize]))
 }
 
-pub(crate) fn msgrcv_raw(id: i32, buffer: *mut c_void, size: usize, mtype: i64, flags: c_int) -> Answer<isize> {
+pub(crate) fn msgrcv_raw(
+    id: i32,
+    buffer: *mut c_void,
+    size: usize,
+    mtype: i64,
+    flags: c_int,
+) -> Answer<isize> {
     // SAFETY: see the module's head.
     answer(unsafe { libc::msgrcv(id, buffer, size, mtype, flags) })
 }

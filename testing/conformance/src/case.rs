@@ -11,11 +11,13 @@ pub(crate) struct Case {
     pub(crate) limits: &'static [(&'static str, &'static str)],
     /// It takes other identities, which only root can.
     pub(crate) needs_root: bool,
+    /// Why ipcspace, by its preloaded library, is known to fail it.
+    pub(crate) differs: Option<&'static str>,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
-        Case { name, run, limits: &[], needs_root: false }
+        Case { name, run, limits: &[], needs_root: false, differs: None }
     }
 
     pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
@@ -25,6 +27,11 @@ impl Case {
 
     pub(crate) const fn root(mut self) -> Self {
         self.needs_root = true;
+        self
+    }
+
+    pub(crate) const fn differs(mut self, reason: &'static str) -> Self {
+        self.differs = Some(reason);
         self
     }
 }

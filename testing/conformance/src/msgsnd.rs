@@ -325,4 +325,3 @@ fn text(number: usize) -> Vec<u8> {
     };
     (0..size).map(|place| (place * 31 + place / 251 + number * 7) as u8).collect()
 }
-

@@ -47,7 +47,11 @@ impl<T: Serialize + DeserializeOwned> Task<T> {
         while seen < 3 {
             seen = if self.sleeps_now() { seen + 1 } else { 0 };
             if Instant::now() > end {
-                return Err(Failure(format!("the task does not come to sleep: {}", self.whereabouts())));
+                return Err(Failure(format!(
+                    "the task does not come to sleep: {:?} in {}",
+                    self.state(),
+                    self.whereabouts()
+                )));
             }
             thread::sleep(Duration::from_millis(1));
         }
@@ -60,10 +64,17 @@ impl<T: Serialize + DeserializeOwned> Task<T> {
         self.sleeps_now()
     }
 
-    /// Asleep in an IPC call of the kernel, or in futex(2), by which an implementation in user space sleeps.
+    /// Asleep in an IPC call of the kernel, or in futex(2), by which an implementation in user space sleeps;
+    /// restart_syscall(2) is what a futex(2) with a timeout goes on as after a stop.
     fn sleeps_now(&self) -> bool {
-        const BLOCKING: [i64; 5] =
-            [libc::SYS_msgsnd, libc::SYS_msgrcv, libc::SYS_semop, libc::SYS_semtimedop, libc::SYS_futex];
+        const BLOCKING: [i64; 6] = [
+            libc::SYS_msgsnd,
+            libc::SYS_msgrcv,
+            libc::SYS_semop,
+            libc::SYS_semtimedop,
+            libc::SYS_futex,
+            libc::SYS_restart_syscall,
+        ];
         let number = self.whereabouts().split(' ').next().and_then(|number| number.parse().ok());
         number.is_some_and(|number| BLOCKING.contains(&number)) && self.state() == Some('S')
     }
@@ -166,9 +177,8 @@ pub(crate) fn handle(signal: i32, flags: i32) {
 /// The effective identity from now on, with exactly these supplementary groups.
 pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) {
     // SAFETY: the slice lives through the call; the rest passes numbers only.
-    let done = unsafe {
-        [libc::setgroups(groups.len(), groups.as_ptr()), libc::setegid(gid), libc::seteuid(uid)]
-    };
+    let done =
+        unsafe { [libc::setgroups(groups.len(), groups.as_ptr()), libc::setegid(gid), libc::seteuid(uid)] };
     assert_eq!(done, [0, 0, 0], "root can take another identity");
 }
 
