@@ -81,7 +81,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
     models.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", target.join("loom"));
     let tool = |name, package, arguments: &[&str]| Step {
         name,
-        needs_root: true,
+        needs: Needs::Root,
         command: cargo(
             root,
             &[&["run", "--release", "--quiet", "--package", package, "--"], arguments].concat(),
