@@ -3,8 +3,9 @@
 //! What users see: a namespace that appears with `run` and is gone after its last process.
 //! What is missing: strangers are refused, not served; a broker that dies is not replaced.
 //!
-//! Everything happens in the thread that calls [`Service::dispatch`]; another one only waits for the arena's doorbell
-//! and passes it on as a readable descriptor.
+//! What changes the arena happens in the thread that calls [`Service::dispatch`]. Two more threads only pass things on:
+//! one waits for the arena's doorbell, one takes questions at the socket. That one answers by itself whoever asks for
+//! the file: such a client may hold a lock that the first thread waits for.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,6 +13,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
@@ -19,7 +21,7 @@ use arena::{Class, Handle, ProcSlot, SLOT_LIVE, sync::Ordering::*};
 use client::wire;
 use engine::{IpcNamespace, namespace, reap};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt,
@@ -73,6 +75,13 @@ struct Client {
     pidfd: OwnedFd,
 }
 
+/// A question that the first thread answers.
+struct Question {
+    link: OwnedFd,
+    which: u32,
+    pid: i32,
+}
+
 /// A namespace that this process serves.
 pub struct Service {
     file: OwnedFd,
@@ -82,6 +91,7 @@ pub struct Service {
     epoll: Epoll,
     listener: OwnedFd,
     bell: Option<EventFd>,
+    questions: Option<Receiver<Question>>,
     clients: HashMap<RawFd, Client>,
     leases: HashMap<RawFd, OwnedFd>,
     trim_at: Option<Instant>,
@@ -168,6 +178,7 @@ impl Service {
             epoll,
             listener,
             bell: None,
+            questions: None,
             clients: HashMap::new(),
             leases: HashMap::new(),
             trim_at: None,
@@ -213,14 +224,14 @@ impl Service {
     /// Handles all that is ready; returns when it wants to be called again at the latest.
     pub fn dispatch(&mut self) -> Option<Duration> {
         if self.bell.is_none() {
-            // Not before the command was forked: from now on there is a second thread.
-            self.bell = self.start_bell().ok();
+            // Not before the command was forked, which must not happen beside other threads.
+            self.bell = self.start_threads().ok();
         }
         let mut events = [EpollEvent::empty(); 64];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         for event in &events[..ready] {
             match event.data() {
-                LISTENER => self.accept(),
+                LISTENER => {}
                 DOORBELL => self.answer_bell(),
                 fd => self.gone(i32::try_from(fd).unwrap_or(-1)),
             }
@@ -234,30 +245,48 @@ impl Service {
         due
     }
 
-    fn start_bell(&self) -> nix::Result<EventFd> {
-        let bell = EventFd::from_flags(nix::sys::eventfd::EfdFlags::EFD_CLOEXEC | nix::sys::eventfd::EfdFlags::EFD_NONBLOCK)?;
-        self.epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
-        let copy = bell.as_fd().try_clone_to_owned().map_err(|_| nix::Error::EMFILE)?;
-        std::thread::Builder::new()
-            .name("doorbell".into())
-            .stack_size(64 << 10)
-            .spawn(move || {
-                let mut seen = 0;
-                loop {
-                    let now = client::wait_doorbell(seen);
-                    if now != seen {
-                        seen = now;
-                        let _ = nix::unistd::write(&copy, &1u64.to_ne_bytes());
-                    }
+    fn start_threads(&mut self) -> io::Result<EventFd> {
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let ring = |bell: &OwnedFd| {
+            let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
+        };
+        let copy = bell.as_fd().try_clone_to_owned()?;
+        spawn("doorbell", move || {
+            let mut seen = 0;
+            loop {
+                let now = client::wait_doorbell(seen);
+                if now != seen {
+                    seen = now;
+                    ring(&copy);
                 }
-            })
-            .map_err(|_| nix::Error::EAGAIN)?;
+            }
+        })?;
+        let (sender, questions) = channel();
+        let door = Door { listener: self.listener.try_clone()?, file: self.file.try_clone()?, owner: self.owner, sender };
+        let copy = bell.as_fd().try_clone_to_owned()?;
+        spawn("door", move || {
+            loop {
+                if door.accept() {
+                    ring(&copy);
+                }
+            }
+        })?;
+        let _ = self.epoll.delete(&self.listener);
+        self.epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
+        self.questions = Some(questions);
         Ok(bell)
     }
 
     fn answer_bell(&mut self) {
         if let Some(bell) = &self.bell {
             let _ = bell.read();
+        }
+        while let Some(question) = self.questions.as_ref().and_then(|q| q.try_recv().ok()) {
+            let answer = self.answer(question.which, question.pid);
+            reply(&question.link, answer, (question.which == wire::ASK_ATTACH).then_some(&self.file));
+            if question.which == wire::ASK_LEASE && answer.is_ok() {
+                self.keep(question.link);
+            }
         }
         let asks = client::with(|ctx| Ok(IpcNamespace::of(ctx.arena, ctx.host)?.asks.swap(0, AcqRel)));
         let asks = asks.unwrap_or(0);
@@ -269,50 +298,12 @@ impl Service {
         }
     }
 
-    fn accept(&mut self) {
-        let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return };
-        // SAFETY: just accepted, nobody else has it.
-        let link = unsafe { OwnedFd::from_raw_fd(fd) };
-        // A client asks at once; one that does not must not hold up the others.
-        let _ = setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200));
-        let mut question = [0; wire::QUESTION];
-        if recv(fd, &mut question, MsgFlags::empty()) != Ok(wire::QUESTION) {
-            return;
+    fn keep(&mut self, link: OwnedFd) {
+        let fd = link.as_raw_fd();
+        let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLIN, fd.cast_unsigned().into());
+        if self.epoll.add(&link, event).is_ok() {
+            self.leases.insert(fd, link);
         }
-        let [magic, which, ..] = wire::decode(&question);
-        let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return };
-        let answer = if magic != wire::MAGIC {
-            Err(Errno::EPROTO)
-        } else if !self.is_friend(peer.pid(), peer.uid()) {
-            Err(Errno::EACCES)
-        } else {
-            self.answer(which, peer.pid())
-        };
-        let error = answer.map_or_else(|e| e.raw().cast_unsigned(), |_| 0);
-        let words = [wire::MAGIC, error, answer.unwrap_or(Handle::NULL).0, std::process::id()];
-        let bytes = wire::encode(words);
-        let iov = [io::IoSlice::new(&bytes)];
-        let files = [self.file.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&files)];
-        let with_file = error == 0 && (which == wire::ASK_ATTACH || which == wire::ASK_FILE);
-        let control: &[ControlMessage<'_>] = if with_file { &rights } else { &[] };
-        let _ = sendmsg::<UnixAddr>(fd, &iov, control, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, None);
-        if error == 0 && which == wire::ASK_LEASE {
-            let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLIN, fd.cast_unsigned().into());
-            if self.epoll.add(&link, event).is_ok() {
-                self.leases.insert(fd, link);
-            }
-        }
-    }
-
-    /// Whether the process is the owner's, by any of its user ids.
-    fn is_friend(&self, pid: i32, euid: u32) -> bool {
-        let ids = || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
-            Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(self.owner)))
-        };
-        euid == self.owner || ids().unwrap_or(false)
     }
 
     fn answer(&mut self, which: u32, pid: i32) -> Result<Handle, Errno> {
@@ -322,7 +313,7 @@ impl Service {
                 client::with(|ctx| ctx.add_thread_span().map_err(engine::util::arena_errno))?;
                 Ok(Handle::NULL)
             }
-            wire::ASK_FILE | wire::ASK_LEASE => Ok(Handle::NULL),
+            wire::ASK_LEASE => Ok(Handle::NULL),
             _ => Err(Errno::EPROTO),
         }
     }
@@ -395,6 +386,66 @@ impl Drop for Service {
         let _ = fs::remove_file(&self.socket);
         let _ = fs::remove_dir(&self.directory);
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.into()).stack_size(128 << 10).spawn(run).map(drop)
+}
+
+/// Where clients ask.
+struct Door {
+    listener: OwnedFd,
+    file: OwnedFd,
+    owner: u32,
+    sender: Sender<Question>,
+}
+
+impl Door {
+    /// Takes one question. Whether there is one for the first thread.
+    fn accept(&self) -> bool {
+        let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return false };
+        // SAFETY: just accepted, nobody else has it.
+        let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A client asks at once; one that does not must not hold up the others.
+        let _ = setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200));
+        let mut question = [0; wire::QUESTION];
+        if recv(fd, &mut question, MsgFlags::empty()) != Ok(wire::QUESTION) {
+            return false;
+        }
+        let [magic, which, ..] = wire::decode(&question);
+        let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
+        if magic != wire::MAGIC {
+            reply(&link, Err(Errno::EPROTO), None);
+        } else if !self.is_friend(peer.pid(), peer.uid()) {
+            reply(&link, Err(Errno::EACCES), None);
+        } else if which == wire::ASK_FILE {
+            reply(&link, Ok(Handle::NULL), Some(&self.file));
+        } else {
+            return self.sender.send(Question { link, which, pid: peer.pid() }).is_ok();
+        }
+        false
+    }
+
+    /// Whether the process is the owner's, by any of its user ids.
+    fn is_friend(&self, pid: i32, euid: u32) -> bool {
+        let ids = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+            Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(self.owner)))
+        };
+        euid == self.owner || ids().unwrap_or(false)
+    }
+}
+
+/// Answers a question, with the arena's file if there is one to give.
+fn reply(link: &OwnedFd, answer: Result<Handle, Errno>, file: Option<&OwnedFd>) {
+    let error = answer.map_or_else(|e| e.raw().cast_unsigned(), |_| 0);
+    let bytes = wire::encode([wire::MAGIC, error, answer.unwrap_or(Handle::NULL).0, std::process::id()]);
+    let iov = [io::IoSlice::new(&bytes)];
+    let files = file.filter(|_| error == 0).map(|f| [f.as_raw_fd()]);
+    let rights = files.as_ref().map(|f| [ControlMessage::ScmRights(f)]);
+    let control = rights.as_ref().map_or(&[][..], |r| &r[..]);
+    let _ = sendmsg::<UnixAddr>(link.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, None);
 }
 
 fn listen_at(path: &Path) -> Result<OwnedFd, Error> {
