@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
-use crate::sample::{Look, Watch};
+use crate::sample::{Look, Servant, Watch, fields_of_stat};
 use crate::wire::{self, Channel, Got, Hello};
 use crate::worker::{ARGUMENT, FACTORY, Mode};
 use crate::{Call, Reply, SHORT, State, TaskId, Timeout, World};
@@ -102,6 +102,10 @@ pub struct Processes {
     /// By pid and tid; those of the dead stay.
     numbers: HashMap<i32, TaskId>,
     stopped: HashSet<i32>,
+    /// The broker, in a world that has one.
+    servant: Option<Servant>,
+    /// A task has died, and the servant may not have done all that follows from it.
+    mourning: bool,
 }
 
 impl Processes {
@@ -128,9 +132,17 @@ impl Processes {
         ]);
         let words: Vec<OsString> = words.collect();
         let root = Command::new(&words[0]).args(&words[1..]).spawn()?;
-        let mut world =
-            Processes { listener, root, tasks: Vec::new(), numbers: HashMap::new(), stopped: HashSet::new() };
+        let mut world = Processes {
+            listener,
+            root,
+            tasks: Vec::new(),
+            numbers: HashMap::new(),
+            stopped: HashSet::new(),
+            servant: None,
+            mourning: false,
+        };
         world.welcome(FACTORY);
+        world.servant = Servant::parent_of(world.tasks[FACTORY as usize].pid);
         Ok(world)
     }
 
@@ -245,6 +257,18 @@ impl Processes {
     /// Is every task that has not replied asleep, for good? Nothing can wake them then but the next call: each
     /// was asleep at the first look and had not run at the second, so there was a moment when all slept.
     fn at_rest(&mut self) -> bool {
+        if !self.mourning {
+            return self.tasks_at_rest();
+        }
+        let Some(servant) = &self.servant else { return self.tasks_at_rest() };
+        let Some(first) = servant.look() else { return false };
+        let at_rest = self.tasks_at_rest();
+        let done = self.servant.as_ref().and_then(Servant::look).is_some_and(|second| second == first);
+        self.mourning = !(at_rest && done);
+        !self.mourning
+    }
+
+    fn tasks_at_rest(&mut self) -> bool {
         let mut first = Vec::new();
         for task in self.tasks.iter_mut().filter(|task| task.in_call() && !self.stopped.contains(&task.pid)) {
             match task.watch.look() {
@@ -273,6 +297,7 @@ impl Processes {
         for task in self.tasks.iter_mut().filter(|task| task.pid == pid) {
             task.phase = Phase::Dead;
         }
+        self.mourning = true;
         self.stopped.remove(&pid);
     }
 
@@ -324,6 +349,7 @@ impl World for Processes {
                     thread::yield_now();
                 }
                 self.task(task).phase = Phase::Dead;
+                self.mourning = true;
             }
             _ => self.send(task, call),
         }
@@ -460,8 +486,7 @@ fn states(pid: i32) -> Vec<char> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let state = |thread: io::Result<fs::DirEntry>| {
         let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
-        // The name before it may contain anything, but ends with the last parenthesis.
-        stat.rsplit(") ").next()?.chars().next()
+        Some(fields_of_stat(&stat)?.0)
     };
     threads.filter_map(state).collect()
 }

@@ -1,6 +1,7 @@
 //! Is a task asleep inside an IPC call?
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -46,6 +47,40 @@ impl Watch {
         let runs = read(&self.schedstat, &mut buffer)?.trim_end().rsplit(' ').next().unwrap_or_default();
         Ok(Look::Asleep { runs: runs.parse().map_err(io::Error::other)? })
     }
+}
+
+/// All threads of a process that serves the tasks, such as a broker.
+#[derive(Debug)]
+pub(crate) struct Servant {
+    pid: i32,
+}
+
+impl Servant {
+    /// The parent of the process, unless that is the driver itself.
+    pub(crate) fn parent_of(pid: i32) -> Option<Servant> {
+        let parent = fields_of_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.1;
+        (parent != std::process::id() as i32).then_some(Servant { pid: parent })
+    }
+
+    /// How often each thread has been on a CPU; None while one is running, or cannot be looked at. Two equal
+    /// looks: it did nothing in between.
+    pub(crate) fn look(&self) -> Option<Vec<(OsString, String)>> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
+        let look = |thread: io::Result<fs::DirEntry>| {
+            let thread = thread.ok()?;
+            let runs = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            let asleep = fields_of_stat(&fs::read_to_string(thread.path().join("stat")).ok()?)?.0 == 'S';
+            asleep.then(|| (thread.file_name(), runs))
+        };
+        threads.map(look).collect()
+    }
+}
+
+/// State and parent of a line of /proc/PID/stat.
+pub(crate) fn fields_of_stat(stat: &str) -> Option<(char, i32)> {
+    // The name before them may contain anything, but ends with the last parenthesis.
+    let mut fields = stat.rsplit(") ").next()?.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 fn read<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
