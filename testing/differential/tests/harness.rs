@@ -25,8 +25,8 @@ struct Liar {
 }
 
 impl Liar {
-    fn new(lie: fn(&Call, &mut Reply)) -> Box<dyn World> {
-        Box::new(Liar { truth: processes(), calls: Vec::new(), lie })
+    fn new(lie: fn(&Call, &mut Reply)) -> Liar {
+        Liar { truth: processes(), calls: Vec::new(), lie }
     }
 }
 
@@ -71,7 +71,7 @@ impl World for Liar {
 
 /// Explores until the lie is found out, and shrinks the way there.
 fn find_out(kind: Kind, lie: fn(&Call, &mut Reply)) -> Difference {
-    let liar = move |_: &Limits| Liar::new(lie);
+    let liar = move |_: &Limits| -> Box<dyn World> { Box::new(Liar::new(lie)) };
     let limits = Limits::new();
     let mut generator = Generator::new(1, &[kind], ABILITIES);
     let run = explore([&kernel, &liar], &limits, &mut generator, 3000);

@@ -257,7 +257,9 @@ impl Processes {
     /// Is every task that has not replied asleep, for good? Nothing can wake them then but the next call: each
     /// was asleep at the first look and had not run at the second, so there was a moment when all slept.
     fn at_rest(&mut self) -> bool {
-        if !self.mourning {
+        // Whoever makes a call must find a death that it knows of done with, broker or not; only sleepers may
+        // hear of it a little later.
+        if !self.mourning || !self.tasks.iter().any(Task::in_call) {
             return self.tasks_at_rest();
         }
         let Some(servant) = &self.servant else { return self.tasks_at_rest() };
