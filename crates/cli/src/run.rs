@@ -1,9 +1,11 @@
 //! `ipcspace run`: a command in a namespace of its own, or in a named one.
 
 use std::ffi::OsString;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use std::{io, thread};
+use std::{fs, io};
 
 use broker::service::{Error, Service};
 use broker::supervise::{self, Failure, Job, Namespace, Outcome};
@@ -78,7 +80,8 @@ enum NotStarted {
 fn start(run: Run) -> Result<Outcome, NotStarted> {
     let preload = library::ld_preload()?;
     let job = Job { command: run.command, env: vec![("LD_PRELOAD".into(), preload)], kill_rest: run.kill };
-    Ok(supervise::run(&job, || open(run.name.as_deref(), &run.sysctl))?)
+    let started = Instant::now();
+    Ok(supervise::run(&job, || open(run.name.as_deref(), &run.sysctl, started))?)
 }
 
 /// Why there is no namespace to run in.
@@ -90,27 +93,38 @@ enum NoNamespace {
     Existing(String),
 }
 
-fn open(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Namespace, NoNamespace> {
-    let started = Instant::now();
-    loop {
-        if let Some(name) = name
-            && let Some(lease) = Service::join(name)?
-        {
-            if !sysctls.is_empty() {
-                return Err(NoNamespace::Existing(name.to_owned()));
-            }
-            return Ok(Namespace::Joined(lease));
+/// `None` where this must be tried again: two make the same namespace, or one was left over.
+fn open(
+    name: Option<&str>,
+    sysctls: &[(String, String)],
+    started: Instant,
+) -> Result<Option<Namespace>, NoNamespace> {
+    if let Some(name) = name
+        && let Some(lease) = Service::join(name)?
+    {
+        if !sysctls.is_empty() {
+            return Err(NoNamespace::Existing(name.to_owned()));
         }
-        match Service::create(name, sysctls) {
-            // Another is making it at this moment: soon it can be joined.
-            Err(Error::File(_, error)) if is_race(name, &error) && started.elapsed() < RACE_MAX => {
-                thread::sleep(Duration::from_millis(5));
+        return Ok(Some(Namespace::Joined(lease)));
+    }
+    match Service::create(name, sysctls) {
+        Err(Error::File(directory, error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if is_left_over(&directory, started.elapsed()) {
+                fs::remove_dir_all(&directory).map_err(|error| Error::File(directory, error))?;
             }
-            result => return Ok(Namespace::Own(result?)),
+            Ok(None)
         }
+        result => Ok(Some(Namespace::Own(result?))),
     }
 }
 
-fn is_race(name: Option<&str>, error: &io::Error) -> bool {
-    name.is_some() && error.kind() == io::ErrorKind::AlreadyExists
+/// Whether nobody serves the namespace of that directory any more: its broker was killed.
+fn is_left_over(directory: &Path, waited: Duration) -> bool {
+    // A broker that lives refuses the type of this socket, not the connection.
+    match UnixStream::connect(directory.join("socket")).map_err(|error| error.kind()) {
+        Err(io::ErrorKind::ConnectionRefused) => true,
+        // Or it is about to make the socket.
+        Err(io::ErrorKind::NotFound) => waited >= RACE_MAX,
+        _ => false,
+    }
 }

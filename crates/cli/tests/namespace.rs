@@ -180,3 +180,18 @@ fn an_object_outlives_the_process_that_made_it_and_dies_with_the_last() {
     // The pipe ends with the last process.
     assert_eq!(text(&run(&[], script)), "0\n");
 }
+
+#[test]
+fn what_a_killed_broker_left_is_in_nobodys_way() {
+    let name = name("killed");
+    let killed = "kill -9 $(ps -o ppid= $$)";
+    assert!(run(&["-n", &name], killed).status.success());
+    assert_eq!(text(&run(&["-n", &name], "ipcmk -Q")), "Message queue id: 0\n");
+    // The next process of the broker's id has the directory's name; and it may have died before it made the socket.
+    let socket = run(&[], &format!("echo $IPCSPACE_SOCKET; {killed}"));
+    let directory = text(&socket).trim_end().strip_suffix("/socket").unwrap().to_owned();
+    assert!(fs::exists(&directory).unwrap());
+    fs::rename(&directory, format!("{}/{name}", directory.rsplit_once('/').unwrap().0)).unwrap();
+    fs::remove_file(format!("{}/{name}/socket", directory.rsplit_once('/').unwrap().0)).unwrap();
+    assert_eq!(text(&run(&["-n", &name], "ipcmk -Q")), "Message queue id: 0\n");
+}

@@ -26,6 +26,9 @@ const OF_TERMINAL: [i32; 7] =
 const SI_KERNEL: i32 = 0x80;
 
 /// Sees the command through, and returns how it ended.
+///
+/// # Errors
+/// [`Failure::Busy`] where another broker may have more luck.
 pub(super) fn attend(link: Link, broker: i32) -> Result<Outcome, Failure> {
     let mut front = Front::new(link, broker)?;
     loop {
@@ -50,7 +53,7 @@ struct Front {
     /// `None` once the broker has died.
     link: Option<Link>,
     broker: i32,
-    /// The command, once it runs.
+    /// The process that is the command, or becomes it.
     command: Option<i32>,
     /// The serial of the last stop of the command that the broker told of.
     stops_seen: i32,
@@ -92,7 +95,7 @@ impl Front {
             return true;
         }
         match info.ssi_code {
-            // Before the command runs, nothing of the terminal can have reached it.
+            // Before there is a command, nothing of the terminal can have reached it.
             SI_KERNEL => {
                 self.command.is_some() && OF_TERMINAL.contains(&signal) && !is_hangup_of_leader(signal)
             }
@@ -126,14 +129,16 @@ impl Front {
                 os::reap(self.broker);
                 return Err(Failure::Namespace(why));
             }
+            Some(Event::TryAgain) => {
+                os::reap(self.broker);
+                return Err(Failure::Busy);
+            }
             Some(Event::CannotExec(errno)) => {
                 os::reap(self.broker);
                 return Ok(Some(Outcome::CannotExec(errno)));
             }
-            Some(Event::Started(pid)) => {
-                self.command = Some(pid);
-                let_go_of_inherited()?;
-            }
+            Some(Event::Forked(pid)) => self.command = Some(pid),
+            Some(Event::Started) => let_go_of_inherited()?,
             Some(Event::Stopped { signal, serial }) => {
                 self.stops_seen = serial;
                 self.stop(signal);

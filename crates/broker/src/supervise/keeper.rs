@@ -37,13 +37,18 @@ pub(super) fn keep<E: std::error::Error>(
     front: i32,
     start: Start,
     job: &Job,
-    open: impl FnOnce() -> Result<Namespace, E>,
+    open: impl Fn() -> Result<Option<Namespace>, E>,
 ) -> ! {
     let code = match Keeper::begin(front, start, job, open) {
         Ok(mut keeper) => {
+            link.send(&Event::Forked(keeper.command));
             keeper.link = Some(link);
             // Dropped before the exit, with the files of the namespace.
             i32::from(keeper.serve().is_err())
+        }
+        Err(Failure::Busy) => {
+            link.send(&Event::TryAgain);
+            1
         }
         Err(failure) => {
             link.send(&Event::Failed(failure.to_string()));
@@ -87,11 +92,12 @@ impl Keeper {
         front: i32,
         start: Start,
         job: &Job,
-        open: impl FnOnce() -> Result<Namespace, E>,
+        open: impl Fn() -> Result<Option<Namespace>, E>,
     ) -> Result<Keeper, Failure> {
         // Before the command exists, so that no child of it can be missed.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let namespace = open().map_err(|error| Failure::Namespace(error.to_string()))?;
+        let namespace =
+            open().map_err(|error| Failure::Namespace(error.to_string()))?.ok_or(Failure::Busy)?;
         let mut mask = SigSet::empty();
         mask.add(nix::sys::signal::SIGCHLD);
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -167,7 +173,7 @@ impl Keeper {
         exec.read_to_end(&mut report)?;
         self.exec = None;
         let event = match <[u8; 4]>::try_from(report) {
-            Err(_) => Event::Started(self.command),
+            Err(_) => Event::Started,
             Ok(errno) => {
                 os::reap(self.command);
                 self.namespace = Namespace::Gone;

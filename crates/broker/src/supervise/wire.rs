@@ -16,10 +16,14 @@ const PACKET_MAX: usize = 4096;
 pub(super) enum Event {
     /// The namespace could not be made; nothing was started.
     Failed(String),
+    /// The namespace could not be made at this moment; another broker shall try again.
+    TryAgain,
     /// execve(2) of the command gave this errno.
     CannotExec(i32),
-    /// The command runs, under this process id.
-    Started(i32),
+    /// There is a process, of this id, that becomes the command.
+    Forked(i32),
+    /// It has.
+    Started,
     /// A signal stopped the command, for the `serial`th time.
     Stopped { signal: i32, serial: i32 },
     /// The command ended with this wait status; `last` if the broker ends too.
@@ -61,7 +65,9 @@ impl Message for Event {
                 bytes
             }
             Event::CannotExec(errno) => packet(1, &[*errno]),
-            Event::Started(pid) => packet(2, &[*pid]),
+            Event::Forked(pid) => packet(2, &[*pid]),
+            Event::Started => packet(5, &[]),
+            Event::TryAgain => packet(6, &[]),
             Event::Stopped { signal, serial } => packet(3, &[*signal, *serial]),
             Event::Ended { status, last } => packet(4, &[*status, i32::from(*last)]),
         }
@@ -72,7 +78,9 @@ impl Message for Event {
         Some(match kind {
             0 => Event::Failed(String::from_utf8_lossy(rest).into_owned()),
             1 => Event::CannotExec(word(rest, 0)?),
-            2 => Event::Started(word(rest, 0)?),
+            2 => Event::Forked(word(rest, 0)?),
+            5 => Event::Started,
+            6 => Event::TryAgain,
             3 => Event::Stopped { signal: word(rest, 0)?, serial: word(rest, 1)? },
             4 => Event::Ended { status: word(rest, 0)?, last: word(rest, 1)? != 0 },
             _ => return None,
@@ -158,7 +166,9 @@ mod tests {
         let events = [
             Event::Failed("no space".into()),
             Event::CannotExec(2),
-            Event::Started(77),
+            Event::Forked(77),
+            Event::Started,
+            Event::TryAgain,
             Event::Stopped { signal: 20, serial: 3 },
             Event::Ended { status: 0x8b, last: true },
         ];
@@ -192,9 +202,9 @@ mod tests {
     fn last_words_arrive_though_the_other_end_left_ours_unread() {
         let (front, broker) = Link::pair().unwrap();
         front.send(&Request::Continue { serial: 1 });
-        broker.send(&Event::Started(5));
+        broker.send(&Event::Forked(5));
         drop(broker);
-        assert_eq!(front.receive().unwrap(), Some(Event::Started(5)));
+        assert_eq!(front.receive().unwrap(), Some(Event::Forked(5)));
         assert_eq!(front.receive::<Event>().unwrap(), None);
     }
 

@@ -132,7 +132,7 @@ fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
-/// Control characters, backslashes and what else would mislead a reader become \x<code>.
+/// Control characters, backslashes and what else would mislead a reader become `\\x<code>`.
 fn escape(value: &str, more: &str) -> String {
     let is_unsafe = |c: char| c.is_control() || c == '\\' || more.contains(c);
     let replace = |c: char| if is_unsafe(c) { format!("\\x{:02x}", u32::from(c)) } else { c.into() };
