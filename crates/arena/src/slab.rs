@@ -531,6 +531,9 @@ impl<'a, H: Host> Ctx<'a, H> {
     fn add_span(&self, class: Class) -> Result<()> {
         let span = self.take_span()?;
         let desc = self.desc(span)?;
+        if class.stable() {
+            self.wipe_span(span, &desc)?;
+        }
         let head = self.head(class)?;
         let slot = self.slot;
         let mut tx = self.lock(head.part(|h| &h.lock))?;
@@ -660,6 +663,7 @@ impl<'a, H: Host> Ctx<'a, H> {
         let span = self.take_span()?;
         let desc = self.desc(span)?;
         desc.class.store(Class::THREAD.0, Relaxed);
+        self.wipe_span(span, &desc)?;
         self.back_span(span, &desc)?;
         place.store(span, Relaxed);
         header.thread_span_count.store(count + 1, Release);

@@ -24,8 +24,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt,
-    listen, recv, send, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
+    getsockopt, listen, recv, send, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -48,7 +48,9 @@ pub enum Error {
     #[error("sysctl {0}: '{1}' is not a value it can have ({2})")]
     BadValue(String, String, Errno),
     /// The name can't be one.
-    #[error("'{0}' can't name a namespace: use letters, digits, '-', '_' and '.', at most 32, not beginning with '.'")]
+    #[error(
+        "'{0}' can't name a namespace: use letters, digits, '-', '_' and '.', at most 32, not beginning with '.'"
+    )]
     BadName(String),
     /// The directory of namespaces is not ours.
     #[error("{p} does not belong to this user, or others can write to it: remove it, or set XDG_RUNTIME_DIR", p = .0.display())]
@@ -106,7 +108,8 @@ impl std::fmt::Debug for Service {
 /// Where the user's namespaces are.
 fn base() -> Result<PathBuf, Error> {
     let uid = nix::unistd::geteuid();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
     let base = if uid.is_root() {
         PathBuf::from("/run/ipcspace/ns")
     } else if let Some(runtime) = runtime.filter(|p| fs::metadata(p).is_ok_and(|m| m.uid() == uid.as_raw())) {
@@ -114,7 +117,11 @@ fn base() -> Result<PathBuf, Error> {
     } else {
         PathBuf::from(format!("/tmp/ipcspace-{uid}/ns"))
     };
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(&base).map_err(|e| Error::File(base.clone(), e))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&base)
+        .map_err(|e| Error::File(base.clone(), e))?;
     for directory in [base.as_path(), base.parent().unwrap_or(&base)] {
         let meta = fs::symlink_metadata(directory).map_err(|e| Error::File(directory.into(), e))?;
         if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
@@ -151,7 +158,10 @@ impl Service {
         let file = memfd_create("ipcspace", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&file, FILE_SIZE)?;
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::from_bits_retain(seals)))?;
+        nix::fcntl::fcntl(
+            &file,
+            nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::from_bits_retain(seals)),
+        )?;
         nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
         client::found(file.as_raw_fd(), owner, in_initial_userns()).map_err(Error::Arena)?;
         for (key, value) in sysctls {
@@ -163,7 +173,10 @@ impl Service {
         }
         let own = format!(".run-{}", std::process::id());
         let directory = base()?.join(name.unwrap_or(&own));
-        fs::DirBuilder::new().mode(0o711).create(&directory).map_err(|e| Error::File(directory.clone(), e))?;
+        fs::DirBuilder::new()
+            .mode(0o711)
+            .create(&directory)
+            .map_err(|e| Error::File(directory.clone(), e))?;
         let socket = directory.join("socket");
         let listener = listen_at(&socket).inspect_err(|_| {
             let _ = fs::remove_dir_all(&directory);
@@ -262,7 +275,12 @@ impl Service {
             }
         })?;
         let (sender, questions) = channel();
-        let door = Door { listener: self.listener.try_clone()?, file: self.file.try_clone()?, owner: self.owner, sender };
+        let door = Door {
+            listener: self.listener.try_clone()?,
+            file: self.file.try_clone()?,
+            owner: self.owner,
+            sender,
+        };
         let copy = bell.as_fd().try_clone_to_owned()?;
         spawn("door", move || {
             loop {
@@ -445,7 +463,13 @@ fn reply(link: &OwnedFd, answer: Result<Handle, Errno>, file: Option<&OwnedFd>) 
     let files = file.filter(|_| error == 0).map(|f| [f.as_raw_fd()]);
     let rights = files.as_ref().map(|f| [ControlMessage::ScmRights(f)]);
     let control = rights.as_ref().map_or(&[][..], |r| &r[..]);
-    let _ = sendmsg::<UnixAddr>(link.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT, None);
+    let _ = sendmsg::<UnixAddr>(
+        link.as_raw_fd(),
+        &iov,
+        control,
+        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+        None,
+    );
 }
 
 fn listen_at(path: &Path) -> Result<OwnedFd, Error> {

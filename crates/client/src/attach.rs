@@ -36,7 +36,6 @@ unsafe extern "C" {
     fn getenv(name: *const core::ffi::c_char) -> *const core::ffi::c_char;
 }
 
-
 fn page() -> Result<&'static [AtomicU32; 2]> {
     let mut page = PAGE.load(Acquire);
     if page.is_null() {

@@ -43,7 +43,8 @@ pub fn with<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R>
         enter_slow()?;
     }
     let host = LinuxHost { tls };
-    let ctx = Ctx::new(&attach::ARENA, &host, Handle(tls.slot.load(Relaxed))).map_err(engine::util::arena_errno)?;
+    let ctx =
+        Ctx::new(&attach::ARENA, &host, Handle(tls.slot.load(Relaxed))).map_err(engine::util::arena_errno)?;
     tls.busy.store(BUSY, Relaxed);
     let result = operation(&ctx);
     tls.busy.store(IDLE, Relaxed);

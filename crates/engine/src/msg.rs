@@ -14,8 +14,8 @@ use abi::{
     Errno, Result,
     ipc::{IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT},
     msg::{
-        MSG_COPY, MSG_EXCEPT, MSG_INFO, MSG_NOERROR, MSG_STAT, MSG_STAT_ANY, MSGMAP, MSGPOOL, MSGSEG, MSGSSZ, MSGTQL,
-        MsgInfo, Msqid64Ds,
+        MSG_COPY, MSG_EXCEPT, MSG_INFO, MSG_NOERROR, MSG_STAT, MSG_STAT_ANY, MSGMAP, MSGPOOL, MSGSEG, MSGSSZ,
+        MSGTQL, MsgInfo, Msqid64Ds,
     },
 };
 use arena::{
@@ -28,9 +28,9 @@ use crate::{
     namespace::{IpcNamespace, Limit},
     task::{Cause, Outcome, Task},
     util::{
-        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner, free_object,
-        ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check,
-        obtain_object_idx, rm_id, set_chain, set_dying, taken,
+        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
+        free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
+        obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying, taken,
     },
 };
 
@@ -138,8 +138,17 @@ fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Resul
     #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
     q.qbytes.store(ns.limit(Limit::MsgMnb) as u64, Relaxed);
     for place in [
-        &q.lspid, &q.lrpid, &q.first, &q.last, &q.recv_head, &q.recv_tail, &q.send_head, &q.send_tail, &q.types,
-        &q.idle, &q.pending,
+        &q.lspid,
+        &q.lrpid,
+        &q.first,
+        &q.last,
+        &q.recv_head,
+        &q.recv_tail,
+        &q.send_head,
+        &q.send_tail,
+        &q.types,
+        &q.idle,
+        &q.pending,
     ] {
         place.store(0, Relaxed);
     }
@@ -201,7 +210,12 @@ fn lowest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue) -> Result<Option<Ref<'a, 
 }
 
 /// Puts a new leaf into the tree.
-fn insert_type<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, new: &Ref<'a, TypeNode>, mtype: i64) -> Result<()> {
+fn insert_type<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    q: &Q<'a>,
+    new: &Ref<'a, TypeNode>,
+    mtype: i64,
+) -> Result<()> {
     let ctx = tx.ctx();
     new.mtype.store(mtype, Relaxed);
     for place in [&new.head, &new.tail, &new.link, &new.bit, &new.child[0], &new.child[1]] {
@@ -281,7 +295,12 @@ fn message<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, MsgMsg>> 
 }
 
 /// Appends a message to the queue and to its type.
-fn append<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>, of: &Ref<'a, TypeNode>) -> Result<()> {
+fn append<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    q: &Q<'a>,
+    msg: &Ref<'a, MsgMsg>,
+    of: &Ref<'a, TypeNode>,
+) -> Result<()> {
     let ctx = tx.ctx();
     let me = msg.handle().0;
     let (last, before) = (q.last.load(Relaxed), of.tail.load(Relaxed));
@@ -845,7 +864,8 @@ fn try_receive<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
         let [kind, t] = select.pack();
         me.args[0].store(kind, Relaxed);
         me.args[1].store(t, Relaxed);
-        me.args[2].store(if call.flags & MSG_NOERROR != 0 { u64::from(u32::MAX) } else { call.size }, Relaxed);
+        me.args[2]
+            .store(if call.flags & MSG_NOERROR != 0 { u64::from(u32::MAX) } else { call.size }, Relaxed);
         me.block.store(0, Relaxed);
         enqueue(&mut tx, &q, List::Receivers)?;
         tx.commit();

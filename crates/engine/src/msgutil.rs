@@ -43,7 +43,12 @@ fn layout(size: u64) -> (u64, u64) {
 }
 
 /// `load_msg`: takes a message from the caller's memory, into the thread's in-flight chain.
-pub(crate) fn load_msg<'a, T: Task>(ctx: &Ctx<'a, T>, text: u64, size: u64, mtype: i64) -> Result<Ref<'a, MsgMsg>> {
+pub(crate) fn load_msg<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    text: u64,
+    size: u64,
+    mtype: i64,
+) -> Result<Ref<'a, MsgMsg>> {
     let (head, per) = layout(size);
     let rest = size - head;
     // Back to front, so that the chain is in order when the header is there.
@@ -103,7 +108,11 @@ fn copy_out<T: Task>(ctx: &Ctx<'_, T>, block: Handle, at: u64, to: u64, len: u64
 }
 
 /// `copy_msg`: copies the text of a queued message into one that `load_msg` made with at least its size.
-pub(crate) fn copy_msg<T: Task>(ctx: &Ctx<'_, T>, from: &Ref<'_, MsgMsg>, to: &Ref<'_, MsgMsg>) -> Result<()> {
+pub(crate) fn copy_msg<T: Task>(
+    ctx: &Ctx<'_, T>,
+    from: &Ref<'_, MsgMsg>,
+    to: &Ref<'_, MsgMsg>,
+) -> Result<()> {
     let size = u64::from(from.size.load(Relaxed));
     if size > u64::from(to.size.load(Relaxed)) {
         return Err(Errno::EINVAL);

@@ -141,7 +141,9 @@ impl IpcNamespace {
         }
         let (_, limits) = SYSCTLS.iter().find(|(n, _)| *n == name).ok_or(Errno::ENOENT)?;
         let mut words = text.split_ascii_whitespace();
-        if words.clone().next().is_none() || words.clone().take(limits.len()).any(|w| w.parse::<i32>().is_err()) {
+        if words.clone().next().is_none()
+            || words.clone().take(limits.len()).any(|w| w.parse::<i32>().is_err())
+        {
             return Err(Errno::EINVAL);
         }
         for &limit in *limits {

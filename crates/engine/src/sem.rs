@@ -16,7 +16,8 @@ use abi::{
     Errno, Result,
     ipc::{IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT},
     sem::{
-        GETPID, GETVAL, GETZCNT, SEM_INFO, SEM_STAT_ANY, SEM_UNDO, SEMAEM, SEMMAP, SEMMNU, SEMUME, SEMUSZ, SEMVMX, SemBuf, SemInfo, Semid64Ds,
+        GETPID, GETVAL, GETZCNT, SEM_INFO, SEM_STAT_ANY, SEM_UNDO, SEMAEM, SEMMAP, SEMMNU, SEMUME, SEMUSZ,
+        SEMVMX, SemBuf, SemInfo, Semid64Ds,
     },
 };
 use arena::{
@@ -125,7 +126,11 @@ fn sem<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray, num: usize) -> Result<Ref<
     Table::new(Handle(set.sems.load(Relaxed)), set.nsems.load(Relaxed) as usize).get(ctx, num)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the low half, at most SEMVMX")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the low half, at most SEMVMX"
+)]
 const fn semval(word: u64) -> i32 {
     word as u32 as i32
 }
@@ -181,8 +186,19 @@ fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i
     set.nsems.store(nsems, Relaxed);
     set.sems.store(sems.root.0, Relaxed);
     for place in [
-        &set.undo, &set.garbage, &set.undo_count, &set.undo_gen, &set.pending, &set.setall, &set.setall_done,
-        &set.setall_pid, &set.heads[0], &set.heads[1], &set.tails[0], &set.tails[1], &set.max_ops,
+        &set.undo,
+        &set.garbage,
+        &set.undo_count,
+        &set.undo_gen,
+        &set.pending,
+        &set.setall,
+        &set.setall_done,
+        &set.setall_pid,
+        &set.heads[0],
+        &set.heads[1],
+        &set.tails[0],
+        &set.tails[1],
+        &set.max_ops,
     ] {
         place.store(0, Relaxed);
     }
@@ -304,7 +320,12 @@ fn waiter<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, Waiter>> {
     ctx.at(Handle(link)).or_errno()
 }
 
-fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, list: u32, undo: Option<&Undo<'a>>) -> Result<()> {
+fn enqueue<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    list: u32,
+    undo: Option<&Undo<'a>>,
+) -> Result<()> {
     let ctx = tx.ctx();
     let me = ctx.slot.part(|s| &s.waiter);
     let which = list as usize;
@@ -592,7 +613,8 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
     while let Some(used) = ns.sem_ids.next_used(idx) {
         idx = used + 1;
         let done = (|| {
-            let (_, Locked { object: set, mut tx }) = obtain_object_idx::<SemArray, T>(ctx, used.cast_signed())?;
+            let (_, Locked { object: set, mut tx }) =
+                obtain_object_idx::<SemArray, T>(ctx, used.cast_signed())?;
             exit_sem(&mut tx, &set, process)?;
             drop(tx);
             ctx.flush_wakes();
@@ -644,7 +666,9 @@ fn load_sops<T: Task>(ctx: &Ctx<'_, T>, from: u64, count: usize) -> Result<()> {
     if count <= INLINE_OPS {
         let ops = me.part(|w| &w.ops);
         let start = ops.offset() - ops.handle().offset();
-        return ctx.host.copy_from_user(ctx.arena.bytes(ctx.host, ops.handle(), start, bytes).or_errno()?, from);
+        return ctx
+            .host
+            .copy_from_user(ctx.arena.bytes(ctx.host, ops.handle(), start, bytes).or_errno()?, from);
     }
     ctx.reserve_log(3 * count + 64).or_errno()?;
     let block = ctx.alloc(8 + bytes as u64).or_errno()?;
@@ -758,7 +782,8 @@ pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outc
     match cause {
         Cause::Signal if left => Err(Errno::EINTR),
         Cause::Timeout if left => Err(Errno::EAGAIN),
-        _ if result < 0 => {
+        _ if result < 0 =>
+        {
             #[expect(clippy::cast_possible_truncation, reason = "an error number")]
             Err(Errno::from_raw(-result as i32))
         }
@@ -951,7 +976,9 @@ pub fn semctl_getall<T: Task>(ctx: &Ctx<'_, T>, id: i32, to: u64) -> Result<()> 
         Ok(())
     })
     .and_then(|(set, values)| {
-        each_part(ctx, values, set.nsems.load(Relaxed) as usize, |bytes, at| ctx.host.copy_to_user(to.wrapping_add(at), bytes))
+        each_part(ctx, values, set.nsems.load(Relaxed) as usize, |bytes, at| {
+            ctx.host.copy_to_user(to.wrapping_add(at), bytes)
+        })
     });
     ctx.free_chain();
     ctx.flush_wakes();

@@ -6,8 +6,8 @@
 use abi::{
     Errno, Result,
     ipc::{
-        IPC_CREAT, IPC_EXCL, IPC_MIN_CYCLE, IPC_PRIVATE, IPCID_SEQ_MAX, IPCMNI, IPCMNI_IDX_MASK, IPCMNI_SHIFT,
-        Ipc64Perm,
+        IPC_CREAT, IPC_EXCL, IPC_MIN_CYCLE, IPC_PRIVATE, IPCID_SEQ_MAX, IPCMNI, IPCMNI_IDX_MASK,
+        IPCMNI_SHIFT, Ipc64Perm,
     },
 };
 use arena::{
@@ -216,7 +216,9 @@ pub(crate) fn ipcperms<T: Task>(task: &T, perm: &KernIpcPerm, flag: u32) -> Resu
     let in_group = |gid| cred.fsgid == gid || task.in_group(gid);
     let granted = if cred.euid == cuid || cred.euid == uid {
         mode >> 6
-    } else if mode >> 3 & 7 != mode & 7 && (in_group(perm.cgid.load(Relaxed)) || in_group(perm.gid.load(Relaxed))) {
+    } else if mode >> 3 & 7 != mode & 7
+        && (in_group(perm.cgid.load(Relaxed)) || in_group(perm.gid.load(Relaxed)))
+    {
         mode >> 3
     } else {
         mode
@@ -233,7 +235,11 @@ pub(crate) fn check_owner<T: Task>(task: &T, perm: &KernIpcPerm) -> Result<()> {
 
 /// What `IPC_STAT` shows of an object's head.
 pub(crate) fn kernel_to_ipc64_perm(perm: &KernIpcPerm) -> Ipc64Perm {
-    #[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "15 bits of sequence in an id")]
+    #[expect(
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation,
+        reason = "15 bits of sequence in an id"
+    )]
     let seq = (perm.id.load(Relaxed) as u32 >> IPCMNI_SHIFT) as u16;
     Ipc64Perm {
         key: perm.key.load(Relaxed),
@@ -391,7 +397,11 @@ fn existing<O: Object, T: Task>(
 }
 
 /// The live object of a key. One that is being removed counts as none.
-fn find_key<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, key: i32) -> Result<Option<Ref<'a, O>>> {
+fn find_key<'a, O: Object + 'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    ids: &IpcIds,
+    key: i32,
+) -> Result<Option<Ref<'a, O>>> {
     let mut at = Handle(bucket(ctx, ids, key)?.load(Relaxed));
     for _ in 0..IPCMNI {
         let Some(block) = at.some() else { return Ok(None) };
@@ -532,7 +542,11 @@ pub(crate) fn new_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, flags: i
 }
 
 /// Begins a removal: from now on nobody finds the object, and the thread's slot says who must end it.
-pub(crate) fn set_dying<'a, O: Object + 'a, T: Task>(tx: &mut Tx<'_, 'a, T>, object: &Ref<'a, O>, class: u32) {
+pub(crate) fn set_dying<'a, O: Object + 'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    object: &Ref<'a, O>,
+    class: u32,
+) {
     let perm = object.part(O::perm);
     tx.set(&perm, |p| &p.state, STATE_DYING);
     let slot = tx.ctx().slot;

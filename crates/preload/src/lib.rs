@@ -93,10 +93,7 @@ fn call_msgctl(id: i32, cmd: i32, buf: usize) -> Result<i64> {
             put(buf, &info)?;
             Ok(highest.into())
         }
-        IPC_SET => {
-            let set: Msqid64Ds = get(buf)?;
-            client::with(|ctx| msg::msgctl_set(ctx, id, &set)).map(|()| 0)
-        }
+        IPC_SET => client::with(|ctx| msg::msgctl_set(ctx, id, &get::<Msqid64Ds>(buf)?)).map(|()| 0),
         IPC_RMID => client::with(|ctx| msg::msgctl_rmid(ctx, id)).map(|()| 0),
         _ => Err(Errno::EINVAL),
     }
@@ -107,13 +104,18 @@ fn call_semget(key: i32, nsems: i32, flags: i32) -> Result<i64> {
 }
 
 fn call_semtimedop(id: i32, sops: u64, nsops: u64, timeout: usize) -> Result<i64> {
-    let timeout = if timeout == 0 { None } else { Some(get::<sys::Timespec>(timeout)?) };
-    let valid = timeout.is_none_or(|t| t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec));
-    let deadline = timeout.filter(|_| valid).map(|t| {
-        let ns = t.tv_sec.cast_unsigned().saturating_mul(1_000_000_000).saturating_add(t.tv_nsec.cast_unsigned());
-        sys::monotonic_ns().saturating_add(ns)
-    });
+    // Nothing is copied before the process is attached: only then is a bad address caught.
     client::with(|ctx| {
+        let timeout = if timeout == 0 { None } else { Some(get::<sys::Timespec>(timeout)?) };
+        let valid = timeout.is_none_or(|t| t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec));
+        let deadline = timeout.filter(|_| valid).map(|t| {
+            let ns = t
+                .tv_sec
+                .cast_unsigned()
+                .saturating_mul(1_000_000_000)
+                .saturating_add(t.tv_nsec.cast_unsigned());
+            sys::monotonic_ns().saturating_add(ns)
+        });
         let done = sem::do_semtimedop(ctx, id, sops, nsops, valid)?;
         client::wait(ctx, done, deadline, |cause| sem::resume_semtimedop(ctx, cause))
     })
@@ -132,10 +134,7 @@ fn call_semctl(id: i32, num: i32, cmd: i32, arg: usize) -> Result<i64> {
             put(arg, &info)?;
             Ok(highest.into())
         }
-        IPC_SET => {
-            let set: Semid64Ds = get(arg)?;
-            client::with(|ctx| sem::semctl_set(ctx, id, &set)).map(|()| 0)
-        }
+        IPC_SET => client::with(|ctx| sem::semctl_set(ctx, id, &get::<Semid64Ds>(arg)?)).map(|()| 0),
         IPC_RMID => client::with(|ctx| sem::semctl_rmid(ctx, id)).map(|()| 0),
         // The union's int is the low half of the argument.
         #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the union's int")]
@@ -201,8 +200,20 @@ pub extern "C" fn semctl(id: c_int, num: c_int, cmd: c_int, arg: usize) -> c_int
 
 /// `syscall(2)`. The numbers of System V calls come here, all others go to the kernel.
 #[unsafe(no_mangle)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the kernel takes ints of these registers")]
-pub extern "C" fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "the kernel takes ints of these registers"
+)]
+pub extern "C" fn syscall(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
     let result = match number {
         nr::MSGGET => call_msgget(a as i32, b as i32),
         nr::MSGSND => call_msgsnd(a as i32, b as u64, c as u64, d as i32),

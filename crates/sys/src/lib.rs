@@ -127,13 +127,16 @@ pub fn futex_wait(word: &AtomicU32, value: u32, ns: u64) -> Result<()> {
     let time = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
     let at = core::ptr::from_ref(word) as usize;
     // SAFETY: the word and the timespec are valid for the call.
-    check(unsafe { syscall6(202, at, 0, value as usize, core::ptr::from_ref(&time) as usize, 0, 0) }).map(|_| ())
+    check(unsafe { syscall6(202, at, 0, value as usize, core::ptr::from_ref(&time) as usize, 0, 0) })
+        .map(|_| ())
 }
 
 /// Wakes up to `count` sleepers.
 pub fn futex_wake(word: &AtomicU32, count: u32) {
     // SAFETY: the kernel only takes the address as a name.
-    unsafe { syscall6(202, core::ptr::from_ref(word) as usize, 1, count.min(i32::MAX as u32) as usize, 0, 0, 0) };
+    unsafe {
+        syscall6(202, core::ptr::from_ref(word) as usize, 1, count.min(i32::MAX as u32) as usize, 0, 0, 0)
+    };
 }
 
 const PROT_RW: usize = 3;

@@ -77,7 +77,8 @@ pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<Option<Fd>> 
     let mut address = SockaddrUn { family: AF_UNIX, path: [0; 108] };
     address.path.get_mut(..path.len()).filter(|p| p.len() < 108).ok_or(Errno::EINVAL)?.copy_from_slice(path);
     // SAFETY: no memory involved.
-    let socket = Fd(check(unsafe { syscall6(41, AF_UNIX as usize, SOCK_SEQPACKET_CLOEXEC, 0, 0, 0, 0) })? as i32);
+    let socket =
+        Fd(check(unsafe { syscall6(41, AF_UNIX as usize, SOCK_SEQPACKET_CLOEXEC, 0, 0, 0, 0) })? as i32);
     let at = core::ptr::from_ref(&address) as usize;
     // SAFETY: a valid address of that length.
     retry(|| unsafe { syscall6(42, socket.0 as usize, at, 3 + path.len(), 0, 0, 0) })?;
