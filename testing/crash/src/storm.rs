@@ -257,7 +257,7 @@ impl Driver {
         self.shared.kills.fetch_add(1, SeqCst);
         let killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
         let finished = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
-        if !killed && !(finished && self.shared.finishing.load(SeqCst)) {
+        if !(killed || finished && self.shared.finishing.load(SeqCst)) {
             self.shared.violation(&format!("client {place} ended by itself: {}", ipc::ended(status)));
         }
         for activity in &client.threads {
