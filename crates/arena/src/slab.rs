@@ -349,6 +349,15 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(())
     }
 
+    /// Whatever a span was used for before is gone: objects of a stable class begin as zeros, with a free lock.
+    fn wipe_span(&self, span: u32, desc: &SpanDesc) -> Result<()> {
+        if desc.backed.load(Relaxed) != 0 {
+            let block = Handle::from_offset(u64::from(span) << SPAN_SHIFT).ok_or(ArenaError::Corrupt)?;
+            self.arena.zero(self.host, block, 0, SPAN as usize)?;
+        }
+        Ok(())
+    }
+
     fn link(
         &self,
         tx: &mut Tx<'_, 'a, H>,

@@ -32,6 +32,7 @@ use crate::{
         free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
         obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying, taken,
     },
+    util::{WAITER_PROCESS, has_ended},
 };
 
 const R: u32 = 0o444;
@@ -544,6 +545,7 @@ fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result
     me.next.store(0, Relaxed);
     me.prev.store(tail, Relaxed);
     me.result.store(0, Relaxed);
+    me.args[WAITER_PROCESS].store(u64::from(ctx.host.process().0), Relaxed);
     me.begin();
     let kind = match list {
         List::Receivers => KIND_RECV,
@@ -770,6 +772,11 @@ fn pipelined_send<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, 
         at = who.next.load(Relaxed);
         let select = Select::unpack(who.args[0].load(Relaxed), who.args[1].load(Relaxed));
         if !select.matches(msg.mtype.load(Relaxed)) {
+            continue;
+        }
+        if has_ended(ctx, &who) {
+            dequeue(tx, q, List::Receivers, &who)?;
+            tx.commit();
             continue;
         }
         if who.args[2].load(Relaxed) < size {

@@ -33,6 +33,7 @@ use crate::{
         free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
         obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
     },
+    util::{WAITER_PROCESS, has_ended},
 };
 
 const R: u32 = 0o444;
@@ -339,6 +340,7 @@ fn enqueue<'a, T: Task>(
     me.prev.store(tail, Relaxed);
     me.result.store(0, Relaxed);
     me.args[1].store(undo.map_or(0, |u| u64::from(u.handle().0)), Relaxed);
+    me.args[WAITER_PROCESS].store(u64::from(ctx.host.process().0), Relaxed);
     me.begin();
     tx.set(&me, |w| &w.kind, KIND_SEM);
     match tail {
@@ -420,6 +422,11 @@ fn scan<'a, T: Task>(
         }
         let who = waiter(tx.ctx(), at)?;
         at = who.next.load(Relaxed);
+        if has_ended(tx.ctx(), &who) {
+            dequeue(tx, set, &who)?;
+            tx.commit();
+            continue;
+        }
         if only(who.args[0].load(Relaxed)) && retry(tx, set, &who)? {
             any = true;
             if first_only {
@@ -900,6 +907,9 @@ fn count_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, num: usize
             }
             let who = waiter(ctx, at)?;
             at = who.next.load(Relaxed);
+            if has_ended(ctx, &who) {
+                continue;
+            }
             let sops = Sops::of(ctx, &who)?;
             let undo = undo_of(ctx, &who)?;
             // Nothing is changed: whoever sleeps blocks, and blocking takes everything back.

@@ -11,7 +11,7 @@ use abi::{
     },
 };
 use arena::{
-    ArenaError, Class, Ctx, Handle, Lock, Ref, SPAN, Shared, Tx,
+    ArenaError, Class, Ctx, Handle, Lock, ProcSlot, Ref, SPAN, Shared, Tx, Waiter,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -562,6 +562,18 @@ pub(crate) fn free_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, object:
     ctx.hold(object.handle());
     ctx.slot.in_flight.doomed.store(0, Relaxed);
     ctx.free(object.handle());
+}
+
+/// Where a waiter's arguments name its process.
+pub(crate) const WAITER_PROCESS: usize = 5;
+
+/// Whether the sleeper's process is known to have ended: then it is as if it were not there. What it had in its hands
+/// is the reaper's business.
+pub(crate) fn has_ended<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "a handle")]
+    let process = Handle(who.args[WAITER_PROCESS].load(Relaxed) as u32);
+    ctx.at::<ProcSlot>(process)
+        .is_ok_and(|p| p.marked() && ctx.host.process_dead(p.pid.load(Relaxed), p.start.load(Relaxed)))
 }
 
 const TABLE_HEAD: u64 = 64;

@@ -1,7 +1,8 @@
 //! The libc symbols of System V IPC, for dynamic programs.
 //!
 //! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl`, and `syscall` with their numbers,
-//! act on the namespace of `ipcspace run`; the calls that change credentials are watched.
+//! act on the namespace of `ipcspace run`; the calls that change credentials are watched, and `dlopen` is, for its
+//! `RTLD_DEEPBIND`.
 //! What is missing: shared memory, POSIX queues; `sigaction` is not watched yet (see LIMITATIONS.md).
 //!
 //! No logic here: decode, call, encode. `errno` is written in [`finish`] only.
@@ -14,6 +15,8 @@
 
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod credentials;
+#[expect(unreachable_pub, reason = "exported to C by name")]
+mod loader;
 mod runtime;
 
 use core::ffi::{c_int, c_long};
