@@ -283,7 +283,7 @@ impl Processes {
             }
         }
         let sleepers = self.tasks.iter().filter(|task| task.in_call() && !self.stopped.contains(&task.pid));
-        sleepers.zip(&first).all(|(task, first)| task.watch.look() == *first)
+        sleepers.zip(&first).all(|(task, first)| task.watch.still(*first))
     }
 
     fn mark(&mut self, resting: bool) {

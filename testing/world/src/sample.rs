@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 pub(crate) struct Watch {
     syscall: File,
     schedstat: File,
+    stat: File,
 }
 
 /// What a look at a task found.
@@ -29,7 +30,15 @@ const SLEEPS: [&str; 5] = ["65", "69", "70", "220", "202"];
 impl Watch {
     pub(crate) fn new(pid: i32, tid: i32) -> io::Result<Watch> {
         let file = |name| File::open(format!("/proc/{pid}/task/{tid}/{name}"));
-        Ok(Watch { syscall: file("syscall")?, schedstat: file("schedstat")? })
+        Ok(Watch { syscall: file("syscall")?, schedstat: file("schedstat")?, stat: file("stat")? })
+    }
+
+    /// Is the task still asleep as the first look found it? One that has been woken and waits for its CPU to
+    /// notice looks asleep in all files but `stat`.
+    pub(crate) fn still(&self, first: Look) -> bool {
+        let mut buffer = [0; 512];
+        let state = read(&self.stat, &mut buffer).ok().and_then(fields_of_stat).map(|(state, _)| state);
+        state == Some('S') && self.look() == first
     }
 
     pub(crate) fn look(&self) -> Look {
