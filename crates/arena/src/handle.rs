@@ -27,7 +27,7 @@ impl Handle {
 
     /// The block at a distance, if that is a multiple of the unit and in range.
     pub fn from_offset(offset: u64) -> Option<Handle> {
-        (offset % Self::GRAIN == 0).then(|| u32::try_from(offset / Self::GRAIN).ok().map(Handle))?
+        offset.is_multiple_of(Self::GRAIN).then(|| u32::try_from(offset / Self::GRAIN).ok().map(Handle))?
     }
 
     /// None for the null handle.

@@ -34,7 +34,6 @@ macro_rules! word {
             type Value = $value;
             const FLAG: u64 = $flag;
             #[inline(always)]
-            #[expect(clippy::cast_sign_loss, clippy::cast_lossless, reason = "the bits, as they are")]
             fn raw(&self) -> u64 {
                 self.load(Relaxed) as $bits as u64
             }

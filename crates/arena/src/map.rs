@@ -229,7 +229,7 @@ impl Arena {
     /// The structure at an offset; used for the undo log and the arena's own header.
     #[inline(always)]
     pub(crate) fn at_offset<T: Shared, H: Host>(&self, host: &H, offset: u64) -> Result<Ref<'_, T>> {
-        if offset % align_of::<T>() as u64 != 0 {
+        if !offset.is_multiple_of(align_of::<T>() as u64) {
             return Err(ArenaError::Corrupt);
         }
         let start = self.address(host, offset, size_of::<T>() as u64)?;

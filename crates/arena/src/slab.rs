@@ -155,7 +155,7 @@ fn desc_offset(span: u32) -> u64 {
 impl<'a, H: Host> Ctx<'a, H> {
     #[inline(always)]
     fn desc(&self, span: u32) -> Result<Ref<'a, SpanDesc>> {
-        if span == 0 || span % PER_EXTENT == 0 || span >= MAX_SPANS {
+        if span == 0 || span.is_multiple_of(PER_EXTENT) || span >= MAX_SPANS {
             return Err(ArenaError::Corrupt);
         }
         self.arena.at_offset(self.host, desc_offset(span))
@@ -259,7 +259,7 @@ impl<'a, H: Host> Ctx<'a, H> {
         #[expect(clippy::cast_possible_truncation, reason = "32 bits of handle and 6 of grain, less 16")]
         let desc = self.desc((offset >> SPAN_SHIFT) as u32)?;
         let class = Class(desc.class.load(Relaxed));
-        if class.0 as usize >= CLASSES || offset % class.size() != 0 {
+        if class.0 as usize >= CLASSES || !offset.is_multiple_of(class.size()) {
             return Err(ArenaError::Corrupt);
         }
         Ok(class)
@@ -516,7 +516,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             }
         } else {
             span = pool.bump.load(Relaxed);
-            if span >= IN_FIRST && span < PER_EXTENT {
+            if (IN_FIRST..PER_EXTENT).contains(&span) {
                 span = PER_EXTENT;
             }
             if span % PER_EXTENT == 0 {

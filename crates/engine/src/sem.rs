@@ -135,7 +135,7 @@ fn sem<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray, num: usize) -> Result<Ref<
 const fn semval(word: u64) -> i32 {
     word as u32 as i32
 }
-#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the high half")]
+#[expect(clippy::cast_possible_wrap, reason = "the high half")]
 const fn sempid(word: u64) -> i32 {
     (word >> 32) as u32 as i32
 }

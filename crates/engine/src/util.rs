@@ -434,7 +434,7 @@ fn add_id<'a, O: Object + 'a, T: Task>(
         let idx = ids.next_free(next & IPCMNI_IDX_MASK, IPCMNI).ok_or(Errno::ENOSPC)?;
         (next >> IPCMNI_SHIFT, idx)
     } else {
-        let below = (in_use * 3 / 2).max(IPC_MIN_CYCLE).min(IPCMNI);
+        let below = (in_use * 3 / 2).clamp(IPC_MIN_CYCLE, IPCMNI);
         let last = ids.last_idx.load(Relaxed);
         #[expect(clippy::cast_sign_loss, reason = "last is at least -1")]
         let cursor = (last + 1) as u32;
