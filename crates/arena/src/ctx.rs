@@ -171,7 +171,9 @@ impl<'a, H: Host> Ctx<'a, H> {
         let taking = Handle(slot.in_flight.taking.load(Relaxed));
         let chain = Handle(slot.in_flight.chain.load(Relaxed));
         // The dead thread may have been between two stores that move a block from one place to the other.
-        let twice = taking == chain || slot.magazines.iter().any(|m| m.holds(taking));
+        let twice = taking == chain
+            || slot.magazines.iter().any(|m| m.holds(taking))
+            || slot.log_ext.iter().any(|place| place.load(Relaxed) == taking.0);
         if own {
             slot.in_flight.taking.store(0, Relaxed);
             if let Some(block) = taking.some().filter(|_| !twice) {

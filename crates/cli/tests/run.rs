@@ -148,7 +148,9 @@ fn death_by_a_signal_is_passed_on() {
         let direct = Command::new("bash").args(["-c", &script]).current_dir(&dir).status().unwrap();
         let ours = run(&["--", "bash", "-c", &script]).current_dir(&dir).status().unwrap();
         assert_eq!(ours.signal(), direct.signal(), "{signal}");
-        assert!(direct.signal().is_some() && !ours.core_dumped(), "{signal}");
+        // A shell that was started in the background hands on SIGINT as ignored.
+        assert!(direct.signal().is_some() || signal == "INT", "{signal}");
+        assert!(!ours.core_dumped(), "{signal}");
     }
     fs::remove_dir_all(dir).unwrap();
 }

@@ -73,8 +73,7 @@ unsafe impl Host for LinuxHost {
     }
 
     fn process_dead(&self, pid: u32, _start: u64) -> bool {
-        // A zombie still exists here: its end is the broker's to tell, or its parent's to see.
-        !sys::exists(pid)
+        sys::has_ended(pid)
     }
 
     fn thread_dead(&self, tid: u32) -> bool {

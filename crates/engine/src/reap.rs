@@ -11,8 +11,14 @@ use crate::{
 /// Ends all that a dead thread had begun, and frees its slot. Errors are left behind as what they are: objects
 /// that make no sense, which their users find out.
 pub fn reap_thread<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, tid: u32) {
-    ctx.settle(slot, tid);
     let who = slot.part(|s| &s.waiter);
+    let block = who.block.load(Relaxed);
+    let in_hand = [&slot.in_flight.chain, &slot.in_flight.taking];
+    if block != 0 && in_hand.iter().any(|place| place.load(Relaxed) == block) {
+        // It died between the two stores of a hand-over to itself: one of the two places counts.
+        who.block.store(0, Relaxed);
+    }
+    ctx.settle(slot, tid);
     let _ = match who.kind.load(Relaxed) {
         kind @ (KIND_RECV | KIND_SEND) => msg::abandon(ctx, &who, kind),
         KIND_SEM => sem::abandon(ctx, &who).map(|_| ()),
@@ -20,11 +26,8 @@ pub fn reap_thread<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     };
     // Whoever completed it may have given it a message, which dies with it.
     if let Some(block) = Handle(who.block.swap(0, Relaxed)).some() {
-        let old = slot.in_flight.chain.load(Relaxed);
-        if old != block.0 {
-            ctx.slot.in_flight.chain.store(block.0, Relaxed);
-            ctx.free_chain();
-        }
+        ctx.slot.in_flight.chain.store(block.0, Relaxed);
+        ctx.free_chain();
     }
     who.end();
     let doomed = Handle(slot.in_flight.doomed.load(Relaxed));

@@ -713,11 +713,32 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
     let mut new: Option<Undo<'a>> = None;
     let mut reserved = 0;
     let done = loop {
-        let Locked { object: set, mut tx } = obtain(ctx, id)?;
+        let Locked { object: set, mut tx } = match obtain(ctx, id) {
+            Ok(locked) => locked,
+            Err(e) => break Err(e),
+        };
+        // The record is there from the first try on, whatever comes of it, as in the kernel.
+        let undo = match if undos { find_undo(ctx, &set) } else { Ok(None) } {
+            Ok(None) if undos => {
+                let Some(fresh) = new.take() else {
+                    let nsems = set.nsems.load(Relaxed) as usize;
+                    drop(tx);
+                    new = Some(new_undo(ctx, nsems)?);
+                    continue;
+                };
+                link_undo(&mut tx, &set, &fresh)?;
+                tx.commit();
+                Some(fresh)
+            }
+            Ok(undo) => undo,
+            Err(e) => break Err(e),
+        };
         if highest >= set.nsems.load(Relaxed) {
             break Err(Errno::EFBIG);
         }
-        ipcperms(ctx.host, &set.perm, if alters { W } else { R })?;
+        if let Err(e) = ipcperms(ctx.host, &set.perm, if alters { W } else { R }) {
+            break Err(e);
+        }
         // Completing a sleeper with many operations needs a long log.
         let most = set.max_ops.load(Relaxed);
         if most > INLINE_OPS as u32 && most > reserved {
@@ -726,25 +747,9 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
             ctx.reserve_log(3 * most as usize + 64).or_errno()?;
             continue;
         }
-        let old = if undos { find_undo(ctx, &set)? } else { None };
-        if undos && old.is_none() && new.is_none() {
-            let nsems = set.nsems.load(Relaxed) as usize;
-            drop(tx);
-            new = Some(new_undo(ctx, nsems)?);
-            continue;
-        }
-        let fresh = new.filter(|_| old.is_none());
-        let undo = old.or(fresh);
-        if let Some(fresh) = &fresh {
-            link_undo(&mut tx, &set, fresh)?;
-        }
         match perform(&mut tx, &set, &sops, undo.as_ref(), ctx.host.tgid())? {
             Tried::Fails(e) => break Err(e),
             Tried::Blocks(_) => {
-                if let Some(fresh) = &fresh {
-                    link_undo(&mut tx, &set, fresh)?;
-                    new = None;
-                }
                 if sops.len() as u32 > set.max_ops.load(Relaxed) {
                     tx.set(&set, |s| &s.max_ops, sops.len() as u32);
                 }
@@ -753,9 +758,6 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
                 break Ok(Outcome::Blocked);
             }
             Tried::Done => {
-                if fresh.is_some() {
-                    new = None;
-                }
                 tx.set(&set, |s| &s.otime, ctx.host.now());
                 commit_and_update(&mut tx, &set)?;
                 drop(tx);

@@ -94,6 +94,27 @@ pub fn exists(id: u32) -> bool {
     check(unsafe { syscall6(62, id as usize, 0, 0, 0, 0, 0) }) != Err(Errno::ESRCH)
 }
 
+/// Whether a process has ended, whether or not its parent has waited for it. False where that can't be found out.
+pub fn has_ended(pid: u32) -> bool {
+    #[repr(C)]
+    struct Pollfd {
+        fd: i32,
+        events: i16,
+        revents: i16,
+    }
+    if !exists(pid) {
+        return true;
+    }
+    // SAFETY: two integers.
+    let Ok(fd) = check(unsafe { syscall6(434, pid as usize, 0, 0, 0, 0, 0) }) else { return false };
+    let mut poll = Pollfd { fd: fd as i32, events: 1, revents: 0 };
+    // SAFETY: one valid pollfd, and no wait.
+    let ready = unsafe { syscall6(7, core::ptr::from_mut(&mut poll) as usize, 1, 0, 0, 0, 0) };
+    // SAFETY: the descriptor is ours, and closed once.
+    unsafe { syscall6(3, fd, 0, 0, 0, 0, 0) };
+    ready == 1
+}
+
 /// Whether a thread of this process exists.
 pub fn thread_exists(tid: u32) -> bool {
     // SAFETY: as `exists`.
