@@ -115,7 +115,7 @@ impl Object for SemArray {
         }
         // The reference's life is the arena's; the trait's signature does not know.
         let set = tx.ctx().at::<SemArray>(set.handle()).or_errno()?;
-        finish(tx, &set)
+        finish(tx, &set, None)
     }
 }
 
@@ -383,21 +383,56 @@ fn has_sleepers(set: &SemArray) -> bool {
     set.heads[0].load(Relaxed) | set.heads[1].load(Relaxed) != 0
 }
 
-/// Tries a sleeper's operations again. Whether its sleep is over.
-fn retry<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, who: &Ref<'a, Waiter>) -> Result<bool> {
+/// What trying a sleeper's operations again did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retried {
+    /// It sleeps on, or there is none.
+    Nothing,
+    /// Its sleep is over, and no semaphore that it named is zero.
+    Over,
+    /// Its sleep is over, and a semaphore that it named is zero.
+    OverWithZero,
+}
+
+/// Whether one of the semaphores that the operations name, or one of all, is zero.
+fn any_zero<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray, sops: Option<&Sops<'a>>) -> Result<bool> {
+    let is_zero = |num: usize| Ok(semval(sem(ctx, set, num)?.word.load(Relaxed)) == 0);
+    match sops {
+        Some(sops) => {
+            for op in sops.iter() {
+                if is_zero(usize::from(op.sem_num))? {
+                    return Ok(true);
+                }
+            }
+        }
+        None => {
+            for num in 0..set.nsems.load(Relaxed) as usize {
+                if is_zero(num)? {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Tries a sleeper's operations again.
+fn retry<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, who: &Ref<'a, Waiter>) -> Result<Retried> {
     let ctx = tx.ctx();
     let sops = Sops::of(ctx, who)?;
     let undo = undo_of(ctx, who)?;
     let result = match perform(tx, set, &sops, undo.as_ref(), who.pid.load(Relaxed))? {
-        Tried::Blocks(_) => return Ok(false),
+        Tried::Blocks(_) => return Ok(Retried::Nothing),
         Tried::Fails(e) => Err(e),
         Tried::Done => {
             tx.set(set, |s| &s.otime, ctx.host.now());
             Ok(())
         }
     };
+    // Looked at before the sleeper is told: then its operations are its own again.
+    let zero = result.is_ok() && any_zero(ctx, set, Some(&sops))?;
     complete(tx, set, who, result)?;
-    Ok(true)
+    Ok(if zero { Retried::OverWithZero } else { Retried::Over })
 }
 
 fn undo_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Waiter) -> Result<Option<Undo<'a>>> {
@@ -406,19 +441,19 @@ fn undo_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Waiter) -> Result<Option<Undo<'a
     undo.some().map(|u| ctx.at(u).or_errno()).transpose()
 }
 
-/// Tries the sleepers of a list in order. `only` chooses by the number of operations. Whether any proceeded.
+/// Tries the sleepers of a list in order: all of them, or up to the first whose sleep is over, which is returned.
+/// `only` chooses by the number of operations.
 fn scan<'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     set: &Set<'a>,
     list: u32,
     only: impl Fn(u64) -> bool,
     first_only: bool,
-) -> Result<bool> {
+) -> Result<Retried> {
     let mut at = set.heads[list as usize].load(Relaxed);
-    let mut any = false;
     for _ in 0..WALK {
         if at == 0 {
-            return Ok(any);
+            return Ok(Retried::Nothing);
         }
         let who = waiter(tx.ctx(), at)?;
         at = who.next.load(Relaxed);
@@ -427,10 +462,10 @@ fn scan<'a, T: Task>(
             tx.commit();
             continue;
         }
-        if only(who.args[0].load(Relaxed)) && retry(tx, set, &who)? {
-            any = true;
-            if first_only {
-                return Ok(true);
+        if only(who.args[0].load(Relaxed)) {
+            let retried = retry(tx, set, &who)?;
+            if first_only && retried != Retried::Nothing {
+                return Ok(retried);
             }
         }
     }
@@ -438,13 +473,18 @@ fn scan<'a, T: Task>(
 }
 
 /// `do_smart_update`: completes all sleepers that can proceed: those that wait for zero first, then the others in
-/// order, from the start again after each.
-fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+/// order, from the start again after each. As in the kernel, those that wait for zero are only looked at when a
+/// semaphore that was just operated on (`sops`; without it, any) is zero.
+fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops<'a>>) -> Result<()> {
+    let mut zero = any_zero(tx.ctx(), set, sops)?;
     loop {
-        scan(tx, set, ZERO, |ops| ops == 1, false)?;
-        scan(tx, set, ZERO, |ops| ops != 1, false)?;
-        if !scan(tx, set, ALTER, |_| true, true)? {
-            return Ok(());
+        if zero {
+            scan(tx, set, ZERO, |ops| ops == 1, false)?;
+            scan(tx, set, ZERO, |ops| ops != 1, false)?;
+        }
+        match scan(tx, set, ALTER, |_| true, true)? {
+            Retried::Nothing => return Ok(()),
+            over => zero = over == Retried::OverWithZero,
         }
     }
 }
@@ -452,7 +492,7 @@ fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
 /// Ends the work that `pending` names.
 #[cold]
 #[inline(never)]
-fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops<'a>>) -> Result<()> {
     if set.perm.state.load(Relaxed) != STATE_LIVE {
         for list in &set.heads {
             while let Some(first) = Handle(list.load(Relaxed)).some() {
@@ -464,7 +504,7 @@ fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
         if set.pending.load(Relaxed) & SET_ALL != 0 {
             set_all_values(tx, set)?;
         }
-        update(tx, set)?;
+        update(tx, set, sops)?;
     }
     tx.set(set, |s| &s.pending, 0);
     tx.commit();
@@ -473,14 +513,18 @@ fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
 
 /// Commits what was done and completes the sleepers that can proceed because of it.
 #[inline(always)]
-fn commit_and_update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+fn commit_and_update<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    sops: Option<&Sops<'a>>,
+) -> Result<()> {
     if !has_sleepers(set) {
         tx.commit();
         return Ok(());
     }
     tx.set(set, |s| &s.pending, set.pending.load(Relaxed) | UPDATE);
     tx.commit();
-    finish(tx, set)
+    finish(tx, set, sops)
 }
 
 // ---- undo
@@ -581,7 +625,7 @@ fn apply_undo<'a, T: Task>(
     tx.set(undo, |u| &u.next, set.garbage.load(Relaxed));
     tx.set(set, |s| &s.garbage, undo.handle().0);
     tx.commit();
-    finish(tx, set)
+    finish(tx, set, None)
 }
 
 /// Frees the undo records that were applied. Call with no lock held and an empty in-flight chain.
@@ -759,7 +803,7 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
             }
             Tried::Done => {
                 tx.set(&set, |s| &s.otime, ctx.host.now());
-                commit_and_update(&mut tx, &set)?;
+                commit_and_update(&mut tx, &set, Some(&sops))?;
                 drop(tx);
                 if set.garbage.load(Relaxed) != 0 && new.is_none() {
                     ctx.flush_wakes();
@@ -966,7 +1010,7 @@ pub fn semctl_setval<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, value: i32) -
         let sem = sem(ctx, &set, num)?;
         tx.set(&sem, |s| &s.word, pack(value, ctx.host.tgid()));
         tx.set(&set, |s| &s.ctime, ctx.host.now());
-        commit_and_update(&mut tx, &set)?;
+        commit_and_update(&mut tx, &set, None)?;
         drop(tx);
         ctx.flush_wakes();
         ctx.trim_log();
@@ -1059,7 +1103,7 @@ pub fn semctl_setall<T: Task>(ctx: &Ctx<'_, T>, id: i32, from: u64) -> Result<()
         tx.set(&set, |s| &s.pending, UPDATE | SET_ALL);
         set_chain(&mut tx, Handle::NULL);
         tx.commit();
-        finish(&mut tx, &set)
+        finish(&mut tx, &set, None)
     });
     ctx.free_chain();
     ctx.flush_wakes();
@@ -1112,7 +1156,7 @@ pub fn semctl_rmid<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
     check_owner(ctx.host, &set.perm)?;
     tx.set(&set, |s| &s.pending, UPDATE);
     set_dying(&mut tx, &set, KIND_SEM);
-    finish(&mut tx, &set)?;
+    finish(&mut tx, &set, None)?;
     drop(tx);
     freeary(ctx, &set)
 }

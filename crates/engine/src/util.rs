@@ -567,13 +567,18 @@ pub(crate) fn free_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, object:
 /// Where a waiter's arguments name its process.
 pub(crate) const WAITER_PROCESS: usize = 5;
 
-/// Whether the sleeper's process is known to have ended: then it is as if it were not there. What it had in its hands
+/// Whether the sleeper's process or thread is known to have ended: then it is as if it were not there. What it had in its hands
 /// is the reaper's business.
 pub(crate) fn has_ended<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) -> bool {
     #[expect(clippy::cast_possible_truncation, reason = "a handle")]
     let process = Handle(who.args[WAITER_PROCESS].load(Relaxed) as u32);
-    ctx.at::<ProcSlot>(process)
-        .is_ok_and(|p| p.marked() && ctx.host.process_dead(p.pid.load(Relaxed), p.start.load(Relaxed)))
+    ctx.at::<ProcSlot>(process).is_ok_and(|p| {
+        let start = p.start.load(Relaxed);
+        // An exec ends the other threads of a process that lives on.
+        p.marked()
+            && (ctx.host.process_dead(p.pid.load(Relaxed), start)
+                || ctx.host.process_dead(who.tid.load(Relaxed), start))
+    })
 }
 
 const TABLE_HEAD: u64 = 64;
