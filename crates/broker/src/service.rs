@@ -242,12 +242,17 @@ impl Service {
         }
         let mut events = [EpollEvent::empty(); 64];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
-        for event in &events[..ready] {
-            match event.data() {
-                LISTENER => {}
-                DOORBELL => self.answer_bell(),
-                fd => self.gone(i32::try_from(fd).unwrap_or(-1)),
-            }
+        // Ends first: a question's answer may open a descriptor with the number of one that this batch closes.
+        let (bells, ends): (Vec<u64>, Vec<u64>) = events[..ready]
+            .iter()
+            .map(EpollEvent::data)
+            .filter(|d| *d != LISTENER)
+            .partition(|d| *d == DOORBELL);
+        for fd in ends {
+            self.gone(i32::try_from(fd).unwrap_or(-1));
+        }
+        if !bells.is_empty() {
+            self.answer_bell();
         }
         let due = self.trim_at.map(|at| at.saturating_duration_since(Instant::now()));
         if due == Some(Duration::ZERO) {
