@@ -1,7 +1,7 @@
 //! The kernel against ours: what one operation costs on either side, in one run.
 //!
 //! `cargo run --release -p bench -- [--rows REGEX] [--json FILE]` prints a table with a line per row: nanoseconds in the
-//! kernel, nanoseconds in ours, their ratio (below 1: ours is faster) and how much either side varied.
+//! kernel, nanoseconds in ours, their ratio (above 1: ours is faster) and how much either side varied.
 //!
 //! Two workers, the same executable, live through the whole run: one in a private IPC namespace of the kernel, one
 //! under `ipcspace run`. They take turns (A B A B …) in samples of about 50 ms, so that what the machine does
