@@ -1,7 +1,7 @@
 //! Linux's user-space interface of System V IPC as data: error numbers, flags, commands, structures, system
 //! call numbers. No logic beyond what a constant needs. x86-64 only: other targets are a compile error.
 //!
-//! What is missing: shared memory, POSIX message queues and the 32-bit structures come with their mechanisms.
+//! What is missing: POSIX message queues and the 32-bit structures come with their mechanisms.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod errno;
 pub mod ipc;
 pub mod msg;
 pub mod sem;
+pub mod shm;
 pub mod syscall;
 
 pub use errno::Errno;

@@ -1,11 +1,19 @@
 //! System call numbers of x86-64 that the doors serve.
 
+/// `shmget`.
+pub const SHMGET: i64 = 29;
+/// `shmat`.
+pub const SHMAT: i64 = 30;
+/// `shmctl`.
+pub const SHMCTL: i64 = 31;
 /// `semget`.
 pub const SEMGET: i64 = 64;
 /// `semop`.
 pub const SEMOP: i64 = 65;
 /// `semctl`.
 pub const SEMCTL: i64 = 66;
+/// `shmdt`.
+pub const SHMDT: i64 = 67;
 /// `msgget`.
 pub const MSGGET: i64 = 68;
 /// `msgsnd`.

@@ -12,6 +12,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod ipc_sysctl;
 pub mod msg;
 mod msgutil;
 pub mod namespace;
