@@ -113,6 +113,18 @@ impl<'a, H: Host> Ctx<'a, H> {
         self.arena.array(self.host, block, byte, count)
     }
 
+    /// Element `index` of the array that begins `byte` bytes into a block.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NoMemory`.
+    #[inline(always)]
+    pub fn element<T: Shared>(&self, block: Handle, byte: u64, index: usize) -> Result<Ref<'a, T>> {
+        if block.is_null() || index > crate::SPAN as usize {
+            return Err(ArenaError::Corrupt);
+        }
+        self.arena.at_offset(self.host, block.offset() + byte + (index * size_of::<T>()) as u64)
+    }
+
     /// Adds a block that was just taken to the front of the in-flight chain.
     ///
     /// # Errors

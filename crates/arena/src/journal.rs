@@ -96,26 +96,12 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
             slot.log[2 * at].store(place, Relaxed);
             slot.log[2 * at + 1].store(old, Relaxed);
         } else {
-            self.record_far(at, place, old);
+            record_far(self.ctx, at, place, old);
         }
         self.entries = at + 1;
         ordered();
         slot.log_head.store(self.entries as u64, Relaxed);
         ordered();
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn record_far(&self, at: usize, place: u64, old: u64) {
-        // `reserve` has allocated the blocks; without it the operation is larger than its author thought, which is
-        // a mistake of the program and not of shared memory.
-        match far_entry(self.ctx, &self.ctx.slot, at) {
-            Some(entry) => {
-                entry[0].store(place, Relaxed);
-                entry[1].store(old, Relaxed);
-            }
-            None => debug_assert!(false, "the undo log is full"),
-        }
     }
 
     /// Commits what was changed so far; the lock stays held.
@@ -190,6 +176,21 @@ impl Owed {
             state: (word as u32 & !0b11) | Phase::Waiting as u32,
             phase,
         }
+    }
+}
+
+/// Takes the context and not the transaction: what is passed on by reference can't stay in registers.
+#[cold]
+#[inline(never)]
+fn record_far<H: Host>(ctx: &Ctx<'_, H>, at: usize, place: u64, old: u64) {
+    // `reserve` has allocated the blocks; without it the operation is larger than its author thought, which is
+    // a mistake of the program and not of shared memory.
+    match far_entry(ctx, &ctx.slot, at) {
+        Some(entry) => {
+            entry[0].store(place, Relaxed);
+            entry[1].store(old, Relaxed);
+        }
+        None => debug_assert!(false, "the undo log is full"),
     }
 }
 

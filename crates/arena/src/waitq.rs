@@ -72,8 +72,8 @@ crate::shared! {
         pub result: AtomicI64,
         /// Arguments, by kind.
         pub args: [AtomicU64; 6],
-        /// Room for a semop's operations, or whatever the kind needs.
-        pub ops: [AtomicU16; 96],
+        /// Room for a semop's operations.
+        pub ops: [[AtomicU16; 3]; 32],
     }
 }
 
@@ -99,7 +99,7 @@ impl Waiter {
             block: zero(),
             result: AtomicI64::new(0),
             args: from_fn(|_| AtomicU64::new(0)),
-            ops: from_fn(|_| AtomicU16::new(0)),
+            ops: from_fn(|_| from_fn(|_| AtomicU16::new(0))),
         }
     }
 

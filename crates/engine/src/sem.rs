@@ -30,8 +30,8 @@ use crate::{
     task::{Cause, Outcome, Task},
     util::{
         IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, Table, check_owner,
-        free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
-        obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
+        find_object, free_object, ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm,
+        lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
     },
     util::{WAITER_PROCESS, has_ended},
 };
@@ -210,31 +210,38 @@ fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i
 
 /// The operations of a call, as they lie in the arena.
 #[derive(Clone, Copy)]
-struct Sops<'a>(Ref<'a, [AtomicU16]>);
+struct Sops<'a>(Ref<'a, [[AtomicU16; 3]]>);
 
 impl<'a> Sops<'a> {
     fn of<T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> Result<Sops<'a>> {
         #[expect(clippy::cast_possible_truncation, reason = "a count of operations")]
         let count = who.args[0].load(Relaxed) as usize;
         if count <= INLINE_OPS {
-            return Ok(Sops(who.part(|w| &w.ops[..3 * count])));
+            return Ok(Sops(who.part(|w| &w.ops[..count])));
         }
-        Ok(Sops(ctx.array(Handle(who.block.load(Relaxed)), 8, 3 * count).or_errno()?))
+        Ok(Sops(ctx.array(Handle(who.block.load(Relaxed)), 8, count).or_errno()?))
     }
 
     fn len(&self) -> usize {
-        self.0.len() / 3
+        self.0.len()
+    }
+
+    fn get(&self, at: usize) -> Option<SemBuf> {
+        self.iter().nth(at)
     }
 
     #[inline(always)]
-    fn get(&self, at: usize) -> SemBuf {
-        let word = |i: usize| self.0[3 * at + i].load(Relaxed);
-        SemBuf { sem_num: word(0), sem_op: word(1).cast_signed(), sem_flg: word(2).cast_signed() }
+    fn iter(&self) -> impl Iterator<Item = SemBuf> + use<'a> {
+        self.0.get().iter().map(sembuf)
     }
+}
 
-    #[inline(always)]
-    fn iter(&self) -> impl Iterator<Item = SemBuf> + '_ {
-        (0..self.len()).map(|i| self.get(i))
+#[inline(always)]
+fn sembuf([num, op, flg]: &[AtomicU16; 3]) -> SemBuf {
+    SemBuf {
+        sem_num: num.load(Relaxed),
+        sem_op: op.load(Relaxed).cast_signed(),
+        sem_flg: flg.load(Relaxed).cast_signed(),
     }
 }
 
@@ -257,62 +264,68 @@ fn perform<'a, T: Task>(
     pid: u32,
 ) -> Result<Tried> {
     let ctx = tx.ctx();
+    if let Some(undo) = undo {
+        renew_adjustments(tx, set, undo)?;
+    }
     for (at, op) in sops.iter().enumerate() {
         let sem = sem(ctx, set, usize::from(op.sem_num))?;
-        let value = semval(sem.word.load(Relaxed));
-        let new = value + i32::from(op.sem_op);
-        let blocks = if op.sem_op == 0 { value != 0 } else { new < 0 };
-        let failed = if blocks {
-            let nowait = i32::from(op.sem_flg) & IPC_NOWAIT != 0;
-            Some(if nowait { Tried::Fails(Errno::EAGAIN) } else { Tried::Blocks(at) })
-        } else if new > SEMVMX {
-            Some(Tried::Fails(Errno::ERANGE))
-        } else if op.sem_flg & SEM_UNDO != 0
-            && let Some(undo) = undo
-        {
-            adjust(tx, set, undo, usize::from(op.sem_num), op.sem_op)?.err().map(Tried::Fails)
-        } else {
-            None
+        let failed = match next_value(semval(sem.word.load(Relaxed)), &op) {
+            Ok(new) => match undo.filter(|_| op.sem_flg & SEM_UNDO != 0) {
+                Some(undo) if !adjust(tx, set, undo, &op)? => Tried::Fails(Errno::ERANGE),
+                _ => {
+                    tx.set(&sem, |s| &s.word, pack(new, pid));
+                    continue;
+                }
+            },
+            Err(None) => Tried::Blocks(at),
+            Err(Some(error)) => Tried::Fails(error),
         };
-        if let Some(failed) = failed {
-            tx.roll_back();
-            return Ok(failed);
-        }
-        tx.set(&sem, |s| &s.word, pack(new, pid));
+        tx.roll_back();
+        return Ok(failed);
     }
     Ok(Tried::Done)
+}
+
+/// The value after one operation; no error if it would block.
+#[inline(always)]
+fn next_value(value: i32, op: &SemBuf) -> core::result::Result<i32, Option<Errno>> {
+    let new = value + i32::from(op.sem_op);
+    if if op.sem_op == 0 { value != 0 } else { new < 0 } {
+        return Err((i32::from(op.sem_flg) & IPC_NOWAIT != 0).then_some(Errno::EAGAIN));
+    }
+    if new > SEMVMX { Err(Some(Errno::ERANGE)) } else { Ok(new) }
 }
 
 fn adjustments(set: &SemArray, undo: &SemUndo) -> Table {
     Table::new(Handle(undo.adj.load(Relaxed)), set.nsems.load(Relaxed) as usize)
 }
 
-/// Records what undoes one operation. The inner result is the operation's.
-fn adjust<'a, T: Task>(
-    tx: &mut Tx<'_, 'a, T>,
-    set: &Set<'a>,
-    undo: &Undo<'a>,
-    num: usize,
-    op: i16,
-) -> Result<core::result::Result<(), Errno>> {
-    let ctx = tx.ctx();
-    let table = adjustments(set, undo);
+/// Makes the adjustments zero that a SETALL has made meaningless.
+fn renew_adjustments<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &Undo<'a>) -> Result<()> {
     let current = set.undo_gen.load(Relaxed);
-    if undo.generation.load(Relaxed) != current {
-        // Nobody reads the old adjustments any more, so they need no log.
-        for at in 0..set.nsems.load(Relaxed) as usize {
-            table.get::<AtomicI32, T>(ctx, at)?.store(0, Relaxed);
-        }
-        ordered();
-        tx.set(undo, |u| &u.generation, current);
+    if undo.generation.load(Relaxed) == current {
+        return Ok(());
     }
-    let adj = table.get::<AtomicI32, T>(ctx, num)?;
-    let new = adj.load(Relaxed) - i32::from(op);
-    if !(-SEMAEM - 1..=SEMAEM).contains(&new) {
-        return Ok(Err(Errno::ERANGE));
+    // Nobody reads the old adjustments any more, so they need no log.
+    let table = adjustments(set, undo);
+    for at in 0..set.nsems.load(Relaxed) as usize {
+        table.get::<AtomicI32, T>(tx.ctx(), at)?.store(0, Relaxed);
     }
-    tx.set(&adj, |a| a, new);
-    Ok(Ok(()))
+    ordered();
+    tx.set(undo, |u| &u.generation, current);
+    Ok(())
+}
+
+/// Records what undoes one operation; false if that is out of range.
+#[inline(always)]
+fn adjust<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &Undo<'a>, op: &SemBuf) -> Result<bool> {
+    let adj = adjustments(set, undo).get::<AtomicI32, T>(tx.ctx(), usize::from(op.sem_num))?;
+    let new = adj.load(Relaxed) - i32::from(op.sem_op);
+    let in_range = (-SEMAEM - 1..=SEMAEM).contains(&new);
+    if in_range {
+        tx.set(&adj, |a| a, new);
+    }
+    Ok(in_range)
 }
 
 // ---- sleepers
@@ -745,15 +758,131 @@ fn free_sops<T: Task>(ctx: &Ctx<'_, T>) {
     }
 }
 
+/// What the operations of a call ask for, taken together.
+#[derive(Clone, Copy)]
+struct Asked {
+    alters: bool,
+    undos: bool,
+    /// Largest number of a semaphore.
+    highest: u32,
+}
+
+impl Asked {
+    #[inline(always)]
+    fn by(sops: impl Iterator<Item = SemBuf>) -> Asked {
+        sops.fold(Asked { alters: false, undos: false, highest: 0 }, |asked, op| Asked {
+            alters: asked.alters | (op.sem_op != 0),
+            undos: asked.undos | (op.sem_flg & SEM_UNDO != 0),
+            highest: asked.highest.max(u32::from(op.sem_num)),
+        })
+    }
+}
+
+#[inline(always)]
 fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
     let sops = Sops::of(ctx, &me)?;
-    let (mut alters, mut undos, mut highest) = (false, false, 0);
-    for op in sops.iter() {
-        alters |= op.sem_op != 0;
-        undos |= op.sem_flg & SEM_UNDO != 0;
-        highest = highest.max(u32::from(op.sem_num));
+    let done = match sops.0.first() {
+        Some(only) if sops.0.len() == 1 => try_one(ctx, id, only),
+        _ => try_many(ctx, id, sops.0.get()),
+    };
+    done.unwrap_or_else(|| try_in_full(ctx, id, &sops))
+}
+
+/// One operation is what most calls have: without a loop all of it stays in registers.
+#[inline(never)]
+fn try_one<T: Task>(ctx: &Ctx<'_, T>, id: i32, op: &[AtomicU16; 3]) -> Option<Result<Outcome>> {
+    try_undisturbed(ctx, id, core::iter::once(sembuf(op)))
+}
+
+#[inline(never)]
+fn try_many<T: Task>(ctx: &Ctx<'_, T>, id: i32, ops: &[[AtomicU16; 3]]) -> Option<Result<Outcome>> {
+    try_undisturbed(ctx, id, ops.iter().map(sembuf))
+}
+
+/// The try that can be made at once and has nothing else to see to: no sleepers, no undo records to make or of the
+/// dead. `None` if there is something; then nothing was changed.
+///
+/// The transaction is not passed on by reference, so that it stays in registers.
+#[inline(always)]
+fn try_undisturbed<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    id: i32,
+    sops: impl Iterator<Item = SemBuf> + Clone,
+) -> Option<Result<Outcome>> {
+    let asked = Asked::by(sops.clone());
+    let set = find_object::<SemArray, T>(ctx, id).ok()?;
+    let mut tx = ctx.lock(set.part(|s| &s.perm.lock)).ok()?;
+    let done = 'done: {
+        let busy = set.pending.load(Relaxed)
+            | set.garbage.load(Relaxed)
+            | set.heads[0].load(Relaxed)
+            | set.heads[1].load(Relaxed);
+        if busy != 0
+            || !is_object(set.get(), id)
+            || asked.highest >= set.nsems.load(Relaxed)
+            || ipcperms(ctx.host, &set.perm, if asked.alters { W } else { R }).is_err()
+        {
+            break 'done None;
+        }
+        let mut undo = None;
+        if set.undo.load(Relaxed) != 0 || asked.undos {
+            let Ok(mine) = undisturbed_undo(ctx, &set) else { break 'done None };
+            if asked.undos && mine.is_none() {
+                break 'done None;
+            }
+            undo = mine;
+        }
+        let pid = ctx.host.tgid();
+        for op in sops {
+            let Ok(sem) = sem(ctx, &set, usize::from(op.sem_num)) else { break 'done None };
+            let new = match next_value(semval(sem.word.load(Relaxed)), &op) {
+                Ok(new) => new,
+                Err(error) => break 'done error.map(Err),
+            };
+            if op.sem_flg & SEM_UNDO != 0
+                && let Some(undo) = &undo
+                && !adjust(&mut tx, &set, undo, &op).is_ok_and(|in_range| in_range)
+            {
+                break 'done None;
+            }
+            tx.set(&sem, |s| &s.word, pack(new, pid));
+        }
+        tx.set(&set, |s| &s.otime, ctx.host.now());
+        tx.commit();
+        Some(Ok(Outcome::Done(0)))
+    };
+    drop(tx);
+    done
+}
+
+/// This process's undo record, if there is one. An error if there is anything to see to first.
+#[inline(never)]
+fn undisturbed_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Option<Undo<'a>>> {
+    let me = ctx.host.process().0;
+    let mut mine = None;
+    let mut at = set.undo.load(Relaxed);
+    let mut left = WALK;
+    while let Some(block) = Handle(at).some() {
+        let undo: Undo<'a> = ctx.at(block).or_errno()?;
+        let process = undo.process.load(Relaxed);
+        if process == me {
+            mine = Some(undo);
+        } else if ctx.at::<ProcSlot>(Handle(process)).or_errno()?.marked() {
+            return Err(Errno::EAGAIN);
+        }
+        at = undo.next.load(Relaxed);
+        left = left.checked_sub(1).ok_or(Errno::EIDRM)?;
     }
+    match mine {
+        Some(mine) if mine.generation.load(Relaxed) != set.undo_gen.load(Relaxed) => Err(Errno::EAGAIN),
+        mine => Ok(mine),
+    }
+}
+
+#[inline(never)]
+fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Result<Outcome> {
+    let Asked { alters, undos, highest } = Asked::by(sops.iter());
     let mut new: Option<Undo<'a>> = None;
     let mut reserved = 0;
     let done = loop {
@@ -791,7 +920,7 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
             ctx.reserve_log(3 * most as usize + 64).or_errno()?;
             continue;
         }
-        match perform(&mut tx, &set, &sops, undo.as_ref(), ctx.host.tgid())? {
+        match perform(&mut tx, &set, sops, undo.as_ref(), ctx.host.tgid())? {
             Tried::Fails(e) => break Err(e),
             Tried::Blocks(_) => {
                 if sops.len() as u32 > set.max_ops.load(Relaxed) {
@@ -803,7 +932,7 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
             }
             Tried::Done => {
                 tx.set(&set, |s| &s.otime, ctx.host.now());
-                commit_and_update(&mut tx, &set, Some(&sops))?;
+                commit_and_update(&mut tx, &set, Some(sops))?;
                 drop(tx);
                 if set.garbage.load(Relaxed) != 0 && new.is_none() {
                     ctx.flush_wakes();
@@ -961,8 +1090,9 @@ fn count_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, num: usize
             // Nothing is changed: whoever sleeps blocks, and blocking takes everything back.
             let tried = perform(tx, set, &sops, undo.as_ref(), 0)?;
             tx.roll_back();
-            if let Tried::Blocks(at) = tried {
-                let op = sops.get(at);
+            if let Tried::Blocks(at) = tried
+                && let Some(op) = sops.get(at)
+            {
                 count += i32::from(usize::from(op.sem_num) == num && (op.sem_op == 0) == zero);
             }
         }
