@@ -29,8 +29,8 @@ use crate::{
     task::{Cause, Outcome, Task},
     util::{
         IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
-        free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
-        obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying, taken,
+        find_object, free_object, ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm,
+        lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying, taken,
     },
     util::{WAITER_PROCESS, has_ended},
 };
@@ -70,6 +70,8 @@ arena::shared! {
         types: AtomicU32,
         /// A type without messages that is kept in the tree for the next one.
         idle: AtomicU32,
+        /// The type that was used last, if it is still in the tree: a short cut past it.
+        recent: AtomicU32,
         pending: AtomicU32,
     }
 
@@ -149,6 +151,7 @@ fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Resul
         &q.send_tail,
         &q.types,
         &q.idle,
+        &q.recent,
         &q.pending,
     ] {
         place.store(0, Relaxed);
@@ -185,6 +188,13 @@ fn nearest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Op
 
 #[inline(always)]
 fn find_type<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Option<Ref<'a, TypeNode>>> {
+    let recent = q.recent.load(Relaxed);
+    if recent != 0 {
+        let recent = node(ctx, recent)?;
+        if recent.mtype.load(Relaxed) == mtype {
+            return Ok(Some(recent));
+        }
+    }
     Ok(nearest(ctx, q, mtype)?.filter(|n| n.mtype.load(Relaxed) == mtype))
 }
 
@@ -253,6 +263,9 @@ fn insert_type<'a, T: Task>(
 fn remove_type<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, leaf: &Ref<'a, TypeNode>) -> Result<()> {
     let ctx = tx.ctx();
     let mtype = leaf.mtype.load(Relaxed);
+    if q.recent.load(Relaxed) == leaf.handle().0 {
+        tx.set(q, |q| &q.recent, 0);
+    }
     let mut place = q.part(|q| &q.types);
     let mut parent: Option<(Ref<'a, AtomicU32>, Ref<'a, TypeNode>)> = None;
     let mut own: Option<Ref<'a, AtomicU32>> = None;
@@ -296,6 +309,7 @@ fn message<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, MsgMsg>> 
 }
 
 /// Appends a message to the queue and to its type.
+#[inline(always)]
 fn append<'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     q: &Q<'a>,
@@ -339,9 +353,34 @@ fn append<'a, T: Task>(
 
 /// Takes a message out of the queue, into the thread's in-flight chain.
 fn take<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>) -> Result<()> {
+    let of = unlink(tx, q, msg)?;
+    let mut chain = msg.handle();
+    if of.head.load(Relaxed) == 0 {
+        // The type has no messages left. One such is kept; the one kept before goes with the message.
+        if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
+            let idle: Ref<'a, TypeNode> = tx.ctx().at(idle).or_errno()?;
+            remove_type(tx, q, &idle)?;
+            tx.set(&idle, |n| &n.link, chain.0);
+            chain = idle.handle();
+        }
+        tx.set(q, |q| &q.idle, of.handle().0);
+    }
+    set_chain(tx, chain);
+    Ok(())
+}
+
+/// Takes a message off the lists that it is on, and returns its type.
+#[inline(always)]
+fn unlink<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    q: &Q<'a>,
+    msg: &Ref<'a, MsgMsg>,
+) -> Result<Ref<'a, TypeNode>> {
     let ctx = tx.ctx();
-    leave_run(tx, msg)?;
     let (next, prev) = (msg.next.load(Relaxed), msg.prev.load(Relaxed));
+    if next | prev != 0 {
+        leave_run(tx, msg)?;
+    }
     match next {
         0 => tx.set(q, |q| &q.last, prev),
         _ => tx.set(&message(ctx, next)?, |m| &m.prev, prev),
@@ -363,22 +402,11 @@ fn take<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>) -
     let size = u64::from(msg.size.load(Relaxed));
     tx.set(q, |q| &q.cbytes, q.cbytes.load(Relaxed).wrapping_sub(size));
     tx.set(q, |q| &q.qnum, q.qnum.load(Relaxed).wrapping_sub(1));
-    let mut chain = msg.handle();
-    if tnext == 0 && tprev == 0 {
-        // The type has no messages left. One such is kept; the one kept before goes with the message.
-        if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
-            let idle: Ref<'a, TypeNode> = ctx.at(idle).or_errno()?;
-            remove_type(tx, q, &idle)?;
-            tx.set(&idle, |n| &n.link, chain.0);
-            chain = idle.handle();
-        }
-        tx.set(q, |q| &q.idle, of.handle().0);
-    }
-    set_chain(tx, chain);
-    Ok(())
+    Ok(of)
 }
 
 /// Takes a message out of its run; runs that meet because of it become one.
+#[inline(always)]
 fn leave_run<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, msg: &Ref<'a, MsgMsg>) -> Result<()> {
     let ctx = tx.ctx();
     let mtype = msg.mtype.load(Relaxed);
@@ -709,8 +737,54 @@ pub fn resume_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, flags: i32, cause: Caus
 }
 
 /// One try to send the message in the in-flight chain.
+#[inline(always)]
 fn try_send<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, flags: i32) -> Result<Outcome> {
     let msg: Ref<'a, MsgMsg> = ctx.at(Handle(ctx.slot.in_flight.chain.load(Relaxed))).or_errno()?;
+    if send_undisturbed(ctx, id, &msg) {
+        return Ok(Outcome::Done(0));
+    }
+    send_in_full(ctx, id, flags, &msg)
+}
+
+/// The try that can be made at once and has nothing else to see to: there is room, nobody sleeps, the type has been
+/// there before. False if there is something; then nothing was changed.
+///
+/// The transaction is not passed on by reference, so that it stays in registers.
+#[inline(never)]
+fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg>) -> bool {
+    let (size, mtype) = (u64::from(msg.size.load(Relaxed)), msg.mtype.load(Relaxed));
+    let Ok(q) = find_object::<MsgQueue, T>(ctx, id) else { return false };
+    let Ok(mut tx) = ctx.lock(q.part(|q| &q.perm.lock)) else { return false };
+    let done = 'done: {
+        if q.pending.load(Relaxed) | q.recv_head.load(Relaxed) != 0
+            || !is_object(q.get(), id)
+            || ipcperms(ctx.host, &q.perm, W).is_err()
+            || !fits(&q, size)
+        {
+            break 'done false;
+        }
+        let Ok(Some(of)) = find_type(ctx, &q, mtype) else { break 'done false };
+        if append(&mut tx, &q, msg, &of).is_err() {
+            break 'done false;
+        }
+        tx.set(&q, |q| &q.lspid, ctx.host.tgid());
+        tx.set(&q, |q| &q.stime, ctx.host.now());
+        tx.set(&ctx.slot, |s| &s.in_flight.chain, 0);
+        tx.commit();
+        q.recent.store(of.handle().0, Relaxed);
+        true
+    };
+    drop(tx);
+    done
+}
+
+#[inline(never)]
+fn send_in_full<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    id: i32,
+    flags: i32,
+    msg: &Ref<'a, MsgMsg>,
+) -> Result<Outcome> {
     let (size, mtype) = (u64::from(msg.size.load(Relaxed)), msg.mtype.load(Relaxed));
     let mut spare: Option<Ref<'a, TypeNode>> = None;
     let sent = loop {
@@ -728,7 +802,7 @@ fn try_send<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, flags: i32) -> Result<Outcom
             tx.commit();
             break Ok(Outcome::Blocked);
         }
-        if q.recv_head.load(Relaxed) != 0 && pipelined_send(&mut tx, &q, &msg)? {
+        if q.recv_head.load(Relaxed) != 0 && pipelined_send(&mut tx, &q, msg)? {
             break Ok(Outcome::Done(0));
         }
         let of = match find_type(ctx, &q, mtype)? {
@@ -746,7 +820,7 @@ fn try_send<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, flags: i32) -> Result<Outcom
                 }
             },
         };
-        append(&mut tx, &q, &msg, &of)?;
+        append(&mut tx, &q, msg, &of)?;
         tx.set(&q, |q| &q.lspid, ctx.host.tgid());
         tx.set(&q, |q| &q.stime, ctx.host.now());
         set_chain(&mut tx, Handle::NULL);
@@ -859,7 +933,51 @@ pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> 
     deliver(ctx, &ctx.at(block).or_errno()?, call)
 }
 
+#[inline(always)]
 fn try_receive<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
+    match receive_undisturbed(ctx, call) {
+        Some(msg) => deliver(ctx, &msg, call),
+        None => receive_in_full(ctx, call),
+    }
+}
+
+/// As [`send_undisturbed`]: takes the message, if it is there and nobody waits for its room.
+#[inline(never)]
+fn receive_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, call: &Msgrcv) -> Option<Ref<'a, MsgMsg>> {
+    let q = find_object::<MsgQueue, T>(ctx, call.id).ok()?;
+    let mut tx = ctx.lock(q.part(|q| &q.perm.lock)).ok()?;
+    let taken = 'taken: {
+        if q.pending.load(Relaxed) | q.send_head.load(Relaxed) != 0
+            || !is_object(q.get(), call.id)
+            || ipcperms(ctx.host, &q.perm, R).is_err()
+        {
+            break 'taken None;
+        }
+        let select = Select::new(call.msgtyp, call.flags);
+        let Ok(Some(msg)) = find_msg(ctx, &q, select) else { break 'taken None };
+        if call.size < u64::from(msg.size.load(Relaxed)) && call.flags & MSG_NOERROR == 0 {
+            break 'taken None;
+        }
+        let Ok(of) = unlink(&mut tx, &q, &msg) else { break 'taken None };
+        if of.head.load(Relaxed) == 0 {
+            if q.idle.load(Relaxed) != 0 {
+                break 'taken None;
+            }
+            tx.set(&q, |q| &q.idle, of.handle().0);
+        }
+        tx.set(&q, |q| &q.lrpid, ctx.host.tgid());
+        tx.set(&q, |q| &q.rtime, ctx.host.now());
+        tx.set(&ctx.slot, |s| &s.in_flight.chain, msg.handle().0);
+        tx.commit();
+        q.recent.store(of.handle().0, Relaxed);
+        Some(msg)
+    };
+    drop(tx);
+    taken
+}
+
+#[inline(never)]
+fn receive_in_full<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
     let select = Select::new(call.msgtyp, call.flags);
     let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, call.id)?;
     ipcperms(ctx.host, &q.perm, R)?;

@@ -124,7 +124,12 @@ type Undo<'a> = Ref<'a, SemUndo>;
 
 #[inline(always)]
 fn sem<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray, num: usize) -> Result<Ref<'a, Sem>> {
-    Table::new(Handle(set.sems.load(Relaxed)), set.nsems.load(Relaxed) as usize).get(ctx, num)
+    semaphores(set).get(ctx, num)
+}
+
+#[inline(always)]
+fn semaphores(set: &SemArray) -> Table {
+    Table::new(Handle(set.sems.load(Relaxed)), set.nsems.load(Relaxed) as usize)
 }
 
 #[expect(
@@ -833,9 +838,14 @@ fn try_undisturbed<'a, T: Task>(
             }
             undo = mine;
         }
+        let Some(sems) = semaphores(&set).all::<Sem, T>(ctx) else { break 'done None };
         let pid = ctx.host.tgid();
         for op in sops {
-            let Ok(sem) = sem(ctx, &set, usize::from(op.sem_num)) else { break 'done None };
+            let num = usize::from(op.sem_num);
+            if num >= sems.len() {
+                break 'done None;
+            }
+            let sem = sems.part(|s| &s[num]);
             let new = match next_value(semval(sem.word.load(Relaxed)), &op) {
                 Ok(new) => new,
                 Err(error) => break 'done error.map(Err),

@@ -668,6 +668,13 @@ impl Table {
         ctx.element(self.root, TABLE_HEAD, at).or_errno()
     }
 
+    /// All elements, if they are in one block.
+    #[inline(always)]
+    pub(crate) fn all<'a, E: Shared, T: Task>(&self, ctx: &Ctx<'a, T>) -> Option<Ref<'a, [E]>> {
+        let whole = self.count <= Self::per_block::<E>();
+        whole.then(|| ctx.array(self.root, TABLE_HEAD, self.count).ok())?
+    }
+
     #[cold]
     #[inline(never)]
     fn get_far<'a, E: Shared, T: Task>(&self, ctx: &Ctx<'a, T>, at: usize) -> Result<Ref<'a, E>> {
