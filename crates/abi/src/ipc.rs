@@ -29,29 +29,29 @@ pub const IPC_MIN_CYCLE: u32 = 64;
 /// Largest sequence number.
 pub const IPCID_SEQ_MAX: u32 = (i32::MAX as u32) >> IPCMNI_SHIFT;
 
-/// `struct ipc64_perm`, as `msgctl`, `semctl` and `shmctl` copy it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ipc64Perm {
-    /// The key, 0 for `IPC_PRIVATE`.
-    pub key: i32,
-    /// Owner.
-    pub uid: u32,
-    /// Owner's group.
-    pub gid: u32,
-    /// Creator.
-    pub cuid: u32,
-    /// Creator's group.
-    pub cgid: u32,
-    /// Permission bits.
-    pub mode: u32,
-    /// The identifier's sequence number.
-    pub seq: u16,
-    #[doc(hidden)]
-    pub pad2: u16,
-    #[doc(hidden)]
-    pub pad3: u32,
-    #[doc(hidden)]
-    pub unused: [u64; 2],
+crate::plain::plain! {
+    /// `struct ipc64_perm`, as `msgctl`, `semctl` and `shmctl` copy it.
+    pub struct Ipc64Perm {
+        /// The key, 0 for `IPC_PRIVATE`.
+        pub key: i32,
+        /// Owner.
+        pub uid: u32,
+        /// Owner's group.
+        pub gid: u32,
+        /// Creator.
+        pub cuid: u32,
+        /// Creator's group.
+        pub cgid: u32,
+        /// Permission bits.
+        pub mode: u32,
+        /// The identifier's sequence number.
+        pub seq: u16,
+        #[doc(hidden)]
+        pub pad2: u16,
+        #[doc(hidden)]
+        pub pad3: u32,
+        #[doc(hidden)]
+        pub unused: [u64; 2],
+    }
 }
 const _: () = assert!(size_of::<Ipc64Perm>() == 48);

@@ -11,11 +11,14 @@ compile_error!("ipcspace runs on x86-64 Linux only");
 mod errno;
 pub mod ipc;
 pub mod msg;
+mod plain;
 pub mod sem;
 pub mod shm;
 pub mod syscall;
+pub mod time;
 
 pub use errno::Errno;
+pub use plain::Plain;
 
 /// What an operation of the engine returns: a value, or the error number that the system call would give.
 pub type Result<T> = core::result::Result<T, Errno>;

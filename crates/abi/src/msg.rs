@@ -33,54 +33,54 @@ pub const MSGSSZ: i32 = 16;
 /// Constant of `IPC_INFO`.
 pub const MSGSEG: u16 = 0xffff;
 
-/// `struct msqid64_ds`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Msqid64Ds {
-    /// Owner, mode and key.
-    pub msg_perm: Ipc64Perm,
-    /// Seconds of the last `msgsnd`, 0 if none.
-    pub msg_stime: i64,
-    /// Seconds of the last `msgrcv`, 0 if none.
-    pub msg_rtime: i64,
-    /// Seconds of creation or the last `IPC_SET`.
-    pub msg_ctime: i64,
-    /// Bytes queued.
-    pub msg_cbytes: u64,
-    /// Messages queued.
-    pub msg_qnum: u64,
-    /// Most bytes, and most messages.
-    pub msg_qbytes: u64,
-    /// Process of the last `msgsnd`.
-    pub msg_lspid: i32,
-    /// Process of the last `msgrcv`.
-    pub msg_lrpid: i32,
-    #[doc(hidden)]
-    pub unused: [u64; 2],
+crate::plain::plain! {
+    /// `struct msqid64_ds`.
+    pub struct Msqid64Ds {
+        /// Owner, mode and key.
+        pub msg_perm: Ipc64Perm,
+        /// Seconds of the last `msgsnd`, 0 if none.
+        pub msg_stime: i64,
+        /// Seconds of the last `msgrcv`, 0 if none.
+        pub msg_rtime: i64,
+        /// Seconds of creation or the last `IPC_SET`.
+        pub msg_ctime: i64,
+        /// Bytes queued.
+        pub msg_cbytes: u64,
+        /// Messages queued.
+        pub msg_qnum: u64,
+        /// Most bytes, and most messages.
+        pub msg_qbytes: u64,
+        /// Process of the last `msgsnd`.
+        pub msg_lspid: i32,
+        /// Process of the last `msgrcv`.
+        pub msg_lrpid: i32,
+        #[doc(hidden)]
+        pub unused: [u64; 2],
+    }
 }
 const _: () = assert!(size_of::<Msqid64Ds>() == 120);
 
-/// `struct msginfo`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MsgInfo {
-    /// `IPC_INFO`: a constant; `MSG_INFO`: queues in use.
-    pub msgpool: i32,
-    /// `IPC_INFO`: a constant; `MSG_INFO`: messages queued in the namespace.
-    pub msgmap: i32,
-    /// Largest message, bytes.
-    pub msgmax: i32,
-    /// Bytes of a new queue.
-    pub msgmnb: i32,
-    /// Most queues.
-    pub msgmni: i32,
-    /// A constant.
-    pub msgssz: i32,
-    /// `IPC_INFO`: a constant; `MSG_INFO`: bytes queued in the namespace.
-    pub msgtql: i32,
-    /// A constant.
-    pub msgseg: u16,
-    #[doc(hidden)]
-    pub pad: u16,
+crate::plain::plain! {
+    /// `struct msginfo`.
+    pub struct MsgInfo {
+        /// `IPC_INFO`: a constant; `MSG_INFO`: queues in use.
+        pub msgpool: i32,
+        /// `IPC_INFO`: a constant; `MSG_INFO`: messages queued in the namespace.
+        pub msgmap: i32,
+        /// Largest message, bytes.
+        pub msgmax: i32,
+        /// Bytes of a new queue.
+        pub msgmnb: i32,
+        /// Most queues.
+        pub msgmni: i32,
+        /// A constant.
+        pub msgssz: i32,
+        /// `IPC_INFO`: a constant; `MSG_INFO`: bytes queued in the namespace.
+        pub msgtql: i32,
+        /// A constant.
+        pub msgseg: u16,
+        #[doc(hidden)]
+        pub pad: u16,
+    }
 }
 const _: () = assert!(size_of::<MsgInfo>() == 32);

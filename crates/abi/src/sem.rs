@@ -47,63 +47,63 @@ pub const SEMMAP: i32 = SEMMNS;
 /// Constant of `IPC_INFO`.
 pub const SEMUSZ: i32 = 20;
 
-/// `struct sembuf`: one operation.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SemBuf {
-    /// The semaphore's number.
-    pub sem_num: u16,
-    /// What to add, or 0 to wait for zero.
-    pub sem_op: i16,
-    /// `IPC_NOWAIT`, [`SEM_UNDO`].
-    pub sem_flg: i16,
+crate::plain::plain! {
+    /// `struct sembuf`: one operation.
+    pub struct SemBuf {
+        /// The semaphore's number.
+        pub sem_num: u16,
+        /// What to add, or 0 to wait for zero.
+        pub sem_op: i16,
+        /// `IPC_NOWAIT`, [`SEM_UNDO`].
+        pub sem_flg: i16,
+    }
 }
 const _: () = assert!(size_of::<SemBuf>() == 6);
 
-/// `struct semid64_ds` of x86-64.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Semid64Ds {
-    /// Owner, mode and key.
-    pub sem_perm: Ipc64Perm,
-    /// Seconds of the last `semop`, 0 if none.
-    pub sem_otime: i64,
-    #[doc(hidden)]
-    pub unused1: u64,
-    /// Seconds of creation or the last change by `semctl`.
-    pub sem_ctime: i64,
-    #[doc(hidden)]
-    pub unused2: u64,
-    /// Semaphores of the set.
-    pub sem_nsems: u64,
-    #[doc(hidden)]
-    pub unused3: [u64; 2],
+crate::plain::plain! {
+    /// `struct semid64_ds` of x86-64.
+    pub struct Semid64Ds {
+        /// Owner, mode and key.
+        pub sem_perm: Ipc64Perm,
+        /// Seconds of the last `semop`, 0 if none.
+        pub sem_otime: i64,
+        #[doc(hidden)]
+        pub unused1: u64,
+        /// Seconds of creation or the last change by `semctl`.
+        pub sem_ctime: i64,
+        #[doc(hidden)]
+        pub unused2: u64,
+        /// Semaphores of the set.
+        pub sem_nsems: u64,
+        #[doc(hidden)]
+        pub unused3: [u64; 2],
+    }
 }
 const _: () = assert!(size_of::<Semid64Ds>() == 104);
 
-/// `struct seminfo`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SemInfo {
-    /// A constant.
-    pub semmap: i32,
-    /// Most sets.
-    pub semmni: i32,
-    /// Most semaphores.
-    pub semmns: i32,
-    /// A constant.
-    pub semmnu: i32,
-    /// Most semaphores of a set.
-    pub semmsl: i32,
-    /// Most operations of a call.
-    pub semopm: i32,
-    /// A constant.
-    pub semume: i32,
-    /// `IPC_INFO`: a constant; `SEM_INFO`: sets in use.
-    pub semusz: i32,
-    /// A constant.
-    pub semvmx: i32,
-    /// `IPC_INFO`: a constant; `SEM_INFO`: semaphores in use.
-    pub semaem: i32,
+crate::plain::plain! {
+    /// `struct seminfo`.
+    pub struct SemInfo {
+        /// A constant.
+        pub semmap: i32,
+        /// Most sets.
+        pub semmni: i32,
+        /// Most semaphores.
+        pub semmns: i32,
+        /// A constant.
+        pub semmnu: i32,
+        /// Most semaphores of a set.
+        pub semmsl: i32,
+        /// Most operations of a call.
+        pub semopm: i32,
+        /// A constant.
+        pub semume: i32,
+        /// `IPC_INFO`: a constant; `SEM_INFO`: sets in use.
+        pub semusz: i32,
+        /// A constant.
+        pub semvmx: i32,
+        /// `IPC_INFO`: a constant; `SEM_INFO`: semaphores in use.
+        pub semaem: i32,
+    }
 }
 const _: () = assert!(size_of::<SemInfo>() == 40);

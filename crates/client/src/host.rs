@@ -6,7 +6,7 @@
 
 use core::ptr::NonNull;
 
-use abi::Result;
+use abi::{Plain, Result};
 use arena::{
     ArenaError, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::*},
@@ -112,6 +112,10 @@ impl Task for LinuxHost {
         unsafe { time(core::ptr::null_mut()) }
     }
 
+    fn monotonic_ns(&self) -> u64 {
+        sys::monotonic_ns()
+    }
+
     #[inline(always)]
     fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
         // SAFETY: `to` is mapped for its length.
@@ -125,16 +129,18 @@ impl Task for LinuxHost {
     }
 
     #[inline(always)]
-    fn put_long(&self, to: u64, value: i64) -> Result<()> {
-        // SAFETY: `value` is ours.
-        unsafe { sys::copy::copy(to as *mut u8, (&raw const value).cast(), 8) }
+    fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()> {
+        // SAFETY: `value` is ours, and plain: all of its bytes may be read.
+        unsafe { sys::copy::copy(to as *mut u8, core::ptr::from_ref(value).cast(), size_of::<P>()) }
     }
 
     #[inline(always)]
-    fn get_long(&self, from: u64) -> Result<i64> {
-        let mut value = 0i64;
-        // SAFETY: `value` is ours.
-        unsafe { sys::copy::copy((&raw mut value).cast(), from as *const u8, 8) }?;
+    fn get_user<P: Plain>(&self, from: u64) -> Result<P> {
+        let mut value = P::default();
+        // SAFETY: `value` is ours, and plain: any bytes are a value of it.
+        unsafe {
+            sys::copy::copy(core::ptr::from_mut(&mut value).cast(), from as *const u8, size_of::<P>())
+        }?;
         Ok(value)
     }
 }

@@ -15,7 +15,7 @@ pub mod wire;
 
 use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
-use engine::{Cause, Outcome};
+use engine::{Call, Cause, Outcome};
 
 pub use attach::{found, wait_doorbell};
 pub use host::LinuxHost;
@@ -98,6 +98,18 @@ fn nested<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R> {
     tls.slot.store(outer, Relaxed);
     tls.busy.store(PARKED, Relaxed);
     result
+}
+
+/// Makes a system call, and sleeps as long as it blocks.
+///
+/// # Errors
+/// The call's.
+#[inline(always)]
+pub fn call<C: Call>(call: &C) -> Result<i64> {
+    with(|ctx| {
+        let begun = call.begin(ctx)?;
+        wait(ctx, begun.outcome, begun.deadline, |cause| call.resume(ctx, cause))
+    })
 }
 
 /// Longest sleep before a sleeper looks at its own slot again.

@@ -1,8 +1,8 @@
 //! The kernel's `ipc/`, in user space: System V message queues and semaphores.
 //!
 //! What users see: the behaviour of Linux's calls, to the error number and to the order in which errors are checked.
-//! Every door calls the same `do_*` function. None of them blocks: it returns [`Outcome::Blocked`], the host parks on
-//! the thread's waiter and calls the matching `resume_*`.
+//! Every door calls the same `do_*` function, by way of one table ([`syscall`]). None of them blocks: it returns
+//! [`Outcome::Blocked`], the host parks on the thread's waiter and resumes the call with the cause.
 //!
 //! What is missing: shared memory, POSIX queues, 32-bit compat, further namespaces.
 //!
@@ -18,8 +18,10 @@ mod msgutil;
 pub mod namespace;
 pub mod reap;
 pub mod sem;
+pub mod syscall;
 pub mod task;
 pub mod util;
 
 pub use namespace::{IpcNamespace, Limit};
+pub use syscall::{Begun, Call, Syscall};
 pub use task::{Cause, Cred, Outcome, Task};

@@ -692,7 +692,7 @@ fn leave<'a, T: Task>(ctx: &Ctx<'a, T>, list: List) -> Result<bool> {
 /// # Errors
 /// `EFAULT EINVAL ENOMEM EACCES EAGAIN EIDRM`.
 pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags: i32) -> Result<Outcome> {
-    let mtype = ctx.host.get_long(msgp)?;
+    let mtype = ctx.host.get_user::<i64>(msgp)?;
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
     #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
     if size > ns.limit(Limit::MsgMax) as u64 || id < 0 || mtype < 1 {
@@ -1020,7 +1020,7 @@ fn deliver<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, call: &Msgrcv) -> R
     let len = u64::from(msg.size.load(Relaxed)).min(call.size);
     let copied = ctx
         .host
-        .put_long(call.msgp, msg.mtype.load(Relaxed))
+        .put_user(call.msgp, &msg.mtype.load(Relaxed))
         .and_then(|()| store_msg(ctx, msg, call.msgp.wrapping_add(8), len));
     ctx.free_chain();
     copied?;
@@ -1047,7 +1047,7 @@ fn receive_copy<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
         copy_msg(ctx, &msg, &copy)?;
         let mtype = msg.mtype.load(Relaxed);
         drop(tx);
-        ctx.host.put_long(call.msgp, mtype)?;
+        ctx.host.put_user(call.msgp, &mtype)?;
         store_msg(ctx, &copy, call.msgp.wrapping_add(8), len)?;
         #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
         Ok(Outcome::Done(len as i64))

@@ -1,6 +1,6 @@
 //! What the engine needs to know of the caller.
 
-use abi::Result;
+use abi::{Plain, Result};
 use arena::{Handle, Host, SharedBytes};
 
 /// Who asks: the credentials of the moment of the call.
@@ -32,6 +32,8 @@ pub trait Task: Host {
     fn in_group(&self, gid: u32) -> bool;
     /// Wall-clock seconds.
     fn now(&self) -> i64;
+    /// The clock that timeouts are counted by, nanoseconds.
+    fn monotonic_ns(&self) -> u64;
     /// Copies from the caller's memory.
     ///
     /// # Errors
@@ -42,16 +44,16 @@ pub trait Task: Host {
     /// # Errors
     /// `EFAULT`.
     fn copy_to_user(&self, to: u64, from: SharedBytes<'_>) -> Result<()>;
-    /// Writes one `long` to the caller's memory.
+    /// Writes a structure to the caller's memory.
     ///
     /// # Errors
     /// `EFAULT`.
-    fn put_long(&self, to: u64, value: i64) -> Result<()>;
-    /// Reads one `long` of the caller's memory.
+    fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()>;
+    /// Reads a structure of the caller's memory.
     ///
     /// # Errors
     /// `EFAULT`.
-    fn get_long(&self, from: u64) -> Result<i64>;
+    fn get_user<P: Plain>(&self, from: u64) -> Result<P>;
 }
 
 /// What a call came to.

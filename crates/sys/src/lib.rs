@@ -9,7 +9,7 @@ use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, time::Timespec};
 
 pub mod copy;
 pub mod net;
@@ -119,16 +119,6 @@ pub fn has_ended(pid: u32) -> bool {
 pub fn thread_exists(tid: u32) -> bool {
     // SAFETY: as `exists`.
     check(unsafe { syscall6(234, getpid() as usize, tid as usize, 0, 0, 0, 0) }) != Err(Errno::ESRCH)
-}
-
-/// Seconds and nanoseconds of a clock.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timespec {
-    /// Seconds.
-    pub tv_sec: i64,
-    /// Nanoseconds below a second.
-    pub tv_nsec: i64,
 }
 
 /// The monotonic clock, nanoseconds.

@@ -1,0 +1,329 @@
+//! The table of system calls: from a number and six registers to the engine's functions, for every door.
+//!
+//! A call is a value. [`Call::begin`] makes it, and [`Call::resume`] goes on with it when it slept, so a door keeps no
+//! more of a sleeping call than this value and its deadline. A door that knows which call it makes uses that call's own
+//! type; one that has registers uses [`Syscall`].
+//!
+//! What is missing: shared memory, POSIX queues, the 32-bit `ipc(2)`.
+
+use abi::{
+    Errno, Result,
+    ipc::{IPC_INFO, IPC_RMID, IPC_SET, IPC_STAT},
+    msg::{MSG_INFO, MSG_STAT, MSG_STAT_ANY},
+    sem::{GETALL, SEM_INFO, SEM_STAT, SEM_STAT_ANY, SETALL, SETVAL},
+    syscall as nr,
+    time::Timespec,
+};
+use arena::Ctx;
+
+pub use crate::msg::Msgrcv;
+use crate::{
+    msg, sem,
+    task::{Cause, Outcome, Task},
+};
+
+/// A system call with its arguments.
+pub trait Call {
+    /// Makes the call, up to its end or to its first sleep.
+    ///
+    /// # Errors
+    /// The call's.
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun>;
+
+    /// Goes on after a sleep, on the same thread slot.
+    ///
+    /// # Errors
+    /// The call's. `EINVAL` for a call that never sleeps.
+    fn resume<T: Task>(&self, _ctx: &Ctx<'_, T>, _cause: Cause) -> Result<Outcome> {
+        Err(Errno::EINVAL)
+    }
+}
+
+/// What the beginning of a call came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Over, or asleep.
+    pub outcome: Outcome,
+    /// When its sleep ends with [`Cause::Timeout`], on the task's monotonic clock.
+    pub deadline: Option<u64>,
+}
+
+impl From<Outcome> for Begun {
+    #[inline(always)]
+    fn from(outcome: Outcome) -> Begun {
+        Begun { outcome, deadline: None }
+    }
+}
+
+#[inline(always)]
+fn done(value: impl Into<i64>) -> Result<Begun> {
+    Ok(Outcome::Done(value.into()).into())
+}
+
+/// Any of the calls: for doors that have registers.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "each is the call of its name")]
+pub enum Syscall {
+    Msgget(Msgget),
+    Msgsnd(Msgsnd),
+    Msgrcv(Msgrcv),
+    Msgctl(Msgctl),
+    Semget(Semget),
+    Semtimedop(Semtimedop),
+    Semctl(Semctl),
+}
+
+impl Syscall {
+    /// The call of a number and six registers; none if it is not one of the engine's.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "the kernel takes ints of these registers"
+    )]
+    pub fn decode(number: i64, args: [u64; 6]) -> Option<Syscall> {
+        let [a, b, c, d, e, _] = args;
+        let int = |register: u64| register as i32;
+        let semop = |timeout| Syscall::Semtimedop(Semtimedop { id: int(a), sops: b, nsops: c, timeout });
+        Some(match number {
+            nr::MSGGET => Syscall::Msgget(Msgget { key: int(a), flags: int(b) }),
+            nr::MSGSND => Syscall::Msgsnd(Msgsnd { id: int(a), msgp: b, size: c, flags: int(d) }),
+            nr::MSGRCV => {
+                Syscall::Msgrcv(Msgrcv { id: int(a), msgp: b, size: c, msgtyp: d as i64, flags: int(e) })
+            }
+            nr::MSGCTL => Syscall::Msgctl(Msgctl { id: int(a), cmd: int(b), buf: c }),
+            nr::SEMGET => Syscall::Semget(Semget { key: int(a), nsems: int(b), flags: int(c) }),
+            nr::SEMOP => semop(0),
+            nr::SEMTIMEDOP => semop(d),
+            nr::SEMCTL => Syscall::Semctl(Semctl { id: int(a), num: int(b), cmd: int(c), arg: d }),
+            _ => return None,
+        })
+    }
+}
+
+/// Does the same with whichever call it is.
+macro_rules! with_call {
+    ($syscall:expr, $call:ident => $result:expr) => {
+        match $syscall {
+            Syscall::Msgget($call) => $result,
+            Syscall::Msgsnd($call) => $result,
+            Syscall::Msgrcv($call) => $result,
+            Syscall::Msgctl($call) => $result,
+            Syscall::Semget($call) => $result,
+            Syscall::Semtimedop($call) => $result,
+            Syscall::Semctl($call) => $result,
+        }
+    };
+}
+
+impl Call for Syscall {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        with_call!(self, call => call.begin(ctx))
+    }
+
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        with_call!(self, call => call.resume(ctx, cause))
+    }
+}
+
+// ---- message queues
+
+/// The arguments of a `msgget(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Msgget {
+    pub key: i32,
+    pub flags: i32,
+}
+
+impl Call for Msgget {
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        done(msg::do_msgget(ctx, self.key, self.flags)?)
+    }
+}
+
+/// The arguments of a `msgsnd(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Msgsnd {
+    pub id: i32,
+    pub msgp: u64,
+    pub size: u64,
+    pub flags: i32,
+}
+
+impl Call for Msgsnd {
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        msg::do_msgsnd(ctx, self.id, self.msgp, self.size, self.flags).map(Begun::from)
+    }
+
+    #[inline(always)]
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        msg::resume_msgsnd(ctx, self.id, self.flags, cause)
+    }
+}
+
+impl Call for Msgrcv {
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        msg::do_msgrcv(ctx, self).map(Begun::from)
+    }
+
+    #[inline(always)]
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        msg::resume_msgrcv(ctx, self, cause)
+    }
+}
+
+/// The arguments of a `msgctl(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Msgctl {
+    pub id: i32,
+    pub cmd: i32,
+    pub buf: u64,
+}
+
+impl Call for Msgctl {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        let Msgctl { id, cmd, buf } = *self;
+        msg::check_msgctl(id, cmd)?;
+        match cmd {
+            IPC_STAT | MSG_STAT | MSG_STAT_ANY => {
+                let (result, stat) = msg::msgctl_stat(ctx, id, cmd)?;
+                ctx.host.put_user(buf, &stat)?;
+                done(result)
+            }
+            IPC_INFO | MSG_INFO => {
+                let (highest, info) = msg::msgctl_info(ctx, cmd)?;
+                ctx.host.put_user(buf, &info)?;
+                done(highest)
+            }
+            IPC_SET => msg::msgctl_set(ctx, id, &ctx.host.get_user(buf)?).and_then(|()| done(0)),
+            IPC_RMID => msg::msgctl_rmid(ctx, id).and_then(|()| done(0)),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+// ---- semaphores
+
+/// The arguments of a `semget(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Semget {
+    pub key: i32,
+    pub nsems: i32,
+    pub flags: i32,
+}
+
+impl Call for Semget {
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        done(sem::do_semget(ctx, self.key, self.nsems, self.flags)?)
+    }
+}
+
+/// The arguments of a `semtimedop(2)`; without a timeout (0) it is `semop(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Semtimedop {
+    pub id: i32,
+    pub sops: u64,
+    pub nsops: u64,
+    pub timeout: u64,
+}
+
+impl Call for Semtimedop {
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        let timeout = match self.timeout {
+            0 => None,
+            at => Some(ctx.host.get_user::<Timespec>(at)?.duration_ns()),
+        };
+        let outcome = sem::do_semtimedop(ctx, self.id, self.sops, self.nsops, timeout != Some(None))?;
+        // Only a sleeper needs to know the time.
+        let deadline = match (outcome, timeout) {
+            (Outcome::Blocked, Some(Some(ns))) => Some(ctx.host.monotonic_ns().saturating_add(ns)),
+            _ => None,
+        };
+        Ok(Begun { outcome, deadline })
+    }
+
+    #[inline(always)]
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        sem::resume_semtimedop(ctx, cause)
+    }
+}
+
+/// The arguments of a `semctl(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Semctl {
+    pub id: i32,
+    pub num: i32,
+    pub cmd: i32,
+    /// `union semun`, as a register.
+    pub arg: u64,
+}
+
+impl Call for Semctl {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        let Semctl { id, num, cmd, arg } = *self;
+        sem::check_semctl(id, cmd)?;
+        match cmd {
+            IPC_STAT | SEM_STAT | SEM_STAT_ANY => {
+                let (result, stat) = sem::semctl_stat(ctx, id, cmd)?;
+                ctx.host.put_user(arg, &stat)?;
+                done(result)
+            }
+            IPC_INFO | SEM_INFO => {
+                let (highest, info) = sem::semctl_info(ctx, cmd)?;
+                ctx.host.put_user(arg, &info)?;
+                done(highest)
+            }
+            IPC_SET => sem::semctl_set(ctx, id, &ctx.host.get_user(arg)?).and_then(|()| done(0)),
+            IPC_RMID => sem::semctl_rmid(ctx, id).and_then(|()| done(0)),
+            // The union's int is the low half of the argument.
+            #[expect(clippy::cast_possible_truncation, reason = "the union's int")]
+            SETVAL => sem::semctl_setval(ctx, id, num, arg as i32).and_then(|()| done(0)),
+            SETALL => sem::semctl_setall(ctx, id, arg).and_then(|()| done(0)),
+            GETALL => sem::semctl_getall(ctx, id, arg).and_then(|()| done(0)),
+            _ => done(sem::semctl_get(ctx, id, num, cmd)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_int_is_the_low_half_of_a_register() {
+        let high = 7 << 32;
+        let call = Syscall::decode(nr::MSGGET, [high | 5, high | 0o600, 0, 0, 0, 0]);
+        assert!(matches!(call, Some(Syscall::Msgget(Msgget { key: 5, flags: 0o600 }))));
+        let call = Syscall::decode(nr::SEMCTL, [u64::MAX, 0, 16, high | 3, 0, 0]);
+        let Some(Syscall::Semctl(Semctl { id: -1, num: 0, cmd: SETVAL, arg })) = call else {
+            panic!("{call:?}")
+        };
+        assert_eq!(arg, high | 3, "the union is passed on whole");
+    }
+
+    #[test]
+    fn semop_has_no_timeout_whatever_the_fourth_register_holds() {
+        let args = [1, 2, 3, 4, 0, 0];
+        let timeout = |number| match Syscall::decode(number, args) {
+            Some(Syscall::Semtimedop(Semtimedop { id: 1, sops: 2, nsops: 3, timeout })) => timeout,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((timeout(nr::SEMOP), timeout(nr::SEMTIMEDOP)), (0, 4));
+    }
+
+    #[test]
+    fn other_numbers_are_the_kernels() {
+        assert!(Syscall::decode(0, [0; 6]).is_none());
+        assert!(Syscall::decode(-1, [0; 6]).is_none());
+    }
+}
