@@ -50,28 +50,32 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(ctx)
     }
 
-    /// Claims a thread slot for the calling thread. One that a dead thread left (of this process, or with this
-    /// thread's own id, unless it is `nested`: at work already) is put right and used again: `process` must be the
-    /// caller's.
+    /// Claims a thread slot for the calling thread. It may be one that a dead thread left (of this process, or with this
+    /// thread's own id, unless it is `nested`: at work already): `process` must be the caller's. Such a slot comes with
+    /// the dead thread's id, and must be settled before it is used.
     ///
     /// # Errors
     /// `Full` if all slots are in use: the broker adds more.
-    pub fn claim(arena: &'a Arena, host: &'a H, process: Handle, nested: bool) -> Result<Self> {
+    pub fn claim(
+        arena: &'a Arena,
+        host: &'a H,
+        process: Handle,
+        nested: bool,
+    ) -> Result<(Self, Option<u32>)> {
         let tid = host.tid();
         for slot in thread_slots(arena, host)? {
             let ctx = Ctx::new(arena, host, slot)?;
             match ctx.slot.owner() {
                 None => {
                     if ctx.slot.claim(process, tid) {
-                        return Ok(ctx);
+                        return Ok((ctx, None));
                     }
                 }
                 Some((p, t)) if p == process && if t == tid { !nested } else { host.thread_dead(t) } => {
                     // Only threads of this process come here, and two of them may meet: the winner of the change of
                     // owner does the work.
                     if ctx.slot.take_over(process, t, tid) {
-                        ctx.settle(&ctx.slot, t);
-                        return Ok(ctx);
+                        return Ok((ctx, Some(t)));
                     }
                 }
                 Some(_) => {}
@@ -159,11 +163,9 @@ impl<'a, H: Host> Ctx<'a, H> {
         }
     }
 
-    /// Puts right what a dead thread left in the slot: its lock, its wake-ups, its blocks. Its sleep is the
-    /// business of the layer above, which must have ended it. `self` may be the slot's new owner.
-    ///
-    /// The slot keeps its in-flight `doomed` object for the layer above.
-    pub fn settle(&self, slot: &Ref<'a, ThreadSlot>, tid: u32) {
+    /// Puts the lock right that a dead thread held, and wakes whom it owed a wake-up: the first step of settling its slot.
+    /// Then the layer above ends its sleep, and [`Ctx::adopt`] frees its blocks. `self` may be the slot's new owner.
+    pub fn recover(&self, slot: &Ref<'a, ThreadSlot>, tid: u32) {
         let offset = slot.locked.load(Relaxed);
         if offset != 0
             && tid != self.host.tid()
@@ -174,11 +176,11 @@ impl<'a, H: Host> Ctx<'a, H> {
             lock.declare_dead(self.host, tid);
         }
         self.recover_slot(slot);
-        self.adopt(slot);
     }
 
-    /// Frees the blocks that a dead thread had in its hands.
-    fn adopt(&self, slot: &Ref<'a, ThreadSlot>) {
+    /// Frees the blocks that a dead thread had in its hands. The slot keeps its in-flight `doomed` object for the layer
+    /// above.
+    pub fn adopt(&self, slot: &Ref<'a, ThreadSlot>) {
         let own = slot.handle() == self.slot.handle();
         let taking = Handle(slot.in_flight.taking.load(Relaxed));
         let chain = Handle(slot.in_flight.chain.load(Relaxed));

@@ -69,7 +69,13 @@ fn claim(host: &LinuxHost, nested: bool) -> Result<Operation<'_>> {
     for _ in 0..64 {
         match Ctx::claim(&attach::ARENA, host, attach::process(), nested) {
             Err(ArenaError::Full) => attach::more_threads()?,
-            other => return other.map_err(engine::util::arena_errno),
+            Err(other) => return Err(engine::util::arena_errno(other)),
+            Ok((ctx, dead)) => {
+                if let Some(tid) = dead {
+                    engine::reap::settle_slot(&ctx, &ctx.slot, tid);
+                }
+                return Ok(ctx);
+            }
         }
     }
     Err(Errno::ENOMEM)

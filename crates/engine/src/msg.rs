@@ -743,7 +743,12 @@ fn try_send<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, flags: i32) -> Result<Outcom
     if send_undisturbed(ctx, id, &msg) {
         return Ok(Outcome::Done(0));
     }
-    send_in_full(ctx, id, flags, &msg)
+    let mut spare = None;
+    let sent = send_in_full(ctx, id, flags, &msg, &mut spare);
+    if let Some(unused) = spare {
+        ctx.free(unused.handle());
+    }
+    sent
 }
 
 /// The try that can be made at once and has nothing else to see to: there is room, nobody sleeps, the type has been
@@ -778,21 +783,22 @@ fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg
     done
 }
 
+/// As [`try_send`]; `spare` is what was allocated for a new type and is not needed after all.
 #[inline(never)]
 fn send_in_full<'a, T: Task>(
     ctx: &Ctx<'a, T>,
     id: i32,
     flags: i32,
     msg: &Ref<'a, MsgMsg>,
+    spare: &mut Option<Ref<'a, TypeNode>>,
 ) -> Result<Outcome> {
     let (size, mtype) = (u64::from(msg.size.load(Relaxed)), msg.mtype.load(Relaxed));
-    let mut spare: Option<Ref<'a, TypeNode>> = None;
-    let sent = loop {
+    loop {
         let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, id)?;
         ipcperms(ctx.host, &q.perm, W)?;
         if !fits(&q, size) {
             if flags & IPC_NOWAIT != 0 {
-                break Err(Errno::EAGAIN);
+                return Err(Errno::EAGAIN);
             }
             let me = ctx.slot.part(|s| &s.waiter);
             me.args[0].store(size, Relaxed);
@@ -800,10 +806,10 @@ fn send_in_full<'a, T: Task>(
             tx.set(&me, |w| &w.block, msg.handle().0);
             set_chain(&mut tx, Handle::NULL);
             tx.commit();
-            break Ok(Outcome::Blocked);
+            return Ok(Outcome::Blocked);
         }
         if q.recv_head.load(Relaxed) != 0 && pipelined_send(&mut tx, &q, msg)? {
-            break Ok(Outcome::Done(0));
+            return Ok(Outcome::Done(0));
         }
         let of = match find_type(ctx, &q, mtype)? {
             Some(of) => of,
@@ -815,7 +821,7 @@ fn send_in_full<'a, T: Task>(
                 }
                 None => {
                     drop(tx);
-                    spare = Some(ctx.at(ctx.alloc(size_of::<TypeNode>() as u64).or_errno()?).or_errno()?);
+                    *spare = Some(ctx.at(ctx.alloc(size_of::<TypeNode>() as u64).or_errno()?).or_errno()?);
                     continue;
                 }
             },
@@ -825,12 +831,8 @@ fn send_in_full<'a, T: Task>(
         tx.set(&q, |q| &q.stime, ctx.host.now());
         set_chain(&mut tx, Handle::NULL);
         tx.commit();
-        break Ok(Outcome::Done(0));
-    };
-    if let Some(unused) = spare {
-        ctx.free(unused.handle());
+        return Ok(Outcome::Done(0));
     }
-    sent
 }
 
 /// Hands the message to the first sleeping receiver that it suits. Those whose buffer is too small are told so.

@@ -1,45 +1,72 @@
 //! Putting right what the dead left.
 
-use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, sync::Ordering::*};
+use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter, sync::Ordering::*};
 
 use crate::{
     msg::{self, KIND_RECV, KIND_SEND},
     sem::{self, KIND_SEM},
     task::Task,
+    util::KernIpcPerm,
 };
 
-/// Ends all that a dead thread had begun, and frees its slot. Errors are left behind as what they are: objects
-/// that make no sense, which their users find out.
+/// Ends all that a dead thread had begun, and frees its slot.
 pub fn reap_thread<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, tid: u32) {
+    settle_slot(ctx, slot, tid);
+    ctx.release_slot(slot);
+}
+
+/// Ends all that a dead thread had begun. `ctx` may be of the slot's next owner. Errors are left behind as what they
+/// are: objects that make no sense, which their users find out.
+pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, tid: u32) {
+    ctx.recover(slot, tid);
     let who = slot.part(|s| &s.waiter);
+    end_sleep(ctx, &who);
     let block = who.block.load(Relaxed);
-    let in_hand = [&slot.in_flight.chain, &slot.in_flight.taking];
-    if block != 0 && in_hand.iter().any(|place| place.load(Relaxed) == block) {
+    let in_flight = &slot.get().in_flight;
+    if [&in_flight.chain, &in_flight.taking].iter().any(|place| place.load(Relaxed) == block) {
         // It died between the two stores of a hand-over to itself: one of the two places counts.
         who.block.store(0, Relaxed);
     }
-    ctx.settle(slot, tid);
-    let _ = match who.kind.load(Relaxed) {
-        kind @ (KIND_RECV | KIND_SEND) => msg::abandon(ctx, &who, kind),
-        KIND_SEM => sem::abandon(ctx, &who).map(|_| ()),
-        _ => Ok(()),
-    };
+    if in_flight.taking.load(Relaxed) == in_flight.doomed.load(Relaxed) {
+        // It died while it freed the block of a removed object: that is all there is left to do.
+        in_flight.doomed.store(0, Relaxed);
+    }
+    ctx.adopt(slot);
     // Whoever completed it may have given it a message, which dies with it.
     if let Some(block) = Handle(who.block.swap(0, Relaxed)).some() {
         ctx.slot.in_flight.chain.store(block.0, Relaxed);
         ctx.free_chain();
     }
-    who.end();
-    let doomed = Handle(slot.in_flight.doomed.load(Relaxed));
+    let doomed = Handle(in_flight.doomed.load(Relaxed));
     if !doomed.is_null() {
-        let _ = match slot.in_flight.doomed_class.load(Relaxed) {
+        let _ = match in_flight.doomed_class.load(Relaxed) {
             KIND_SEM => sem::set(ctx, doomed).and_then(|s| sem::freeary(ctx, &s)),
             _ => msg::queue(ctx, doomed).and_then(|q| msg::freeque(ctx, &q)),
         };
-        slot.in_flight.doomed.store(0, Relaxed);
+        in_flight.doomed.store(0, Relaxed);
     }
     ctx.flush_wakes();
-    ctx.release_slot(slot);
+}
+
+/// Takes a dead thread's waiter off the list that it is on.
+fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
+    let _ = match kind_of(ctx, who) {
+        kind @ (KIND_RECV | KIND_SEND) => msg::abandon(ctx, who, kind),
+        KIND_SEM => sem::abandon(ctx, who).map(|_| ()),
+        _ => Ok(()),
+    };
+    who.end();
+}
+
+/// What the waiter sleeps for. Read under the object's lock, as whoever completes it may be in the middle of that, and
+/// may yet die and leave it to be taken back.
+fn kind_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> u32 {
+    let object = Handle(who.object.load(Relaxed));
+    let lock = ctx.at::<KernIpcPerm>(object).map(|perm| perm.part(|p| &p.lock));
+    let held = lock.and_then(|lock| ctx.lock(lock));
+    let kind = who.kind.load(Relaxed);
+    drop(held);
+    kind
 }
 
 /// Ends all that a dead process had begun, applies its undo adjustments, and frees its slot.

@@ -70,7 +70,7 @@ arena::shared! {
         /// Generation of the undo adjustments; older ones are zero.
         undo_gen: AtomicU32,
         pending: AtomicU32,
-        /// The values of a SETALL under way (a table), and how many are set.
+        /// The values of a SETALL (a table), to be freed when it is no longer pending, and how many are set.
         setall: AtomicU32,
         setall_done: AtomicU32,
         setall_pid: AtomicU32,
@@ -646,19 +646,39 @@ fn apply_undo<'a, T: Task>(
     finish(tx, set, None)
 }
 
-/// Frees the undo records that were applied. Call with no lock held and an empty in-flight chain.
+fn has_garbage(set: &SemArray) -> bool {
+    set.garbage.load(Relaxed) | set.setall.load(Relaxed) != 0
+}
+
+/// Frees the undo records that were applied, and the values that were set. Call with no lock held and an empty in-flight
+/// chain.
 fn free_garbage<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
-    while set.garbage.load(Relaxed) != 0 {
-        let mut tx = ctx.lock(set.part(|s| &s.perm.lock)).or_errno()?;
-        let Some(block) = Handle(set.garbage.load(Relaxed)).some() else { break };
-        let undo: Undo<'a> = ctx.at(block).or_errno()?;
-        tx.set(set, |s| &s.garbage, undo.next.load(Relaxed));
-        set_chain(&mut tx, block);
-        tx.commit();
+    while has_garbage(set) {
+        let Locked { object: set, mut tx } = lock_object(ctx, *set)?;
+        if !take_garbage(&mut tx, &set)? {
+            break;
+        }
         drop(tx);
         ctx.free_chain();
     }
     Ok(())
+}
+
+/// Takes one piece of garbage, if there is any, into the thread's in-flight chain.
+fn take_garbage<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<bool> {
+    let block = if let Some(block) = Handle(set.garbage.load(Relaxed)).some() {
+        let undo: Undo<'a> = tx.ctx().at(block).or_errno()?;
+        tx.set(set, |s| &s.garbage, undo.next.load(Relaxed));
+        block
+    } else if let Some(block) = Handle(set.setall.load(Relaxed)).some() {
+        tx.set(set, |s| &s.setall, 0);
+        block
+    } else {
+        return Ok(false);
+    };
+    set_chain(tx, block);
+    tx.commit();
+    Ok(true)
 }
 
 /// Looks a set up and applies the undo records of the dead.
@@ -944,7 +964,7 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
                 tx.set(&set, |s| &s.otime, ctx.host.now());
                 commit_and_update(&mut tx, &set, Some(sops))?;
                 drop(tx);
-                if set.garbage.load(Relaxed) != 0 && new.is_none() {
+                if has_garbage(&set) && new.is_none() {
                     ctx.flush_wakes();
                     free_garbage(ctx, &set)?;
                 }
@@ -1235,22 +1255,28 @@ pub fn semctl_setall<T: Task>(ctx: &Ctx<'_, T>, id: i32, from: u64) -> Result<()
         }
         let Locked { object: set, mut tx } =
             obtain(ctx, id).map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e })?;
+        // What a SETALL that died has left goes with this one's end.
+        let left = Handle(set.setall.load(Relaxed));
         tx.set(&set, |s| &s.setall, values.root.0);
         tx.set(&set, |s| &s.setall_done, 0);
         tx.set(&set, |s| &s.setall_pid, ctx.host.tgid());
         tx.set(&set, |s| &s.undo_gen, set.undo_gen.load(Relaxed).wrapping_add(1));
         tx.set(&set, |s| &s.ctime, ctx.host.now());
         tx.set(&set, |s| &s.pending, UPDATE | SET_ALL);
-        set_chain(&mut tx, Handle::NULL);
+        set_chain(&mut tx, left);
         tx.commit();
-        finish(&mut tx, &set, None)
+        finish(&mut tx, &set, None)?;
+        drop(tx);
+        ctx.flush_wakes();
+        ctx.free_chain();
+        free_garbage(ctx, &set)
     });
     ctx.free_chain();
     ctx.flush_wakes();
     done
 }
 
-/// Sets the values of a SETALL, some at a time; the array ends in the in-flight chain of whoever does it.
+/// Sets the values of a SETALL, some at a time.
 fn set_all_values<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
     let ctx = tx.ctx();
     let nsems = set.nsems.load(Relaxed) as usize;
@@ -1266,10 +1292,6 @@ fn set_all_values<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<
         }
     }
     tx.set(set, |s| &s.pending, UPDATE);
-    tx.set(set, |s| &s.setall, 0);
-    if ctx.slot.in_flight.chain.load(Relaxed) == 0 {
-        set_chain(tx, values.root);
-    }
     tx.commit();
     Ok(())
 }
@@ -1318,16 +1340,14 @@ pub(crate) fn freeary<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()
     })?;
     loop {
         let Locked { object: set, mut tx } = lock_object(ctx, *set)?;
+        if take_garbage(&mut tx, &set)? {
+            drop(tx);
+            ctx.free_chain();
+            continue;
+        }
         if let Some(block) = Handle(set.undo.load(Relaxed)).some() {
             let undo: Undo<'a> = ctx.at(block).or_errno()?;
             tx.set(&set, |s| &s.undo, undo.next.load(Relaxed));
-            set_chain(&mut tx, block);
-        } else if let Some(block) = Handle(set.garbage.load(Relaxed)).some() {
-            let undo: Undo<'a> = ctx.at(block).or_errno()?;
-            tx.set(&set, |s| &s.garbage, undo.next.load(Relaxed));
-            set_chain(&mut tx, block);
-        } else if let Some(block) = Handle(set.setall.load(Relaxed)).some() {
-            tx.set(&set, |s| &s.setall, 0);
             set_chain(&mut tx, block);
         } else if let Some(block) = Handle(set.sems.load(Relaxed)).some() {
             tx.set(&set, |s| &s.sems, 0);
