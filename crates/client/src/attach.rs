@@ -162,8 +162,10 @@ pub(crate) fn attach() -> Result<u32> {
             let _ = sys::futex_wait(&page[1], 1, 1_000_000);
             continue;
         }
-        let done = attach_locked();
-        if done.is_ok() {
+        // Another thread may have been here since we looked. To attach twice would end what it has begun: the broker
+        // takes it for an exec.
+        let done = if page[0].load(Acquire) == 0 { attach_locked() } else { Ok(()) };
+        if done.is_ok() && page[0].load(Relaxed) == 0 {
             page[0].store(GENERATIONS.fetch_add(1, Relaxed) + 1, Release);
         }
         page[1].store(0, Release);
