@@ -7,6 +7,9 @@ use crate::{
     sync::{AtomicU32, Ordering::*, ordered},
 };
 
+/// How many threads a newcomer asks about before it has looked for a free slot.
+const FEW: usize = 2;
+
 /// A thread at work on an arena.
 pub struct Ctx<'a, H: Host> {
     /// The process's view of the arena.
@@ -63,22 +66,31 @@ impl<'a, H: Host> Ctx<'a, H> {
         nested: bool,
     ) -> Result<(Self, Option<u32>)> {
         let tid = host.tid();
-        for slot in thread_slots(arena, host)? {
-            let ctx = Ctx::new(arena, host, slot)?;
-            match ctx.slot.owner() {
-                None => {
-                    if ctx.slot.claim(process, tid) {
-                        return Ok((ctx, None));
+        // To find out whether a thread lives costs a system call: a free slot is looked for before many are asked about.
+        for mut doubts in [FEW, usize::MAX] {
+            for slot in thread_slots(arena, host)? {
+                let ctx = Ctx::new(arena, host, slot)?;
+                match ctx.slot.owner() {
+                    None => {
+                        if ctx.slot.claim(process, tid) {
+                            return Ok((ctx, None));
+                        }
                     }
-                }
-                Some((p, t)) if p == process && if t == tid { !nested } else { host.thread_dead(t) } => {
-                    // Only threads of this process come here, and two of them may meet: the winner of the change of
-                    // owner does the work.
-                    if ctx.slot.take_over(process, t, tid) {
-                        return Ok((ctx, Some(t)));
+                    Some((p, t)) if p == process && (t == tid || doubts > 0) => {
+                        let left = if t == tid {
+                            !nested
+                        } else {
+                            doubts -= 1;
+                            host.thread_dead(t)
+                        };
+                        // Only threads of this process come here, and two of them may meet: the winner of the change
+                        // of owner does the work.
+                        if left && ctx.slot.take_over(process, t, tid) {
+                            return Ok((ctx, Some(t)));
+                        }
                     }
+                    Some(_) => {}
                 }
-                Some(_) => {}
             }
         }
         Err(ArenaError::Full)

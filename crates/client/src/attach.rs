@@ -159,7 +159,8 @@ pub(crate) fn attach() -> Result<u32> {
             return Ok(generation);
         }
         if page[1].compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
-            let _ = sys::futex_wait(&page[1], 1, 1_000_000);
+            // Whoever attaches wakes us; the timeout is for the case that it is no more.
+            let _ = sys::futex_wait(&page[1], 1, 50_000_000);
             continue;
         }
         // Another thread may have been here since we looked. To attach twice would end what it has begun: the broker
