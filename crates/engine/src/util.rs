@@ -371,13 +371,7 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
         }
     }
     // A new object is made outside of the lock; by then somebody else may have made one.
-    let new = match getnew() {
-        Ok(new) => new,
-        Err(e) => {
-            ids.next_id.store(-1, Relaxed);
-            return Err(e);
-        }
-    };
+    let new = getnew()?;
     let made = (|| {
         let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
         if params.key != IPC_PRIVATE
@@ -388,7 +382,6 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
         let id = add_id(&mut tx, &ids, &new, params.key, ns.limit(O::LIMIT));
         if id.is_err() {
             tx.roll_back();
-            ids.next_id.store(-1, Relaxed);
         }
         let id = id?;
         charge(&mut tx, &ids)?;
@@ -452,7 +445,8 @@ fn add_id<'a, O: Object + 'a, T: Task>(
     }
     let next = ids.next_id.load(Relaxed);
     let (seq, idx) = if let Ok(next) = u32::try_from(next) {
-        tx.set(ids, |i| &i.next_id, -1);
+        // Asked for once: it is forgotten whatever comes of it.
+        ids.next_id.store(-1, Relaxed);
         let idx = ids.next_free(next & IPCMNI_IDX_MASK, IPCMNI).ok_or(Errno::ENOSPC)?;
         (next >> IPCMNI_SHIFT, idx)
     } else {
