@@ -1,8 +1,9 @@
-//! `differential --calls N --seed S [--area msg|sem|all] [--door preload|kernel]`: random sequences of calls on
+//! `differential --calls N --seed S [--area msg|sem|all] [--door preload|host|kernel]`: random sequences of calls on
 //! the kernel and on ours.
 //!
 //! Prints each difference as a short program with both results; the last line is `N calls, D differences`, and
-//! the exit code 1 if there are any. `--door kernel` compares the kernel with itself, to check the comparison.
+//! the exit code 1 if there are any. `--door host` compares the engine below a simulated machine, which is quick and has
+//! other uids and changing limits too; `--door kernel` compares the kernel with itself, to check the comparison.
 //!
 //! Missing: shared memory. Below preload, limits are those a sequence begins with, and all tasks are of one uid.
 
@@ -12,7 +13,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, ValueEnum};
 use differential::{Abilities, Difference, Generator, Kind, Limits, Make, explore};
-use world::{Call, Processes, Start, World, run_worker_if_asked};
+use world::{Call, Processes, Simulated, Start, World, run_worker_if_asked};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -47,6 +48,7 @@ enum Area {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Door {
     Preload,
+    Host,
     Kernel,
 }
 
@@ -71,17 +73,15 @@ fn compare(args: &Args) -> Result<u64, String> {
         Area::All => &[Kind::Msg, Kind::Sem],
         Area::Shm => return Err("shared memory is not part of ipcspace yet".into()),
     };
-    let ipcspace = match args.door {
-        Door::Preload => Some(ipcspace()?),
-        Door::Kernel => None,
+    let ipcspace = if args.door == Door::Preload { ipcspace()? } else { PathBuf::new() };
+    let other = |limits: &Limits| match args.door {
+        Door::Preload => below(&ipcspace, limits),
+        Door::Host => simulated(limits),
+        Door::Kernel => kernel(limits),
     };
-    let other = |limits: &Limits| match &ipcspace {
-        Some(ipcspace) => below(ipcspace, limits),
-        None => kernel(limits),
-    };
-    let abilities = match &ipcspace {
-        Some(ipcspace) => Abilities { sysctl: writes_limits(ipcspace), other_users: false },
-        None => Abilities { sysctl: true, other_users: is_root() },
+    let abilities = match args.door {
+        Door::Preload => Abilities { sysctl: writes_limits(&ipcspace), other_users: false },
+        Door::Host | Door::Kernel => Abilities { sysctl: true, other_users: is_root() },
     };
     let make: [Make<'_>; 2] = [&kernel, &other];
     let (mut calls, mut differences, mut sequence) = (0, 0, 0);
@@ -136,6 +136,10 @@ fn below(ipcspace: &Path, limits: &Limits) -> Box<dyn World> {
     }
     prefix.push("--".into());
     Box::new(Processes::start(&Start::below(prefix)).expect("ipcspace"))
+}
+
+fn simulated(limits: &Limits) -> Box<dyn World> {
+    Box::new(Simulated::new(limits.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
 }
 
 /// The command under test.

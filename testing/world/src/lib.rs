@@ -4,25 +4,29 @@
 //! A [`Call`] is plain data; a [`World`] carries it out in one of its tasks and gives a [`Reply`]. Between
 //! two calls [`World::settle`] waits until every task is done or asleep inside its call, which makes stories
 //! with blocking calls deterministic. [`Processes`] is the world of real processes: below the kernel in a
-//! private IPC namespace, or below a prefix command such as `ipcspace run --`.
+//! private IPC namespace, or below a prefix command such as `ipcspace run --`. [`Simulated`] is the world of a
+//! [machine](host) that consists of nothing but data.
 //!
 //! An executable that uses [`Processes`] calls [`run_worker_if_asked`] first thing in `main`: the workers
 //! are the same executable, started again.
 //!
 //! Missing: shared memory and POSIX message queues.
 
+mod arguments;
 mod call;
 mod memory;
 mod name;
 mod processes;
 mod reply;
 mod sample;
+mod simulated;
 mod wire;
 mod worker;
 
 pub use call::{Arg, Call, Ptr, SemBuf, Set, Text, Timeout};
 pub use processes::{Processes, Start};
 pub use reply::{Data, MsgInfo, MsgStat, Perm, Reply, SemInfo, SemStat};
+pub use simulated::Simulated;
 pub use worker::run_worker_if_asked;
 
 /// A task of a world: a process, or a thread of one. Numbers are given in order of birth and never again.

@@ -1,8 +1,8 @@
 //! A task's own buffers behind the pointers of its calls.
 //!
 //! # Safety
-//! The mappings belong to one [`Memory`]; every access through it stays inside them, by the lengths checked
-//! in [`Memory::place`], [`Memory::fill`] and [`Memory::read`].
+//! Each mapping belongs to one [`Area`]; every access through it stays inside, by the lengths checked
+//! in [`Area::place`], [`Area::fill`] and [`Area::read`].
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -10,32 +10,59 @@ use std::ptr::NonNull;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use crate::Ptr;
+use crate::arguments::{Buffers, CAPACITY, WILD};
 
-/// Bytes that a valid pointer points to; behind them nothing can be accessed.
-pub(crate) const CAPACITY: usize = 1 << 20;
 const PAGE: usize = 4096;
 
-/// Writable memory, a page without access, and memory that can only be read, in this order.
+/// Room for the pointers of a call: all may be of the same kind.
 pub(crate) struct Memory {
+    first: Area,
+    second: Area,
+}
+
+/// Writable memory, a page without access, and memory that can only be read, in this order.
+struct Area {
     base: NonNull<u8>,
 }
 
 const LENGTH: usize = 2 * CAPACITY + PAGE;
 const NO_ACCESS: usize = CAPACITY;
 const READ_ONLY: usize = CAPACITY + PAGE;
-/// Not a canonical address of user space.
-const WILD: usize = 0xdead_0000_0000_0000;
 
 impl Memory {
     pub(crate) fn new() -> Memory {
+        Memory { first: Area::new(), second: Area::new() }
+    }
+}
+
+impl Buffers for Memory {
+    fn place(&mut self, ptr: Ptr, bytes: &[u8]) -> u64 {
+        self.first.place(ptr, bytes)
+    }
+
+    fn place_second(&mut self, ptr: Ptr, bytes: &[u8]) -> u64 {
+        self.second.place(ptr, bytes)
+    }
+
+    fn fill(&mut self, byte: u8, length: usize) {
+        self.first.fill(byte, length);
+    }
+
+    fn read(&self, length: usize) -> Vec<u8> {
+        self.first.read(length)
+    }
+}
+
+impl Area {
+    fn new() -> Area {
         let length = NonZeroUsize::new(LENGTH).expect("not zero");
         let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let private = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
         // SAFETY: a new anonymous mapping; no address is asked for.
         let base = unsafe { mmap_anonymous(None, length, writable, private) }.expect("mmap");
-        let memory = Memory { base: base.cast() };
-        memory.protect(NO_ACCESS, PAGE, ProtFlags::PROT_NONE);
-        memory
+        let area = Area { base: base.cast() };
+        area.protect(NO_ACCESS, PAGE, ProtFlags::PROT_NONE);
+        area
     }
 
     fn protect(&self, offset: usize, length: usize, access: ProtFlags) {
@@ -49,9 +76,8 @@ impl Memory {
         unsafe { self.base.add(offset) }
     }
 
-    /// Puts `bytes` to where `ptr` points, as many as can be there, and gives the address.
-    pub(crate) fn place(&mut self, ptr: Ptr, bytes: &[u8]) -> *mut u8 {
-        match ptr {
+    fn place(&mut self, ptr: Ptr, bytes: &[u8]) -> u64 {
+        let address = match ptr {
             Ptr::Valid => self.write(0, bytes),
             Ptr::Straddle(valid) => {
                 let valid = valid.min(CAPACITY);
@@ -65,9 +91,10 @@ impl Memory {
                 address
             }
             Ptr::Bad => self.at(NO_ACCESS).as_ptr(),
-            Ptr::Null => std::ptr::null_mut(),
-            Ptr::Wild => std::ptr::without_provenance_mut(WILD),
-        }
+            Ptr::Null => return 0,
+            Ptr::Wild => return WILD,
+        };
+        address.expose_provenance() as u64
     }
 
     fn write(&mut self, offset: usize, bytes: &[u8]) -> *mut u8 {
@@ -78,14 +105,12 @@ impl Memory {
         address
     }
 
-    /// Fills the first `length` bytes of the valid area.
-    pub(crate) fn fill(&mut self, byte: u8, length: usize) {
+    fn fill(&mut self, byte: u8, length: usize) {
         // SAFETY: the length is bounded to the valid area.
         unsafe { self.base.as_ptr().write_bytes(byte, length.min(CAPACITY)) };
     }
 
-    /// The first `length` bytes of the valid area.
-    pub(crate) fn read(&self, length: usize) -> Vec<u8> {
+    fn read(&self, length: usize) -> Vec<u8> {
         let length = length.min(CAPACITY);
         let mut bytes = vec![0; length];
         // SAFETY: the length is bounded to the valid area.
@@ -94,7 +119,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for Area {
     fn drop(&mut self) {
         // SAFETY: our own mapping, and its last use.
         unsafe { munmap(self.base.cast(), LENGTH) }.expect("munmap");

@@ -14,11 +14,10 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
 use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
 
-use crate::memory::{CAPACITY, Memory};
-use crate::name::{MSG_STAT_ANY, SEM_STAT_ANY};
-use crate::reply::{Data, MsgInfo, MsgStat, Perm, Reply, SemInfo, SemStat};
+use crate::arguments::{self, SystemCall, failed, returned};
+use crate::memory::Memory;
 use crate::wire::{self, Channel, Hello};
-use crate::{Arg, Call, Ptr, SemBuf, TaskId, Timeout};
+use crate::{Call, Reply, TaskId};
 
 /// The first argument of an executable that is to be a worker.
 pub(crate) const ARGUMENT: &str = "--world-worker";
@@ -100,13 +99,11 @@ struct Worker {
     task: TaskId,
     mode: Mode,
     memory: Memory,
-    /// For the second pointer of a call.
-    memory_of_timeout: Memory,
 }
 
 impl Worker {
     fn new(address: String, task: TaskId, mode: Mode) -> Worker {
-        Worker { address, task, mode, memory: Memory::new(), memory_of_timeout: Memory::new() }
+        Worker { address, task, mode, memory: Memory::new() }
     }
 
     /// Does what the driver says until the task is told to end, or the driver is gone.
@@ -156,18 +153,6 @@ impl Worker {
 
     fn execute(&mut self, call: Call, child: TaskId) -> Reply {
         match call {
-            Call::Msgget { key, flags } => self.msgget(key, flags),
-            Call::Msgsnd { id, ptr, mtype, text, size, flags } => {
-                self.msgsnd(id, ptr, mtype, &text.bytes(), size, flags)
-            }
-            Call::Msgrcv { id, ptr, size, mtype, flags } => self.msgrcv(id, ptr, size, mtype, flags),
-            Call::Msgctl { id, cmd, arg } => self.msgctl(id, cmd, &arg),
-            Call::Semget { key, nsems, flags } => self.semget(key, nsems, flags),
-            Call::Semop { id, ptr, ops, count } => self.semop(id, ptr, &ops, count, None),
-            Call::Semtimedop { id, ptr, ops, count, timeout } => {
-                self.semop(id, ptr, &ops, count, Some(timeout))
-            }
-            Call::Semctl { id, num, cmd, arg } => self.semctl(id, num, cmd, &arg),
             Call::SpawnThread => {
                 let (address, mode) = (self.address.clone(), self.mode);
                 thread::spawn(move || Worker::new(address, child, mode).serve());
@@ -179,6 +164,7 @@ impl Worker {
             Call::WriteSysctl { name, value } => write_sysctl(self.mode, &name, &value),
             Call::Exit => end_process(),
             Call::Fork | Call::ExitThread => unreachable!("done by serve"),
+            call => self.system_call(&call),
         }
     }
 
@@ -190,297 +176,40 @@ impl Worker {
         failed(error.raw_os_error().unwrap_or(0))
     }
 
-    fn msgget(&self, key: i32, flags: i32) -> Reply {
-        let result = if self.mode.raw {
-            // SAFETY: no pointers.
-            unsafe { libc::syscall(libc::SYS_msgget, key, flags) }
-        } else {
-            // SAFETY: no pointers.
-            c_long::from(unsafe { libc::msgget(key, flags) })
+    fn system_call(&mut self, call: &Call) -> Reply {
+        let system_call = arguments::encode(&mut self.memory, call).expect("a System V call");
+        let result = match if self.mode.raw { raw(system_call) } else { by_libc(system_call) } {
+            -1 => Err(nix::errno::Errno::last_raw()),
+            value => Ok(value),
         };
-        reply(result, || Data::None)
+        arguments::decode(&self.memory, call, result)
     }
+}
 
-    fn semget(&self, key: i32, nsems: i32, flags: i32) -> Reply {
-        let result = if self.mode.raw {
-            // SAFETY: no pointers.
-            unsafe { libc::syscall(libc::SYS_semget, key, nsems, flags) }
-        } else {
-            // SAFETY: no pointers.
-            c_long::from(unsafe { libc::semget(key, nsems, flags) })
-        };
-        reply(result, || Data::None)
-    }
+/// Makes a call by syscall(2).
+fn raw((number, [a, b, c, d, e, f]): SystemCall) -> c_long {
+    // SAFETY: see the module's head.
+    unsafe { libc::syscall(number, a, b, c, d, e, f) }
+}
 
-    fn msgsnd(&mut self, id: i32, ptr: Ptr, mtype: i64, text: &[u8], size: i64, flags: i32) -> Reply {
-        // What the call reads behind a text shorter than its size must not depend on earlier calls.
-        self.memory.fill(0, usize::try_from(size).unwrap_or(0).min(CAPACITY - 8) + 8);
-        let message = [&mtype.to_ne_bytes(), text].concat();
-        let address = self.memory.place(ptr, &message[..message.len().min(CAPACITY)]).cast::<c_void>();
-        let result = if self.mode.raw {
-            // SAFETY: see the module's head.
-            unsafe { libc::syscall(libc::SYS_msgsnd, id, address, size, flags) }
-        } else {
-            // SAFETY: see the module's head.
-            c_long::from(unsafe { libc::msgsnd(id, address, size as usize, flags) })
-        };
-        reply(result, || Data::None)
-    }
-
-    fn msgrcv(&mut self, id: i32, ptr: Ptr, size: i64, mtype: i64, flags: i32) -> Reply {
-        /// Bytes behind the buffer that are watched.
-        const BEHIND: usize = 16;
-        const UNTOUCHED: u8 = 0xa5;
-        let room = 8 + usize::try_from(size).unwrap_or(0).min(CAPACITY - 8 - BEHIND);
-        self.memory.fill(UNTOUCHED, room + BEHIND);
-        let address = self.memory.place(ptr, &[]).cast::<c_void>();
-        let result = if self.mode.raw {
-            // SAFETY: see the module's head.
-            unsafe { libc::syscall(libc::SYS_msgrcv, id, address, size, mtype, flags) }
-        } else {
-            // SAFETY: see the module's head.
-            unsafe { libc::msgrcv(id, address, size as usize, mtype, flags) as c_long }
-        };
-        let mut outcome = reply(result, || Data::None);
-        if ptr == Ptr::Valid {
-            let bytes = self.memory.read(room + BEHIND);
-            let written = if result < 0 { 0 } else { 8 + result as usize };
-            outcome.data = match bytes.get(written..) {
-                Some(rest) if rest.iter().all(|&byte| byte == UNTOUCHED) => received(&bytes[..written]),
-                _ => Data::Scribbled,
-            };
+/// Makes a call by its own symbol.
+fn by_libc((number, [a, b, c, d, e, _]): SystemCall) -> c_long {
+    let int = |register: u64| register as c_int;
+    let size = |register: u64| register as usize;
+    let at = |register: u64| ptr::with_exposed_provenance_mut::<c_void>(register as usize);
+    // SAFETY: see the module's head.
+    unsafe {
+        match number {
+            libc::SYS_msgget => libc::msgget(int(a), int(b)).into(),
+            libc::SYS_msgsnd => libc::msgsnd(int(a), at(b), size(c), int(d)).into(),
+            libc::SYS_msgrcv => libc::msgrcv(int(a), at(b), size(c), d as c_long, int(e)) as c_long,
+            libc::SYS_msgctl => libc::msgctl(int(a), int(b), at(c).cast()).into(),
+            libc::SYS_semget => libc::semget(int(a), int(b), int(c)).into(),
+            libc::SYS_semop => libc::semop(int(a), at(b).cast(), size(c)).into(),
+            libc::SYS_semtimedop => semtimedop(int(a), at(b).cast(), size(c), at(d).cast()).into(),
+            libc::SYS_semctl => libc::semctl(int(a), int(b), int(c), at(d)).into(),
+            _ => unreachable!("arguments::encode gives no other"),
         }
-        outcome
-    }
-
-    /// The address that the last argument of a `*ctl` call stands for.
-    fn argument(&mut self, arg: &Arg, set: impl FnOnce(&crate::Set) -> Vec<u8>) -> *mut c_void {
-        match arg {
-            Arg::Int(value) => ptr::without_provenance_mut(*value as usize),
-            Arg::Buf(ptr) => self.memory.place(*ptr, &[]).cast(),
-            Arg::Set(ptr, values) => self.memory.place(*ptr, &set(values)).cast(),
-            Arg::Values(ptr, values) => {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-                self.memory.place(*ptr, &bytes).cast()
-            }
-        }
-    }
-
-    fn msgctl(&mut self, id: i32, cmd: c_int, arg: &Arg) -> Reply {
-        self.memory.fill(0, size_of::<libc::msqid_ds>());
-        let address = self.argument(arg, msg_set);
-        let result = if self.mode.raw {
-            // SAFETY: see the module's head.
-            unsafe { libc::syscall(libc::SYS_msgctl, id, cmd, address) }
-        } else {
-            // SAFETY: see the module's head.
-            c_long::from(unsafe { libc::msgctl(id, cmd, address.cast()) })
-        };
-        reply(result, || match (arg, cmd) {
-            (Arg::Buf(Ptr::Valid), libc::IPC_STAT | libc::MSG_STAT | MSG_STAT_ANY) => {
-                Data::MsgStat(msg_stat(&self.structure()))
-            }
-            (Arg::Buf(Ptr::Valid), libc::IPC_INFO | libc::MSG_INFO) => {
-                Data::MsgInfo(msg_info(&self.structure()))
-            }
-            _ => Data::None,
-        })
-    }
-
-    fn semctl(&mut self, id: i32, num: c_int, cmd: c_int, arg: &Arg) -> Reply {
-        /// No semaphore has this value, so it tells how far GETALL wrote.
-        const NO_VALUE: u8 = 0xff;
-        /// Bytes of the largest set's values, and two more.
-        const VALUES: usize = 2 * 32000 + 4;
-        match cmd {
-            libc::GETALL => self.memory.fill(NO_VALUE, VALUES),
-            _ => self.memory.fill(0, size_of::<libc::semid_ds>()),
-        }
-        let address = self.argument(arg, sem_set);
-        let result = if self.mode.raw {
-            // SAFETY: see the module's head.
-            unsafe { libc::syscall(libc::SYS_semctl, id, num, cmd, address) }
-        } else {
-            // SAFETY: see the module's head.
-            c_long::from(unsafe { libc::semctl(id, num, cmd, address) })
-        };
-        reply(result, || match (arg, cmd) {
-            (Arg::Buf(Ptr::Valid), libc::IPC_STAT | libc::SEM_STAT | SEM_STAT_ANY) => {
-                Data::SemStat(sem_stat(&self.structure()))
-            }
-            (Arg::Buf(Ptr::Valid), libc::IPC_INFO | libc::SEM_INFO) => {
-                Data::SemInfo(sem_info(&self.structure()))
-            }
-            (Arg::Buf(Ptr::Valid), libc::GETALL) => Data::Values(self.values(VALUES)),
-            _ => Data::None,
-        })
-    }
-
-    fn values(&self, bytes: usize) -> Vec<u16> {
-        let bytes = self.memory.read(bytes);
-        let (pairs, _) = bytes.as_chunks::<2>();
-        pairs.iter().map(|pair| u16::from_ne_bytes(*pair)).take_while(|&value| value != u16::MAX).collect()
-    }
-
-    /// What a call wrote to the valid area, as the structure that it is.
-    fn structure<T: Plain>(&self) -> T {
-        let bytes = self.memory.read(size_of::<T>());
-        // SAFETY: T is made of integers, and there are as many bytes as it has.
-        unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
-    }
-
-    fn semop(&mut self, id: i32, ptr: Ptr, ops: &[SemBuf], count: u64, timeout: Option<Timeout>) -> Reply {
-        let bytes: Vec<u8> = ops.iter().flat_map(sembuf).collect();
-        let address = self.memory.place(ptr, &bytes).cast::<libc::sembuf>();
-        let time = timeout.map_or(ptr::null_mut(), |Timeout { ptr, sec, nsec }| {
-            self.memory_of_timeout
-                .place(ptr, &[sec.to_ne_bytes(), nsec.to_ne_bytes()].concat())
-                .cast::<libc::timespec>()
-        });
-        let result = match (self.mode.raw, timeout.is_some()) {
-            // SAFETY: see the module's head.
-            (true, false) => unsafe { libc::syscall(libc::SYS_semop, id, address, count) },
-            // SAFETY: see the module's head.
-            (true, true) => unsafe { libc::syscall(libc::SYS_semtimedop, id, address, count, time) },
-            // SAFETY: see the module's head.
-            (false, false) => c_long::from(unsafe { libc::semop(id, address, count as usize) }),
-            // SAFETY: see the module's head.
-            (false, true) => c_long::from(unsafe { semtimedop(id, address, count as usize, time) }),
-        };
-        reply(result, || Data::None)
-    }
-}
-
-/// Structures of nothing but integers, without padding that matters.
-///
-/// # Safety
-/// Every pattern of bits is a value.
-unsafe trait Plain {}
-// SAFETY: integers only.
-unsafe impl Plain for libc::msqid_ds {}
-// SAFETY: integers only.
-unsafe impl Plain for libc::msginfo {}
-// SAFETY: integers only.
-unsafe impl Plain for libc::semid_ds {}
-// SAFETY: integers only.
-unsafe impl Plain for libc::seminfo {}
-
-/// The outcome of a libc call, to be taken before errno changes.
-fn reply(result: c_long, data: impl FnOnce() -> Data) -> Reply {
-    if result == -1 {
-        return failed(nix::errno::Errno::last_raw());
-    }
-    Reply { ret: result, errno: 0, data: data() }
-}
-
-fn returned(ret: i64) -> Reply {
-    Reply { ret, errno: 0, data: Data::None }
-}
-
-fn failed(errno: i32) -> Reply {
-    Reply { ret: -1, errno, data: Data::None }
-}
-
-fn received(bytes: &[u8]) -> Data {
-    match bytes.split_first_chunk() {
-        Some((mtype, text)) => Data::Message { mtype: i64::from_ne_bytes(*mtype), text: text.to_vec() },
-        None => Data::None,
-    }
-}
-
-fn sembuf(op: &SemBuf) -> [u8; 6] {
-    let [[a, b], [c, d], [e, f]] = [op.num.to_ne_bytes(), op.op.to_ne_bytes(), op.flags.to_ne_bytes()];
-    [a, b, c, d, e, f]
-}
-
-/// The bytes of a structure of integers.
-fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![0; size_of::<T>()];
-    // SAFETY: as many bytes as the structure has; its padding, if any, came from zeroed memory.
-    unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(ptr::from_ref(value).cast(), size_of::<T>()) };
-    bytes
-}
-
-fn zeroed<T: Plain>() -> T {
-    // SAFETY: T is made of integers.
-    unsafe { std::mem::zeroed() }
-}
-
-fn msg_set(set: &crate::Set) -> Vec<u8> {
-    let mut value: libc::msqid_ds = zeroed();
-    (value.msg_perm.uid, value.msg_perm.gid) = (set.uid, set.gid);
-    value.msg_perm.mode = set.mode as _;
-    value.msg_qbytes = set.qbytes;
-    bytes_of(&value)
-}
-
-fn sem_set(set: &crate::Set) -> Vec<u8> {
-    let mut value: libc::semid_ds = zeroed();
-    (value.sem_perm.uid, value.sem_perm.gid) = (set.uid, set.gid);
-    value.sem_perm.mode = set.mode as _;
-    bytes_of(&value)
-}
-
-fn perm(perm: &libc::ipc_perm) -> Perm {
-    Perm {
-        key: perm.__key,
-        uid: perm.uid,
-        gid: perm.gid,
-        cuid: perm.cuid,
-        cgid: perm.cgid,
-        mode: u32::from(perm.mode),
-        seq: u32::from(perm.__seq),
-    }
-}
-
-fn msg_stat(stat: &libc::msqid_ds) -> MsgStat {
-    MsgStat {
-        perm: perm(&stat.msg_perm),
-        stime: stat.msg_stime,
-        rtime: stat.msg_rtime,
-        ctime: stat.msg_ctime,
-        cbytes: stat.__msg_cbytes,
-        qnum: stat.msg_qnum,
-        qbytes: stat.msg_qbytes,
-        lspid: stat.msg_lspid,
-        lrpid: stat.msg_lrpid,
-    }
-}
-
-fn msg_info(info: &libc::msginfo) -> MsgInfo {
-    MsgInfo {
-        msgpool: info.msgpool,
-        msgmap: info.msgmap,
-        msgmax: info.msgmax,
-        msgmnb: info.msgmnb,
-        msgmni: info.msgmni,
-        msgssz: info.msgssz,
-        msgtql: info.msgtql,
-        msgseg: info.msgseg,
-    }
-}
-
-fn sem_stat(stat: &libc::semid_ds) -> SemStat {
-    SemStat {
-        perm: perm(&stat.sem_perm),
-        otime: stat.sem_otime,
-        ctime: stat.sem_ctime,
-        nsems: stat.sem_nsems,
-    }
-}
-
-fn sem_info(info: &libc::seminfo) -> SemInfo {
-    SemInfo {
-        semmap: info.semmap,
-        semmni: info.semmni,
-        semmns: info.semmns,
-        semmnu: info.semmnu,
-        semmsl: info.semmsl,
-        semopm: info.semopm,
-        semume: info.semume,
-        semusz: info.semusz,
-        semvmx: info.semvmx,
-        semaem: info.semaem,
     }
 }
 
@@ -533,5 +262,3 @@ fn write_sysctl(mode: Mode, name: &str, value: &str) -> Reply {
         Err(error) => failed(error.raw_os_error().unwrap_or(0)),
     }
 }
-
-const _: () = assert!(size_of::<libc::sembuf>() == 6);

@@ -1,0 +1,192 @@
+//! What the arena and the engine ask of a system, answered without one.
+//!
+//! # Safety
+//! Extents are allocated whole and zeroed, aligned to a page, and freed with the machine. Copies have one side in an
+//! extent, by the length that the arena has checked, and the other in a buffer of their own. A [`Plain`] structure has
+//! no padding, and any bytes are a value of it.
+#![expect(unsafe_code, reason = "the arena wants memory, and its bytes are reached by address")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::ptr::NonNull;
+use std::slice;
+
+use abi::{Plain, Result};
+use arena::{Arena, ArenaError, Handle, Host, SharedBytes, sync::AtomicU32};
+use engine::{Cred, Task};
+
+use crate::{Memory, PAGE};
+
+/// When a machine is started, seconds after 1970.
+const EPOCH: i64 = 1_800_000_000;
+
+/// Who a process is. One whose effective user is 0 has the capabilities.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// Effective user.
+    pub euid: u32,
+    /// Effective group.
+    pub egid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What all tasks of a machine share, beside the arena's map.
+#[derive(Default)]
+pub(crate) struct Hardware {
+    extents: RefCell<Vec<(NonNull<u8>, Layout)>>,
+    /// Nanoseconds since the machine was started.
+    pub(crate) clock: Cell<u64>,
+    /// Words that somebody was woken on, and has not been looked at since.
+    pub(crate) woken: RefCell<Vec<usize>>,
+    /// Processes and threads that have not ended.
+    pub(crate) alive: RefCell<BTreeSet<u32>>,
+    /// Free memory has been announced.
+    pub(crate) trim_wanted: Cell<bool>,
+    /// Whether root may exceed limits.
+    sys_resource: bool,
+}
+
+impl Hardware {
+    pub(crate) fn new(sys_resource: bool) -> Hardware {
+        let mut hardware = Hardware::default();
+        hardware.sys_resource = sys_resource;
+        hardware
+    }
+}
+
+impl Drop for Hardware {
+    fn drop(&mut self) {
+        for (start, layout) in self.extents.get_mut().drain(..) {
+            // SAFETY: allocated with this layout by `map_extent`; the arena is not used without its hardware.
+            unsafe { dealloc(start.as_ptr(), layout) };
+        }
+    }
+}
+
+/// A task that runs just now.
+pub(crate) struct Cpu<'m, M> {
+    pub(crate) hardware: &'m Hardware,
+    pub(crate) tid: u32,
+    pub(crate) pid: u32,
+    /// The process's slot in the arena.
+    pub(crate) process: Handle,
+    pub(crate) credentials: &'m Credentials,
+    pub(crate) memory: &'m RefCell<M>,
+}
+
+// SAFETY: each extent is an allocation of its full size, aligned to a page, that lives as long as the machine.
+unsafe impl<M: Memory> Host for Cpu<'_, M> {
+    fn map_extent(&self, index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
+        let len = usize::try_from(Arena::extent_len(index)).map_err(|_| ArenaError::NoMemory)?;
+        let layout = Layout::from_size_align(len, PAGE).map_err(|_| ArenaError::NoMemory)?;
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(ArenaError::NoMemory)?;
+        self.hardware.extents.borrow_mut().push((start, layout));
+        Ok(start)
+    }
+
+    fn back(&self, _start: NonNull<u8>, _len: usize) -> core::result::Result<(), ArenaError> {
+        // Ordinary memory is there.
+        Ok(())
+    }
+
+    fn unback(&self, start: NonNull<u8>, len: usize) {
+        // SAFETY: a range of an extent, which the arena has made sure that nobody uses.
+        unsafe { start.write_bytes(0, len) };
+    }
+
+    fn tid(&self) -> u32 {
+        self.tid
+    }
+
+    // Nobody dies in the middle of a call, so no lock needs to be announced.
+    fn arm(&self, _word: &AtomicU32) {}
+
+    fn disarm(&self) {}
+
+    fn lock_wait(&self, _word: &AtomicU32, _value: u32, _rounds: u32, offset: u64) {
+        panic!("the lock at {offset:#x} was left behind by a call that is over");
+    }
+
+    fn wake(&self, word: &AtomicU32, _count: u32) {
+        self.hardware.woken.borrow_mut().push(std::ptr::from_ref(word).addr());
+    }
+
+    fn process_dead(&self, pid: u32, _start: u64) -> bool {
+        !self.hardware.alive.borrow().contains(&pid)
+    }
+
+    fn thread_dead(&self, tid: u32) -> bool {
+        !self.hardware.alive.borrow().contains(&tid)
+    }
+
+    fn trim_wanted(&self) {
+        self.hardware.trim_wanted.set(true);
+    }
+}
+
+impl<M: Memory> Task for Cpu<'_, M> {
+    fn tgid(&self) -> u32 {
+        self.pid
+    }
+
+    fn process(&self) -> Handle {
+        self.process
+    }
+
+    fn cred(&self) -> Cred {
+        let Credentials { euid, egid, .. } = *self.credentials;
+        let root = euid == 0;
+        Cred {
+            euid,
+            egid,
+            fsgid: egid,
+            ipc_owner: root,
+            sys_admin: root,
+            sys_resource: root && self.hardware.sys_resource,
+        }
+    }
+
+    fn in_group(&self, gid: u32) -> bool {
+        self.credentials.groups.contains(&gid)
+    }
+
+    fn now(&self) -> i64 {
+        EPOCH.saturating_add_unsigned(self.hardware.clock.get() / 1_000_000_000)
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.hardware.clock.get()
+    }
+
+    fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
+        let mut bytes = vec![0; to.len()];
+        self.memory.borrow().read(from, &mut bytes)?;
+        // SAFETY: `to` is in an extent for its whole length, and the buffer is no extent.
+        unsafe { to.start().copy_from_nonoverlapping(NonNull::from(&bytes[..]).cast(), to.len()) };
+        Ok(())
+    }
+
+    fn copy_to_user(&self, to: u64, from: SharedBytes<'_>) -> Result<()> {
+        let mut bytes = vec![0; from.len()];
+        // SAFETY: as above, the other way round.
+        unsafe { NonNull::from(&mut bytes[..]).cast().copy_from_nonoverlapping(from.start(), from.len()) };
+        self.memory.borrow_mut().write(to, &bytes)
+    }
+
+    fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()> {
+        // SAFETY: the structure's own bytes, all of which are numbers.
+        let bytes = unsafe { slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<P>()) };
+        self.memory.borrow_mut().write(to, bytes)
+    }
+
+    fn get_user<P: Plain>(&self, from: u64) -> Result<P> {
+        let mut value = P::default();
+        // SAFETY: the structure's own bytes; whatever they become is a value of it.
+        let bytes = unsafe { slice::from_raw_parts_mut((&raw mut value).cast::<u8>(), size_of::<P>()) };
+        self.memory.borrow().read(from, bytes)?;
+        Ok(value)
+    }
+}

@@ -1,0 +1,533 @@
+//! The machine: its processes and threads, and what they do.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use abi::{Errno, Result};
+use arena::{Arena, ArenaError, Class, Ctx, Handle, PROC_SLOT_SIZE, ProcSlot, SLOT_LIVE, sync::Ordering::*};
+use engine::{Begun, Call, Cause, IpcNamespace, Outcome, Syscall, reap, util::arena_errno};
+
+use crate::cpu::{Cpu, Credentials, Hardware};
+
+/// A thread's number; the first thread of a process has the process's.
+pub type Tid = u32;
+
+/// The memory of a process. A fork clones it.
+pub trait Memory: Clone {
+    /// Copies from an address.
+    ///
+    /// # Errors
+    /// `EFAULT`, maybe after part of it.
+    fn read(&self, from: u64, to: &mut [u8]) -> Result<()>;
+    /// Copies to an address.
+    ///
+    /// # Errors
+    /// `EFAULT`, maybe after part of it.
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()>;
+}
+
+/// No memory at all: that of the machine itself.
+#[derive(Clone, Default)]
+struct NoMemory;
+
+impl Memory for NoMemory {
+    fn read(&self, _from: u64, _to: &mut [u8]) -> Result<()> {
+        Err(Errno::EFAULT)
+    }
+    fn write(&mut self, _to: u64, _bytes: &[u8]) -> Result<()> {
+        Err(Errno::EFAULT)
+    }
+}
+
+/// What a thread is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is in no call.
+    Idle,
+    /// Its call has returned this; [`Machine::take`] makes it idle again.
+    Returned(Result<i64>),
+    /// It sleeps inside its call.
+    Asleep,
+    /// Its process is stopped.
+    Stopped,
+    /// It has ended.
+    Dead,
+}
+
+pub(crate) struct Process<M> {
+    slot: Handle,
+    memory: RefCell<M>,
+    credentials: Credentials,
+    pub(crate) stopped: bool,
+    /// How often a handler has run, for each signal that has one.
+    pub(crate) handlers: BTreeMap<i32, u64>,
+    /// Signals that wait for the process to go on: to which thread, and which.
+    pub(crate) pending: Vec<(Tid, i32)>,
+}
+
+struct Thread {
+    pid: u32,
+    slot: Handle,
+    doing: Doing,
+}
+
+#[derive(Clone, Copy)]
+enum Doing {
+    Nothing,
+    /// A sleep, the word it is woken on, and when it ends.
+    Sleeping {
+        call: Syscall,
+        word: usize,
+        deadline: Option<u64>,
+    },
+    /// A stop has interrupted it, and it begins anew when the process goes on.
+    Suspended(Syscall),
+    Returned(Result<i64>),
+}
+
+/// A machine with one namespace.
+pub struct Machine<M> {
+    arena: Box<Arena>,
+    hardware: Hardware,
+    /// The thread slot of the machine itself, which reaps the dead.
+    own_slot: Handle,
+    pub(crate) processes: BTreeMap<u32, Process<M>>,
+    threads: BTreeMap<Tid, Thread>,
+    next: u32,
+}
+
+/// The machine's own number.
+const INIT: u32 = 1;
+/// How long a call takes.
+const CALL_NS: u64 = 1000;
+
+impl<M: Memory> Machine<M> {
+    /// A machine with an empty namespace. Its owner is root, who has all capabilities but maybe `CAP_SYS_RESOURCE`.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
+    pub fn new(sys_resource: bool) -> Machine<M> {
+        let mut machine = Machine {
+            arena: Box::default(),
+            hardware: Hardware::new(sys_resource),
+            own_slot: Handle::NULL,
+            processes: BTreeMap::new(),
+            threads: BTreeMap::new(),
+            next: INIT + 1,
+        };
+        machine.hardware.alive.borrow_mut().insert(INIT);
+        let (credentials, memory) = (Credentials::default(), RefCell::new(NoMemory));
+        let cpu = init(&machine.hardware, &credentials, &memory);
+        let founded = Ctx::format(&machine.arena, &cpu).map_err(arena_errno).and_then(|ctx| {
+            IpcNamespace::of(ctx.arena, ctx.host)?.init(0, true);
+            Ok(ctx.slot.handle())
+        });
+        machine.own_slot = founded.expect("memory for a namespace");
+        machine
+    }
+
+    /// A process of root, child of no other.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
+    pub fn spawn(&mut self, memory: M) -> Tid {
+        self.begin_process(memory, Credentials::default(), BTreeMap::new())
+    }
+
+    /// A child of the thread's process, with one thread.
+    ///
+    /// # Panics
+    /// If the thread is dead, or there is no memory.
+    pub fn fork(&mut self, parent: Tid) -> Tid {
+        let parent = self.process(parent);
+        let (memory, credentials) = (parent.memory.borrow().clone(), parent.credentials.clone());
+        let handlers = parent.handlers.clone();
+        self.begin_process(memory, credentials, handlers)
+    }
+
+    fn begin_process(&mut self, memory: M, credentials: Credentials, handlers: BTreeMap<i32, u64>) -> Tid {
+        let pid = self.number();
+        let slot = self.as_init(|ctx| attach(ctx, pid)).expect("memory for a process");
+        let process = Process {
+            slot,
+            memory: RefCell::new(memory),
+            credentials,
+            stopped: false,
+            handlers,
+            pending: Vec::new(),
+        };
+        self.processes.insert(pid, process);
+        self.begin_thread(pid, pid);
+        pid
+    }
+
+    /// One more thread of the thread's process.
+    ///
+    /// # Panics
+    /// If the thread is dead, or there is no memory.
+    pub fn clone_thread(&mut self, of: Tid) -> Tid {
+        let (pid, tid) = (self.pid(of), self.number());
+        self.begin_thread(pid, tid);
+        tid
+    }
+
+    fn number(&mut self) -> u32 {
+        let number = self.next;
+        self.next += 1;
+        self.hardware.alive.borrow_mut().insert(number);
+        number
+    }
+
+    fn begin_thread(&mut self, pid: u32, tid: Tid) {
+        self.threads.insert(tid, Thread { pid, slot: Handle::NULL, doing: Doing::Nothing });
+        let slot = self.claim(tid).expect("memory for a thread");
+        self.thread(tid).slot = slot;
+    }
+
+    fn claim(&self, tid: Tid) -> Result<Handle> {
+        let cpu = self.cpu(tid);
+        loop {
+            match Ctx::claim(&self.arena, &cpu, cpu.process, false) {
+                Ok((ctx, dead)) => {
+                    if let Some(dead) = dead {
+                        reap::settle_slot(&ctx, &ctx.slot, dead);
+                    }
+                    return Ok(ctx.slot.handle());
+                }
+                Err(ArenaError::Full) => self.as_init(|ctx| ctx.add_thread_span().map_err(arena_errno))?,
+                Err(error) => return Err(arena_errno(error)),
+            }
+        }
+    }
+
+    /// The process executes another program: its other threads end, its handlers are forgotten, its adjustments stay.
+    ///
+    /// # Panics
+    /// If the thread is not the first of its process, or dead.
+    pub fn exec(&mut self, tid: Tid, memory: M) {
+        let pid = self.pid(tid);
+        assert_eq!(tid, pid, "only a first thread executes");
+        let others: Vec<Tid> = self.threads_of(pid).filter(|other| *other != tid).collect();
+        for other in others {
+            self.end_thread(other);
+        }
+        self.reap_thread(tid);
+        let slot = self.claim(tid).expect("memory for a thread");
+        *self.thread(tid) = Thread { pid, slot, doing: Doing::Nothing };
+        let process = self.process_mut(pid);
+        process.memory = RefCell::new(memory);
+        process.handlers.clear();
+        self.run_woken();
+    }
+
+    /// The thread ends; the last one ends the process.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn exit_thread(&mut self, tid: Tid) {
+        let pid = self.pid(tid);
+        if self.threads_of(pid).count() == 1 {
+            return self.exit(tid);
+        }
+        self.end_thread(tid);
+        self.run_woken();
+    }
+
+    /// The process ends, by its own will or not.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn exit(&mut self, tid: Tid) {
+        let pid = self.pid(tid);
+        let process = self.processes.remove(&pid).expect("the process of a thread");
+        let ended: BTreeSet<Tid> = self.threads_of(pid).chain([pid]).collect();
+        self.threads.retain(|tid, _| !ended.contains(tid));
+        self.hardware.alive.borrow_mut().retain(|number| !ended.contains(number));
+        let _: Result<()> = self.as_init(|ctx| {
+            reap::reap_process(ctx, process.slot);
+            if self.hardware.trim_wanted.take() { ctx.trim().map_err(arena_errno) } else { Ok(()) }
+        });
+        self.run_woken();
+    }
+
+    fn end_thread(&mut self, tid: Tid) {
+        self.hardware.alive.borrow_mut().remove(&tid);
+        self.reap_thread(tid);
+        self.threads.remove(&tid);
+    }
+
+    /// Ends what the thread has begun.
+    fn reap_thread(&mut self, tid: Tid) {
+        let wanted = self.thread(tid).slot;
+        let _: Result<()> = self.as_init(|ctx| {
+            let mut threads = ctx.threads().map_err(arena_errno)?;
+            if let Some((slot, _, owner)) = threads.find(|(slot, ..)| slot.handle() == wanted) {
+                reap::reap_thread(ctx, &slot, owner);
+            }
+            Ok(())
+        });
+    }
+
+    // ---- what a thread does
+
+    /// Begins a call.
+    ///
+    /// # Panics
+    /// If the thread is dead, stopped, or in a call.
+    pub fn call(&mut self, tid: Tid, call: Syscall) {
+        assert_eq!(self.state(tid), State::Idle, "thread {tid} makes a call");
+        self.pass(CALL_NS);
+        self.begin(tid, call);
+        self.run_woken();
+    }
+
+    /// Begins the call of this number with these registers. One that the engine does not have fails with `ENOSYS`.
+    ///
+    /// # Panics
+    /// As [`Machine::call`].
+    pub fn call_by_number(&mut self, tid: Tid, number: i64, registers: [u64; 6]) {
+        match Syscall::decode(number, registers) {
+            Some(call) => self.call(tid, call),
+            None => self.thread(tid).doing = Doing::Returned(Err(Errno::ENOSYS)),
+        }
+    }
+
+    fn begin(&mut self, tid: Tid, call: Syscall) {
+        let begun = self.on(tid, |ctx| call.begin(ctx));
+        let deadline = begun.as_ref().ok().and_then(|begun| begun.deadline);
+        self.came_to(tid, call, begun.map(|Begun { outcome, .. }| outcome), deadline);
+    }
+
+    /// Goes on with a call that slept.
+    pub(crate) fn resume(&mut self, tid: Tid, cause: Cause) {
+        let Doing::Sleeping { call, deadline, .. } = self.thread(tid).doing else { return };
+        let outcome = self.on(tid, |ctx| call.resume(ctx, cause));
+        self.came_to(tid, call, outcome, deadline);
+    }
+
+    fn came_to(&mut self, tid: Tid, call: Syscall, outcome: Result<Outcome>, deadline: Option<u64>) {
+        let returned = match outcome {
+            Ok(Outcome::Done(value)) => Ok(value),
+            Err(error) => Err(error),
+            Ok(Outcome::Blocked) => return self.sleep(tid, call, deadline),
+        };
+        self.thread(tid).doing = Doing::Returned(returned);
+    }
+
+    /// The thread sleeps until its word is among the woken.
+    fn sleep(&mut self, tid: Tid, call: Syscall, deadline: Option<u64>) {
+        let announced = self.on(tid, |ctx| {
+            let mut at = 0;
+            let slept = ctx.slot.waiter.park((), |word, _| {
+                at = std::ptr::from_ref(word).addr();
+                Err(())
+            });
+            Ok((at, slept.is_err()))
+        });
+        let (word, sleeps) = announced.unwrap_or((0, false));
+        self.thread(tid).doing = Doing::Sleeping { call, word, deadline };
+        if !sleeps {
+            self.resume(tid, Cause::Woken);
+        }
+    }
+
+    /// A signal ends the sleep. A call that is to begin anew does so when the process goes on.
+    pub(crate) fn interrupt(&mut self, tid: Tid, begins_anew: bool) {
+        let Doing::Sleeping { call, .. } = self.thread(tid).doing else { return };
+        self.resume(tid, Cause::Signal);
+        // Only messages: operations on semaphores end with EINTR whatever the signal does.
+        let again = matches!(call, Syscall::Msgsnd(_) | Syscall::Msgrcv(_)) && begins_anew;
+        let thread = self.thread(tid);
+        if let Doing::Returned(Err(Errno::EINTR)) = thread.doing
+            && again
+        {
+            thread.doing = Doing::Suspended(call);
+        }
+    }
+
+    /// Begins the call anew that a stop has interrupted, or ends it because a handler has run.
+    pub(crate) fn go_on(&mut self, tid: Tid, handled: bool) {
+        match self.thread(tid).doing {
+            Doing::Suspended(_) if handled => self.thread(tid).doing = Doing::Returned(Err(Errno::EINTR)),
+            Doing::Suspended(call) => self.begin(tid, call),
+            _ => {}
+        }
+    }
+
+    /// Lets those go on who were woken, in the order in which they were.
+    pub(crate) fn run_woken(&mut self) {
+        loop {
+            let woken: Vec<usize> = std::mem::take(&mut self.hardware.woken.borrow_mut());
+            if woken.is_empty() {
+                return;
+            }
+            for word in woken {
+                let sleeps = |thread: &Thread| matches!(thread.doing, Doing::Sleeping { word: own, .. } if own == word);
+                if let Some(tid) = self.threads.iter().find(|(_, thread)| sleeps(thread)).map(|(tid, _)| *tid)
+                {
+                    self.resume(tid, Cause::Woken);
+                }
+            }
+        }
+    }
+
+    /// What the thread is doing.
+    pub fn state(&self, tid: Tid) -> State {
+        let Some(thread) = self.threads.get(&tid) else { return State::Dead };
+        match thread.doing {
+            _ if self.processes[&thread.pid].stopped => State::Stopped,
+            Doing::Nothing => State::Idle,
+            Doing::Sleeping { .. } | Doing::Suspended(_) => State::Asleep,
+            Doing::Returned(result) => State::Returned(result),
+        }
+    }
+
+    /// What the thread's call has returned, once.
+    pub fn take(&mut self, tid: Tid) -> Option<Result<i64>> {
+        let State::Returned(result) = self.state(tid) else { return None };
+        self.thread(tid).doing = Doing::Nothing;
+        Some(result)
+    }
+
+    // ---- time
+
+    /// The clock, nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        self.hardware.clock.get()
+    }
+
+    /// Wall-clock seconds, as objects are stamped with.
+    pub fn now(&self) -> i64 {
+        self.as_init(|ctx| Ok(engine::Task::now(ctx.host))).unwrap_or(0)
+    }
+
+    fn pass(&self, ns: u64) {
+        let clock = &self.hardware.clock;
+        clock.set(clock.get().saturating_add(ns));
+    }
+
+    /// When the next sleep is over, if time alone can end one.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.threads.values().filter_map(Thread::deadline).min()
+    }
+
+    /// Moves the clock, and ends the sleeps whose time is over.
+    pub fn advance_to(&mut self, ns: u64) {
+        self.pass(ns.saturating_sub(self.now_ns()));
+        let over = |thread: &Thread| thread.deadline().is_some_and(|deadline| deadline <= ns);
+        let over: Vec<Tid> =
+            self.threads.iter().filter(|(_, thread)| over(thread)).map(|(tid, _)| *tid).collect();
+        for tid in over {
+            self.resume(tid, Cause::Timeout);
+        }
+        self.run_woken();
+    }
+
+    // ---- what a process is
+
+    /// The process's number.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn pid(&self, tid: Tid) -> u32 {
+        self.threads.get(&tid).unwrap_or_else(|| panic!("thread {tid} is dead")).pid
+    }
+
+    /// The thread's process's memory.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn memory(&mut self, tid: Tid) -> &mut M {
+        let pid = self.pid(tid);
+        self.process_mut(pid).memory.get_mut()
+    }
+
+    /// Who the process is from now on.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn set_credentials(&mut self, tid: Tid, credentials: Credentials) {
+        let pid = self.pid(tid);
+        self.process_mut(pid).credentials = credentials;
+    }
+
+    /// Writes a limit of the namespace, which only root may.
+    ///
+    /// # Errors
+    /// `EACCES`, and those of [`IpcNamespace::set_sysctl`].
+    pub fn write_sysctl(&mut self, tid: Tid, name: &str, value: &str) -> Result<()> {
+        if self.process(tid).credentials.euid != 0 {
+            return Err(Errno::EACCES);
+        }
+        self.on(tid, |ctx| IpcNamespace::of(ctx.arena, ctx.host)?.set_sysctl(name, value))
+    }
+
+    pub(crate) fn process(&self, tid: Tid) -> &Process<M> {
+        &self.processes[&self.pid(tid)]
+    }
+
+    pub(crate) fn process_mut(&mut self, pid: u32) -> &mut Process<M> {
+        self.processes.get_mut(&pid).expect("a living process")
+    }
+
+    fn thread(&mut self, tid: Tid) -> &mut Thread {
+        self.threads.get_mut(&tid).expect("a living thread")
+    }
+
+    pub(crate) fn threads_of(&self, pid: u32) -> impl Iterator<Item = Tid> {
+        self.threads.iter().filter(move |(_, thread)| thread.pid == pid).map(|(tid, _)| *tid)
+    }
+
+    // ---- the engine
+
+    fn cpu(&self, tid: Tid) -> Cpu<'_, M> {
+        let pid = self.pid(tid);
+        let process = &self.processes[&pid];
+        Cpu {
+            hardware: &self.hardware,
+            tid,
+            pid,
+            process: process.slot,
+            credentials: &process.credentials,
+            memory: &process.memory,
+        }
+    }
+
+    /// Runs an operation as the thread.
+    fn on<R>(&self, tid: Tid, operation: impl FnOnce(&Ctx<'_, Cpu<'_, M>>) -> Result<R>) -> Result<R> {
+        let cpu = self.cpu(tid);
+        operation(&Ctx::new(&self.arena, &cpu, self.threads[&tid].slot).map_err(arena_errno)?)
+    }
+
+    /// Runs an operation as the machine itself.
+    fn as_init<R>(&self, operation: impl FnOnce(&Ctx<'_, Cpu<'_, NoMemory>>) -> Result<R>) -> Result<R> {
+        let (credentials, memory) = (Credentials::default(), RefCell::new(NoMemory));
+        let cpu = init(&self.hardware, &credentials, &memory);
+        operation(&Ctx::new(&self.arena, &cpu, self.own_slot).map_err(arena_errno)?)
+    }
+}
+
+impl Thread {
+    fn deadline(&self) -> Option<u64> {
+        if let Doing::Sleeping { deadline, .. } = self.doing { deadline } else { None }
+    }
+}
+
+fn init<'m>(
+    hardware: &'m Hardware,
+    credentials: &'m Credentials,
+    memory: &'m RefCell<NoMemory>,
+) -> Cpu<'m, NoMemory> {
+    Cpu { hardware, tid: INIT, pid: INIT, process: Handle::NULL, credentials, memory }
+}
+
+/// A slot for a process.
+fn attach<M: Memory>(ctx: &Ctx<'_, Cpu<'_, M>>, pid: u32) -> Result<Handle> {
+    let block = ctx.alloc_class(Class::PROCESS).map_err(arena_errno)?;
+    ctx.arena.zero(ctx.host, block, 0, PROC_SLOT_SIZE).map_err(arena_errno)?;
+    let slot = ctx.at::<ProcSlot>(block).map_err(arena_errno)?;
+    slot.pid.store(pid, Relaxed);
+    slot.state.store(SLOT_LIVE, Release);
+    ctx.taken();
+    Ok(block)
+}

@@ -1,0 +1,88 @@
+//! Signals, as far as sleeping calls feel them.
+//!
+//! What users see: a handler ends every sleep with `EINTR`, whatever its flags. A stop takes sleeping messages' calls
+//! out of their line; they queue up again when the process goes on, unless a handler runs first. Operations on
+//! semaphores end with `EINTR` then. Without a handler a signal ends the process, or is ignored.
+
+use crate::{Machine, Memory, Tid};
+
+/// Ends the process.
+pub const SIGKILL: i32 = 9;
+/// Lets the process go on.
+pub const SIGCONT: i32 = 18;
+/// Stops the process.
+pub const SIGSTOP: i32 = 19;
+/// `SIGCHLD SIGCONT SIGURG SIGWINCH`: without a handler nothing happens.
+const IGNORED: [i32; 4] = [17, SIGCONT, 23, 28];
+
+impl<M: Memory> Machine<M> {
+    /// Installs a handler that does nothing but count. Returns how often the process's handlers have run.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn handle(&mut self, tid: Tid, signal: i32) -> u64 {
+        let pid = self.pid(tid);
+        let handlers = &mut self.process_mut(pid).handlers;
+        handlers.entry(signal).or_insert(0);
+        handlers.values().sum()
+    }
+
+    /// Sends a signal to the thread, as tgkill(2).
+    ///
+    /// # Panics
+    /// If it is dead.
+    pub fn signal(&mut self, tid: Tid, signal: i32) {
+        let pid = self.pid(tid);
+        match signal {
+            SIGKILL => self.exit(tid),
+            SIGSTOP => self.stop(pid),
+            SIGCONT => self.go_on_all(pid, tid),
+            _ if self.process(tid).stopped => self.process_mut(pid).pending.push((tid, signal)),
+            _ => {
+                self.deliver(tid, signal);
+            }
+        }
+        self.run_woken();
+    }
+
+    fn stop(&mut self, pid: u32) {
+        let threads: Vec<Tid> = self.threads_of(pid).collect();
+        for tid in threads {
+            self.interrupt(tid, true);
+        }
+        self.process_mut(pid).stopped = true;
+    }
+
+    fn go_on_all(&mut self, pid: u32, to: Tid) {
+        let process = self.process_mut(pid);
+        process.stopped = false;
+        let pending = std::mem::take(&mut process.pending);
+        let mut handled: Vec<Tid> = Vec::new();
+        for (tid, signal) in pending.into_iter().chain([(to, SIGCONT)]) {
+            if self.processes.contains_key(&pid)
+                && self.threads_of(pid).any(|own| own == tid)
+                && self.deliver(tid, signal)
+            {
+                handled.push(tid);
+            }
+        }
+        let threads: Vec<Tid> = self.threads_of(pid).collect();
+        for tid in threads {
+            self.go_on(tid, handled.contains(&tid));
+        }
+    }
+
+    /// What the signal does to a thread that is not stopped; whether a handler has run.
+    fn deliver(&mut self, tid: Tid, signal: i32) -> bool {
+        let pid = self.pid(tid);
+        if let Some(count) = self.process_mut(pid).handlers.get_mut(&signal) {
+            *count += 1;
+            self.interrupt(tid, false);
+            return true;
+        }
+        if !IGNORED.contains(&signal) {
+            self.exit(tid);
+        }
+        false
+    }
+}

@@ -1,0 +1,292 @@
+//! From a call to the system call that it is, and from what that has done to a reply.
+//!
+//! # Safety
+//! The structures that are read from bytes and turned into bytes consist of integers.
+
+use std::ffi::c_long;
+use std::ptr;
+
+use crate::name::{MSG_STAT_ANY, SEM_STAT_ANY};
+use crate::{Arg, Call, Data, MsgInfo, MsgStat, Perm, Ptr, Reply, SemBuf, SemInfo, SemStat, Timeout};
+
+/// Bytes that a valid pointer points to; behind them nothing can be accessed.
+pub(crate) const CAPACITY: usize = 1 << 20;
+/// Not a canonical address of user space.
+pub(crate) const WILD: u64 = 0xdead_0000_0000_0000;
+
+/// A task's memory behind the pointers of its calls.
+pub(crate) trait Buffers {
+    /// Puts `bytes` to where `ptr` points, as many as can be there, and gives the address.
+    fn place(&mut self, ptr: Ptr, bytes: &[u8]) -> u64;
+    /// The same, for the second pointer of a call.
+    fn place_second(&mut self, ptr: Ptr, bytes: &[u8]) -> u64;
+    /// Fills the first bytes of the valid area.
+    fn fill(&mut self, byte: u8, length: usize);
+    /// The first bytes of the valid area.
+    fn read(&self, length: usize) -> Vec<u8>;
+}
+
+/// A system call: its number and its registers.
+pub(crate) type SystemCall = (c_long, [u64; 6]);
+
+/// Prepares the memory for a call. None for what is no System V call.
+pub(crate) fn encode(buffers: &mut impl Buffers, call: &Call) -> Option<SystemCall> {
+    let int = |value: i32| i64::from(value).cast_unsigned();
+    Some(match call {
+        Call::Msgget { key, flags } => (libc::SYS_msgget, [int(*key), int(*flags), 0, 0, 0, 0]),
+        Call::Msgsnd { id, ptr, mtype, text, size, flags } => {
+            let at = place_message(buffers, *ptr, *mtype, &text.bytes(), *size);
+            (libc::SYS_msgsnd, [int(*id), at, size.cast_unsigned(), int(*flags), 0, 0])
+        }
+        Call::Msgrcv { id, ptr, size, mtype, flags } => {
+            buffers.fill(UNTOUCHED, room(*size) + BEHIND);
+            let at = buffers.place(*ptr, &[]);
+            let (size, mtype) = (size.cast_unsigned(), mtype.cast_unsigned());
+            (libc::SYS_msgrcv, [int(*id), at, size, mtype, int(*flags), 0])
+        }
+        Call::Msgctl { id, cmd, arg } => {
+            buffers.fill(0, size_of::<libc::msqid_ds>());
+            let at = argument(buffers, arg, msg_set);
+            (libc::SYS_msgctl, [int(*id), int(*cmd), at, 0, 0, 0])
+        }
+        Call::Semget { key, nsems, flags } => {
+            (libc::SYS_semget, [int(*key), int(*nsems), int(*flags), 0, 0, 0])
+        }
+        Call::Semop { id, ptr, ops, count } => {
+            let at = place_operations(buffers, *ptr, ops);
+            (libc::SYS_semop, [int(*id), at, *count, 0, 0, 0])
+        }
+        Call::Semtimedop { id, ptr, ops, count, timeout } => {
+            let at = place_operations(buffers, *ptr, ops);
+            let Timeout { ptr, sec, nsec } = timeout;
+            let time = buffers.place_second(*ptr, &[sec.to_ne_bytes(), nsec.to_ne_bytes()].concat());
+            (libc::SYS_semtimedop, [int(*id), at, *count, time, 0, 0])
+        }
+        Call::Semctl { id, num, cmd, arg } => {
+            match *cmd {
+                libc::GETALL => buffers.fill(NO_VALUE, VALUES),
+                _ => buffers.fill(0, size_of::<libc::semid_ds>()),
+            }
+            let at = argument(buffers, arg, sem_set);
+            (libc::SYS_semctl, [int(*id), int(*num), int(*cmd), at, 0, 0])
+        }
+        _ => return None,
+    })
+}
+
+/// The reply of a call that [`encode`] has prepared and that has returned this, or this errno.
+pub(crate) fn decode(buffers: &impl Buffers, call: &Call, result: Result<i64, i32>) -> Reply {
+    let mut reply = match result {
+        Ok(ret) => returned(ret),
+        Err(errno) => failed(errno),
+    };
+    if let Call::Msgrcv { ptr: Ptr::Valid, size, .. } = call {
+        let bytes = buffers.read(room(*size) + BEHIND);
+        let written = result.map_or(0, |length| 8 + length as usize);
+        reply.data = match bytes.get(written..) {
+            Some(rest) if rest.iter().all(|&byte| byte == UNTOUCHED) => received(&bytes[..written]),
+            _ => Data::Scribbled,
+        };
+    } else if result.is_ok() {
+        reply.data = written(buffers, call);
+    }
+    reply
+}
+
+/// What a call that fills a structure has filled it with.
+fn written(buffers: &impl Buffers, call: &Call) -> Data {
+    match call {
+        Call::Msgctl { cmd, arg: Arg::Buf(Ptr::Valid), .. } => match *cmd {
+            libc::IPC_STAT | libc::MSG_STAT | MSG_STAT_ANY => Data::MsgStat(msg_stat(&structure(buffers))),
+            libc::IPC_INFO | libc::MSG_INFO => Data::MsgInfo(msg_info(&structure(buffers))),
+            _ => Data::None,
+        },
+        Call::Semctl { cmd, arg: Arg::Buf(Ptr::Valid), .. } => match *cmd {
+            libc::IPC_STAT | libc::SEM_STAT | SEM_STAT_ANY => Data::SemStat(sem_stat(&structure(buffers))),
+            libc::IPC_INFO | libc::SEM_INFO => Data::SemInfo(sem_info(&structure(buffers))),
+            libc::GETALL => Data::Values(values(&buffers.read(VALUES))),
+            _ => Data::None,
+        },
+        _ => Data::None,
+    }
+}
+
+/// What an untouched byte of a receiver's buffer is.
+const UNTOUCHED: u8 = 0xa5;
+/// Bytes behind a receiver's buffer that are watched.
+const BEHIND: usize = 16;
+/// No semaphore has a value of these bytes, so they tell how far GETALL wrote.
+const NO_VALUE: u8 = 0xff;
+/// Bytes of the largest set's values, and two more.
+const VALUES: usize = 2 * 32000 + 4;
+
+/// Bytes of a receiver's buffer.
+fn room(size: i64) -> usize {
+    8 + usize::try_from(size).unwrap_or(0).min(CAPACITY - 8 - BEHIND)
+}
+
+fn place_message(buffers: &mut impl Buffers, ptr: Ptr, mtype: i64, text: &[u8], size: i64) -> u64 {
+    // What the call reads behind a text shorter than its size must not depend on earlier calls.
+    buffers.fill(0, usize::try_from(size).unwrap_or(0).min(CAPACITY - 8) + 8);
+    let message = [&mtype.to_ne_bytes(), text].concat();
+    buffers.place(ptr, &message[..message.len().min(CAPACITY)])
+}
+
+fn place_operations(buffers: &mut impl Buffers, ptr: Ptr, ops: &[SemBuf]) -> u64 {
+    let bytes: Vec<u8> = ops.iter().flat_map(sembuf).collect();
+    buffers.place(ptr, &bytes)
+}
+
+/// What the last argument of a `*ctl` call stands for.
+fn argument(buffers: &mut impl Buffers, arg: &Arg, set: impl FnOnce(&crate::Set) -> Vec<u8>) -> u64 {
+    match arg {
+        Arg::Int(value) => value.cast_unsigned(),
+        Arg::Buf(ptr) => buffers.place(*ptr, &[]),
+        Arg::Set(ptr, values) => buffers.place(*ptr, &set(values)),
+        Arg::Values(ptr, values) => {
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+            buffers.place(*ptr, &bytes)
+        }
+    }
+}
+
+fn values(bytes: &[u8]) -> Vec<u16> {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    pairs.iter().map(|pair| u16::from_ne_bytes(*pair)).take_while(|&value| value != u16::MAX).collect()
+}
+
+/// What a call wrote to the valid area, as the structure that it is.
+fn structure<T: Plain>(buffers: &impl Buffers) -> T {
+    let bytes = buffers.read(size_of::<T>());
+    // SAFETY: T is made of integers, and there are as many bytes as it has.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
+/// Structures of nothing but integers, without padding that matters.
+///
+/// # Safety
+/// Every pattern of bits is a value.
+unsafe trait Plain {}
+// SAFETY: integers only.
+unsafe impl Plain for libc::msqid_ds {}
+// SAFETY: integers only.
+unsafe impl Plain for libc::msginfo {}
+// SAFETY: integers only.
+unsafe impl Plain for libc::semid_ds {}
+// SAFETY: integers only.
+unsafe impl Plain for libc::seminfo {}
+
+/// Success.
+pub(crate) fn returned(ret: i64) -> Reply {
+    Reply { ret, errno: 0, data: Data::None }
+}
+
+/// Failure.
+pub(crate) fn failed(errno: i32) -> Reply {
+    Reply { ret: -1, errno, data: Data::None }
+}
+
+fn received(bytes: &[u8]) -> Data {
+    match bytes.split_first_chunk() {
+        Some((mtype, text)) => Data::Message { mtype: i64::from_ne_bytes(*mtype), text: text.to_vec() },
+        None => Data::None,
+    }
+}
+
+fn sembuf(op: &SemBuf) -> [u8; 6] {
+    let [[a, b], [c, d], [e, f]] = [op.num.to_ne_bytes(), op.op.to_ne_bytes(), op.flags.to_ne_bytes()];
+    [a, b, c, d, e, f]
+}
+
+/// The bytes of a structure of integers.
+fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![0; size_of::<T>()];
+    // SAFETY: as many bytes as the structure has; its padding, if any, came from zeroed memory.
+    unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(ptr::from_ref(value).cast(), size_of::<T>()) };
+    bytes
+}
+
+fn zeroed<T: Plain>() -> T {
+    // SAFETY: T is made of integers.
+    unsafe { std::mem::zeroed() }
+}
+
+fn msg_set(set: &crate::Set) -> Vec<u8> {
+    let mut value: libc::msqid_ds = zeroed();
+    (value.msg_perm.uid, value.msg_perm.gid) = (set.uid, set.gid);
+    value.msg_perm.mode = set.mode as _;
+    value.msg_qbytes = set.qbytes;
+    bytes_of(&value)
+}
+
+fn sem_set(set: &crate::Set) -> Vec<u8> {
+    let mut value: libc::semid_ds = zeroed();
+    (value.sem_perm.uid, value.sem_perm.gid) = (set.uid, set.gid);
+    value.sem_perm.mode = set.mode as _;
+    bytes_of(&value)
+}
+
+fn perm(perm: &libc::ipc_perm) -> Perm {
+    Perm {
+        key: perm.__key,
+        uid: perm.uid,
+        gid: perm.gid,
+        cuid: perm.cuid,
+        cgid: perm.cgid,
+        mode: u32::from(perm.mode),
+        seq: u32::from(perm.__seq),
+    }
+}
+
+fn msg_stat(stat: &libc::msqid_ds) -> MsgStat {
+    MsgStat {
+        perm: perm(&stat.msg_perm),
+        stime: stat.msg_stime,
+        rtime: stat.msg_rtime,
+        ctime: stat.msg_ctime,
+        cbytes: stat.__msg_cbytes,
+        qnum: stat.msg_qnum,
+        qbytes: stat.msg_qbytes,
+        lspid: stat.msg_lspid,
+        lrpid: stat.msg_lrpid,
+    }
+}
+
+fn msg_info(info: &libc::msginfo) -> MsgInfo {
+    MsgInfo {
+        msgpool: info.msgpool,
+        msgmap: info.msgmap,
+        msgmax: info.msgmax,
+        msgmnb: info.msgmnb,
+        msgmni: info.msgmni,
+        msgssz: info.msgssz,
+        msgtql: info.msgtql,
+        msgseg: info.msgseg,
+    }
+}
+
+fn sem_stat(stat: &libc::semid_ds) -> SemStat {
+    SemStat {
+        perm: perm(&stat.sem_perm),
+        otime: stat.sem_otime,
+        ctime: stat.sem_ctime,
+        nsems: stat.sem_nsems,
+    }
+}
+
+fn sem_info(info: &libc::seminfo) -> SemInfo {
+    SemInfo {
+        semmap: info.semmap,
+        semmni: info.semmni,
+        semmns: info.semmns,
+        semmnu: info.semmnu,
+        semmsl: info.semmsl,
+        semopm: info.semopm,
+        semume: info.semume,
+        semusz: info.semusz,
+        semvmx: info.semvmx,
+        semaem: info.semaem,
+    }
+}
+
+const _: () = assert!(size_of::<libc::sembuf>() == 6);

@@ -1,0 +1,268 @@
+//! The world of a simulated machine: every task is data, all of it in the caller's thread, and time passes when
+//! [`World::settle`] says so. The same story goes the same way every time.
+
+use host::{Access, AddressSpace, Credentials, Machine, Memory, PAGE, SIGSTOP, Tid};
+
+use crate::arguments::{self, Buffers, CAPACITY, WILD, failed, returned};
+use crate::{Call, Ptr, Reply, SHORT, State, TaskId, World};
+
+/// Tasks on a [`Machine`], whose kernel is the engine.
+pub struct Simulated {
+    machine: Machine<AddressSpace>,
+    /// By task number, which begins at 1.
+    tasks: Vec<Task>,
+}
+
+struct Task {
+    tid: Tid,
+    buffers: Places,
+    doing: Doing,
+}
+
+enum Doing {
+    Nothing,
+    /// In a System V call.
+    Call(Call),
+    /// Another call has ended.
+    Done(Reply),
+    Dead,
+}
+
+impl Simulated {
+    /// A machine with these limits, on which root has the capabilities that this process has.
+    ///
+    /// # Panics
+    /// If there is no such limit, or it can't have the value.
+    pub fn new<'a>(limits: impl IntoIterator<Item = (&'a str, &'a str)>) -> Simulated {
+        let mut machine = Machine::new(has_sys_resource());
+        let root = machine.spawn(AddressSpace::default());
+        for (name, value) in limits {
+            machine.write_sysctl(root, name, value).unwrap_or_else(|error| panic!("{name}={value}: {error}"));
+        }
+        machine.exit(root);
+        Simulated { machine, tasks: Vec::new() }
+    }
+
+    fn task(&mut self, task: TaskId) -> &mut Task {
+        let index = (task as usize).checked_sub(1).expect("task numbers begin at 1");
+        self.tasks.get_mut(index).expect("a task of this world")
+    }
+
+    fn add(&mut self, tid: Tid, buffers: Places) -> TaskId {
+        self.tasks.push(Task { tid, buffers, doing: Doing::Nothing });
+        self.tasks.len() as TaskId
+    }
+
+    fn system_call(&mut self, task: TaskId, call: &Call) {
+        let Task { tid, buffers, .. } = *self.task(task);
+        let mut buffers = InMemory { places: buffers, memory: self.machine.memory(tid) };
+        let (number, registers) = arguments::encode(&mut buffers, call).expect("a System V call");
+        self.task(task).doing = Doing::Call(call.clone());
+        self.machine.call_by_number(tid, number, registers);
+    }
+
+    /// What a call does that is none of System V; none if it ends the task.
+    fn other_call(&mut self, task: TaskId, call: &Call) -> Option<Reply> {
+        let Task { tid, buffers, .. } = *self.task(task);
+        let machine = &mut self.machine;
+        let ret = match call {
+            Call::Fork => {
+                let child = machine.fork(tid);
+                i64::from(self.add(child, buffers))
+            }
+            Call::SpawnThread => {
+                let thread = machine.clone_thread(tid);
+                let buffers = Places::of(thread);
+                buffers.map(machine.memory(thread));
+                i64::from(self.add(thread, buffers))
+            }
+            Call::Exec => {
+                machine.exec(tid, buffers.alone());
+                0
+            }
+            Call::Exit => {
+                machine.exit(tid);
+                return None;
+            }
+            Call::ExitThread => {
+                machine.exit_thread(tid);
+                return None;
+            }
+            Call::SetIds { euid, egid, groups } => {
+                machine
+                    .set_credentials(tid, Credentials { euid: *euid, egid: *egid, groups: groups.clone() });
+                0
+            }
+            Call::Handler { signal, .. } => machine.handle(tid, *signal) as i64,
+            Call::WriteSysctl { name, value } => match machine.write_sysctl(tid, name, value) {
+                Ok(()) => 0,
+                Err(error) => return Some(failed(error.raw())),
+            },
+            _ => unreachable!("a System V call"),
+        };
+        Some(returned(ret))
+    }
+}
+
+impl World for Simulated {
+    fn spawn(&mut self) -> TaskId {
+        let tid = self.machine.spawn(AddressSpace::default());
+        let buffers = Places::of(tid);
+        buffers.map(self.machine.memory(tid));
+        self.add(tid, buffers)
+    }
+
+    fn start(&mut self, task: TaskId, call: &Call) {
+        match call {
+            Call::Msgget { .. }
+            | Call::Msgsnd { .. }
+            | Call::Msgrcv { .. }
+            | Call::Msgctl { .. }
+            | Call::Semget { .. }
+            | Call::Semop { .. }
+            | Call::Semtimedop { .. }
+            | Call::Semctl { .. } => self.system_call(task, call),
+            _ => {
+                let reply = self.other_call(task, call);
+                self.task(task).doing = reply.map_or(Doing::Dead, Doing::Done);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        let short = SHORT.as_nanos() as u64;
+        let soon = self.machine.now_ns().saturating_add(short);
+        while let Some(deadline) = self.machine.next_deadline().filter(|deadline| *deadline < soon) {
+            self.machine.advance_to(deadline);
+        }
+    }
+
+    fn poll(&mut self, task: TaskId) -> State {
+        let Task { tid, buffers, .. } = *self.task(task);
+        let state = self.machine.state(tid);
+        if let host::State::Dead = state {
+            self.task(task).doing = Doing::Dead;
+        }
+        let doing = std::mem::replace(&mut self.task(task).doing, Doing::Nothing);
+        let (doing, seen) = match (doing, state) {
+            (Doing::Dead, _) => (Doing::Dead, State::Dead),
+            (Doing::Done(reply), _) => (Doing::Nothing, State::Done(reply)),
+            (doing, host::State::Stopped) => (doing, State::Stopped),
+            (Doing::Call(call), host::State::Returned(result)) => {
+                self.machine.take(tid);
+                let memory = InMemory { places: buffers, memory: self.machine.memory(tid) };
+                let reply = arguments::decode(&memory, &call, result.map_err(abi::Errno::raw));
+                (Doing::Nothing, State::Done(reply))
+            }
+            (doing @ Doing::Call(_), _) => (doing, State::Blocked),
+            (Doing::Nothing, _) => (Doing::Nothing, State::Idle),
+        };
+        self.task(task).doing = doing;
+        seen
+    }
+
+    fn kill(&mut self, task: TaskId) {
+        let tid = self.task(task).tid;
+        if self.machine.state(tid) != host::State::Dead {
+            self.machine.signal(tid, libc::SIGKILL);
+        }
+    }
+
+    fn signal(&mut self, task: TaskId, signal: i32) {
+        let tid = self.task(task).tid;
+        self.machine.signal(tid, signal);
+    }
+
+    fn task_of(&self, pid: i32) -> Option<TaskId> {
+        let index = self.tasks.iter().position(|task| i64::from(task.tid) == i64::from(pid))?;
+        Some(index as TaskId + 1)
+    }
+}
+
+/// Has this process `CAP_SYS_RESOURCE`? In a container also root may be without.
+fn has_sys_resource() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = capabilities.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> CAP_SYS_RESOURCE & 1 != 0)
+}
+
+/// Where in its process's memory a thread has its buffers.
+#[derive(Clone, Copy)]
+struct Places {
+    base: u64,
+}
+
+/// One half of the buffers: writable memory, nothing, and memory that can only be read.
+const HALF: u64 = 4 * CAPACITY as u64;
+const NOTHING: u64 = CAPACITY as u64;
+const READ_ONLY: u64 = 2 * CAPACITY as u64;
+
+impl Places {
+    fn of(tid: Tid) -> Places {
+        Places { base: (u64::from(tid) + 1) * 2 * HALF }
+    }
+
+    fn map(self, memory: &mut AddressSpace) {
+        for half in [self.base, self.base + HALF] {
+            memory.map(half, CAPACITY as u64, Access::ReadWrite);
+            memory.map(half + READ_ONLY, CAPACITY as u64, Access::Read);
+        }
+    }
+
+    /// A program's memory with nothing else.
+    fn alone(self) -> AddressSpace {
+        let mut memory = AddressSpace::default();
+        self.map(&mut memory);
+        memory
+    }
+}
+
+/// A thread's buffers, at hand.
+struct InMemory<'a> {
+    places: Places,
+    memory: &'a mut AddressSpace,
+}
+
+impl InMemory<'_> {
+    fn place_at(&mut self, half: u64, ptr: Ptr, bytes: &[u8]) -> u64 {
+        assert!(bytes.len() <= CAPACITY);
+        let (at, bytes) = match ptr {
+            Ptr::Valid => (half, bytes),
+            Ptr::ReadOnly => (half + READ_ONLY, bytes),
+            Ptr::Straddle(valid) => {
+                let valid = valid.min(CAPACITY);
+                (half + NOTHING - valid as u64, &bytes[..valid.min(bytes.len())])
+            }
+            Ptr::Bad => return half + NOTHING,
+            Ptr::Null => return 0,
+            Ptr::Wild => return WILD,
+        };
+        self.memory.fill(at, bytes).expect("mapped by Places::map");
+        at
+    }
+}
+
+impl Buffers for InMemory<'_> {
+    fn place(&mut self, ptr: Ptr, bytes: &[u8]) -> u64 {
+        self.place_at(self.places.base, ptr, bytes)
+    }
+
+    fn place_second(&mut self, ptr: Ptr, bytes: &[u8]) -> u64 {
+        self.place_at(self.places.base + HALF, ptr, bytes)
+    }
+
+    fn fill(&mut self, byte: u8, length: usize) {
+        let bytes = vec![byte; length.min(CAPACITY)];
+        self.memory.fill(self.places.base, &bytes).expect("mapped by Places::map");
+    }
+
+    fn read(&self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length.min(CAPACITY)];
+        self.memory.read(self.places.base, &mut bytes).expect("mapped by Places::map");
+        bytes
+    }
+}
+
+const _: () = assert!(CAPACITY.is_multiple_of(PAGE) && SIGSTOP == libc::SIGSTOP);
