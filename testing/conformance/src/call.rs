@@ -7,10 +7,11 @@
 
 use std::{ffi::c_void, mem, ptr};
 
-use libc::{c_int, msginfo, msqid_ds, sembuf, semid_ds, seminfo, timespec};
+use libc::{c_int, c_long, msginfo, msqid_ds, sembuf, semid_ds, seminfo, timespec};
 use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
+use crate::simulated::simulation;
 
 pub(crate) type Answer<T> = Result<T, Errno>;
 
@@ -37,6 +38,28 @@ pub(crate) fn message(mtype: i64, text: &[u8]) -> Message {
     Message { mtype, text: text.to_vec() }
 }
 
+/// Makes a call: on the simulated machine by its number and registers if the case is there, else by libc.
+fn make<T: TryFrom<i64> + Default + PartialOrd>(
+    number: c_long,
+    registers: [u64; 5],
+    by_libc: impl FnOnce() -> T,
+) -> Answer<T> {
+    let Some(simulation) = simulation() else { return answer(by_libc()) };
+    let [a, b, c, d, e] = registers;
+    let value = simulation.call(number, [a, b, c, d, e, 0]).map_err(|error| Errno(error.raw()))?;
+    Ok(T::try_from(value).unwrap_or_else(|_| panic!("call {number} returns {value}")))
+}
+
+/// A register with an address.
+fn at<T>(address: *const T) -> u64 {
+    address.expose_provenance() as u64
+}
+
+/// A register with an int.
+fn int(value: c_int) -> u64 {
+    i64::from(value).cast_unsigned()
+}
+
 fn answer<T: Default + PartialOrd>(value: T) -> Answer<T> {
     if value < T::default() {
         Err(Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)))
@@ -47,7 +70,7 @@ fn answer<T: Default + PartialOrd>(value: T) -> Answer<T> {
 
 pub(crate) fn msgget(key: i32, flags: c_int) -> Answer<i32> {
     // SAFETY: no memory is passed.
-    answer(unsafe { libc::msgget(key, flags) })
+    make(libc::SYS_msgget, [int(key), int(flags), 0, 0, 0], || unsafe { libc::msgget(key, flags) })
 }
 
 /// A queue of its own, for the owner only.
@@ -63,7 +86,9 @@ pub(crate) fn msgsnd(id: i32, mtype: i64, text: &[u8], flags: c_int) -> Answer<i
 
 pub(crate) fn msgsnd_raw(id: i32, buffer: *const c_void, size: usize, flags: c_int) -> Answer<i32> {
     // SAFETY: see the module's head.
-    answer(unsafe { libc::msgsnd(id, buffer, size, flags) })
+    make(libc::SYS_msgsnd, [int(id), at(buffer), size as u64, int(flags), 0], || unsafe {
+        libc::msgsnd(id, buffer, size, flags)
+    })
 }
 
 pub(crate) fn msgrcv(id: i32, size: usize, mtype: i64, flags: c_int) -> Answer<Message> {
@@ -82,12 +107,17 @@ pub(crate) fn msgrcv_raw(
     flags: c_int,
 ) -> Answer<isize> {
     // SAFETY: see the module's head.
-    answer(unsafe { libc::msgrcv(id, buffer, size, mtype, flags) })
+    make(libc::SYS_msgrcv, [int(id), at(buffer), size as u64, mtype.cast_unsigned(), int(flags)], || unsafe {
+        libc::msgrcv(id, buffer, size, mtype, flags) as i64
+    })
+    .map(|length| length as isize)
 }
 
 pub(crate) fn msgctl_raw(id: i32, command: c_int, buffer: *mut c_void) -> Answer<i32> {
     // SAFETY: see the module's head.
-    answer(unsafe { libc::msgctl(id, command, buffer.cast()) })
+    make(libc::SYS_msgctl, [int(id), int(command), at(buffer), 0, 0], || unsafe {
+        libc::msgctl(id, command, buffer.cast())
+    })
 }
 
 /// The answer of `IPC_STAT`, `MSG_STAT` or `MSG_STAT_ANY`, and what it wrote.
@@ -125,7 +155,9 @@ pub(crate) fn msg_info(command: c_int) -> Answer<(i32, msginfo)> {
 
 pub(crate) fn semget(key: i32, nsems: c_int, flags: c_int) -> Answer<i32> {
     // SAFETY: no memory is passed.
-    answer(unsafe { libc::semget(key, nsems, flags) })
+    make(libc::SYS_semget, [int(key), int(nsems), int(flags), 0, 0], || unsafe {
+        libc::semget(key, nsems, flags)
+    })
 }
 
 /// A set of its own with these values.
@@ -146,7 +178,9 @@ pub(crate) fn semop(id: i32, operations: &[sembuf]) -> Answer<i32> {
 
 pub(crate) fn semop_raw(id: i32, operations: *const sembuf, count: usize) -> Answer<i32> {
     // SAFETY: see the module's head; the operations are only read.
-    answer(unsafe { libc::semop(id, operations.cast_mut(), count) })
+    make(libc::SYS_semop, [int(id), at(operations), count as u64, 0, 0], || unsafe {
+        libc::semop(id, operations.cast_mut(), count)
+    })
 }
 
 pub(crate) fn semtimedop_for(id: i32, operations: &[sembuf], sec: i64, nsec: i64) -> Answer<i32> {
@@ -161,13 +195,17 @@ pub(crate) fn semtimedop_raw(
     timeout: *const timespec,
 ) -> Answer<i32> {
     // SAFETY: see the module's head; the operations are only read.
-    answer(unsafe { semtimedop(id, operations.cast_mut(), count, timeout) })
+    make(libc::SYS_semtimedop, [int(id), at(operations), count as u64, at(timeout), 0], || unsafe {
+        semtimedop(id, operations.cast_mut(), count, timeout)
+    })
 }
 
 /// `argument` is the union: a value or an address.
 pub(crate) fn semctl(id: i32, num: c_int, command: c_int, argument: usize) -> Answer<i32> {
     // SAFETY: see the module's head; a pointer-sized integer covers every member of the union.
-    answer(unsafe { libc::semctl(id, num, command, argument) })
+    make(libc::SYS_semctl, [int(id), int(num), int(command), argument as u64, 0], || unsafe {
+        libc::semctl(id, num, command, argument)
+    })
 }
 
 pub(crate) fn getval(id: i32, num: c_int) -> Answer<i32> {

@@ -1,5 +1,6 @@
 //! Each line of the behaviour of message queues and semaphores, as a case that runs on the kernel
-//! (`--door kernel`, as root: each case in a new IPC namespace) and under `ipcspace run` (`--door preload`).
+//! (`--door kernel`, as root: each case in a new IPC namespace), under `ipcspace run` (`--door preload`), and on a
+//! simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine.
 //!
 //! A case is first seen to pass on the kernel, which is the oracle. `--list` prints which lines have a case,
 //! from coverage/*.toml, and fails if a case is missing there or does not exist.
@@ -17,10 +18,12 @@ mod msgctl;
 mod msgget;
 mod msgrcv;
 mod msgsnd;
+mod process;
 mod runner;
 mod semctl;
 mod semget;
 mod semop;
+mod simulated;
 mod task;
 
 use std::process::ExitCode;
@@ -36,6 +39,8 @@ enum Door {
     Kernel,
     /// ipcspace, by the library that `ipcspace run` preloads.
     Preload,
+    /// ipcspace's engine on a simulated machine, all in one thread.
+    Host,
 }
 
 /// Run the cases; with names, only those whose name contains one of them.
@@ -43,12 +48,12 @@ enum Door {
 #[command(version)]
 struct Arguments {
     /// Where to run the cases; may be repeated.
-    #[arg(long, value_enum, default_values = ["kernel", "preload"])]
+    #[arg(long, value_enum, default_values = ["kernel", "preload", "host"])]
     door: Vec<Door>,
     /// Print which lines of behaviour have a case, and check the list.
     #[arg(long)]
     list: bool,
-    /// Run this one case in this process.
+    /// Run this one case in this process: on the simulated machine if that is the door, else where the process is.
     #[arg(long, hide = true)]
     here: Option<String>,
     /// Parts of names.
@@ -65,7 +70,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(name) = &arguments.here {
-        return runner::run_here(cases(), name);
+        return runner::run_here(arguments.door == [Door::Host], cases(), name);
     }
     let clean = if arguments.list {
         coverage::list(cases())

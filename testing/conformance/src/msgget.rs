@@ -7,7 +7,7 @@ use crate::{
     case::cases,
     check::{Outcome, ok, same},
     errno::{EACCES, EEXIST, EINVAL, ENOENT, ENOSPC},
-    task::{become_root, become_user},
+    task::{become_root, become_user, now},
 };
 
 cases! { "msgget":
@@ -153,12 +153,4 @@ fn new_queue_is_empty() -> Outcome {
 fn new_queue_takes_msgmnb() -> Outcome {
     same!(ok!(msg_stat(ok!(queue()))).msg_qbytes, 777);
     Ok(())
-}
-
-/// Seconds, by the coarse clock from which the stamps come.
-pub(crate) fn now() -> i64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the timespec lives through the call.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut time) };
-    time.tv_sec
 }

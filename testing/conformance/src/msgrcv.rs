@@ -1,6 +1,6 @@
 //! msgrcv(2): its order of checks, selection by type, copies, and how it waits.
 
-use std::{ptr, thread};
+use std::ptr;
 
 use libc::{MSG_EXCEPT, MSG_NOERROR, PROT_NONE, PROT_READ, PROT_WRITE};
 
@@ -13,8 +13,7 @@ use crate::{
     check::{Outcome, ok, same},
     errno::{E2BIG, EACCES, EFAULT, EIDRM, EINTR, EINVAL, ENOMSG},
     memory::{Bad, Pages},
-    msgget::now,
-    task::{Task, become_user, handle},
+    task::{Task, Thread, become_user, handle, let_others_run, now, own_pid, own_tid},
 };
 
 cases! { "msgrcv":
@@ -189,7 +188,7 @@ fn stamps() -> Outcome {
     let before = now();
     ok!(msgrcv(id, 1, 0, 0));
     let ds = ok!(msg_stat(id));
-    same!(ds.msg_lrpid, std::process::id() as i32);
+    same!(ds.msg_lrpid, own_pid());
     same!((before..=now()).contains(&ds.msg_rtime), true);
     same!((ds.msg_qnum, ds.__msg_cbytes), (0, 0));
     Ok(())
@@ -200,7 +199,7 @@ fn message_lost_on_bad_pointer() -> Outcome {
         let id = queue_of(&[1, 2])?;
         same!(msgrcv_raw(id, address, 1, 0, NOWAIT), Err(EFAULT));
         let ds = ok!(msg_stat(id));
-        same!((ds.msg_qnum, ds.msg_lrpid), (1, std::process::id() as i32));
+        same!((ds.msg_qnum, ds.msg_lrpid), (1, own_pid()));
         same!(msgrcv(id, 1, 0, NOWAIT), Ok(message(2, &[1])));
     }
     Ok(())
@@ -331,22 +330,18 @@ fn handed_over_to_a_thread() -> Outcome {
     let id = ok!(queue());
     let out = ok!(queue());
     let task = Task::start(move || {
-        let receiving = thread::spawn(move || {
-            // SAFETY: asks for a number.
-            let tid = unsafe { libc::gettid() };
+        let receiving = Thread::start(move || {
+            let tid = own_tid();
             msgsnd(out, i64::from(tid), b"", 0)?;
             msgrcv(id, 1, 0, 0)?;
             msg_stat(id).map(|ds| ds.msg_lrpid)
         });
-        receiving.join().ok()
+        receiving.join()
     })?;
     let tid = ok!(msgrcv(out, 0, 0, 0)).mtype as i32;
     same!(tid == task.pid(), false);
     // The thread's sleep: the task itself sleeps in the join, a futex too.
-    let end = std::time::Instant::now() + std::time::Duration::from_millis(100);
-    while std::time::Instant::now() < end {
-        thread::yield_now();
-    }
+    let_others_run();
     ok!(msgsnd(id, 1, b"x", 0));
     same!(task.report()?, Some(Ok(tid)));
     Ok(())

@@ -13,8 +13,7 @@ use crate::{
     check::{Outcome, ok, same},
     errno::{EACCES, EAGAIN, EFAULT, EIDRM, EINTR, EINVAL},
     memory::{Bad, Pages},
-    msgget::now,
-    task::{Task, become_root, become_user, handle},
+    task::{Task, become_root, become_user, handle, now, own_pid},
 };
 
 cases! { "msgsnd":
@@ -190,7 +189,7 @@ fn stamps() -> Outcome {
     let before = now();
     ok!(msgsnd(id, 1, b"abc", 0));
     let ds = ok!(msg_stat(id));
-    same!(ds.msg_lspid, std::process::id() as i32);
+    same!(ds.msg_lspid, own_pid());
     same!((before..=now()).contains(&ds.msg_stime), true);
     same!((ds.msg_rtime, ds.msg_lrpid, ds.msg_qnum, ds.__msg_cbytes), (0, 0, 1, 3));
     Ok(())

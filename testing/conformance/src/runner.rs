@@ -7,7 +7,7 @@ use std::{
     process::{Command, ExitCode, Output},
 };
 
-use crate::{Door, case::Case};
+use crate::{Door, case::Case, simulated};
 
 /// A case that takes longer hangs, and SIGALRM ends it.
 const WATCHDOG_S: u32 = 30;
@@ -29,7 +29,7 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
             continue;
         }
         for case in &cases {
-            if case.needs_root && !is_root() {
+            if case.needs_root && door != Door::Host && !is_root() {
                 println!(
                     "{} {}: skipped: takes other identities, which only root can",
                     label(door),
@@ -62,6 +62,7 @@ fn label(door: Door) -> &'static str {
     match door {
         Door::Kernel => "kernel",
         Door::Preload => "preload",
+        Door::Host => "host",
     }
 }
 
@@ -73,7 +74,7 @@ fn is_root() -> bool {
 fn usable(door: Door) -> Result<(), String> {
     match door {
         Door::Kernel if !is_root() => Err("new IPC namespaces need root".into()),
-        Door::Kernel => Ok(()),
+        Door::Kernel | Door::Host => Ok(()),
         Door::Preload => {
             let place = ipcspace();
             place.is_file().then_some(()).ok_or_else(|| {
@@ -100,9 +101,12 @@ fn run_apart(door: Door, case: &Case) -> Result<(), String> {
     let mut command = match door {
         Door::Kernel => in_new_kernel_namespace(case),
         Door::Preload => in_namespace_of_ours(case),
+        Door::Host => Command::new(this_executable()),
     };
-    let Output { status, stdout, stderr } =
-        command.args(["--here", case.name]).output().map_err(|error| format!("{error}"))?;
+    let Output { status, stdout, stderr } = command
+        .args(["--door", label(door), "--here", case.name])
+        .output()
+        .map_err(|error| format!("{error}"))?;
     if status.success() {
         return Ok(());
     }
@@ -143,14 +147,19 @@ fn in_namespace_of_ours(case: &Case) -> Command {
 }
 
 /// Runs the case `name` in this process: 0 if it passes, else 1 and the reason on standard output.
-pub(crate) fn run_here(mut cases: impl Iterator<Item = &'static Case>, name: &str) -> ExitCode {
+pub(crate) fn run_here(
+    on_simulated: bool,
+    mut cases: impl Iterator<Item = &'static Case>,
+    name: &str,
+) -> ExitCode {
     let Some(case) = cases.find(|case| case.name == name) else {
         println!("no case is named {name}");
         return ExitCode::FAILURE;
     };
     // SAFETY: passes a number.
     unsafe { libc::alarm(WATCHDOG_S) };
-    match (case.run)() {
+    let outcome = if on_simulated { simulated::run(case.limits, case.run) } else { (case.run)() };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             println!("{}", failure.0);

@@ -14,8 +14,7 @@ use crate::{
     check::{Outcome, ok, same},
     errno::{EACCES, EFAULT, EINVAL, EPERM, ERANGE},
     memory::Bad,
-    msgget::now,
-    task::{Task, become_user},
+    task::{Task, become_user, now, own_pid},
 };
 
 cases! { "semctl":
@@ -134,14 +133,14 @@ fn setval_stamps() -> Outcome {
     same!(ds.sem_otime, 0);
     same!((before..=now()).contains(&ds.sem_ctime), true);
     same!(semctl(id, 0, GETPID, 0), Ok(0));
-    same!(semctl(id, 1, GETPID, 0), Ok(std::process::id() as i32));
+    same!(semctl(id, 1, GETPID, 0), Ok(own_pid()));
     Ok(())
 }
 
 /// A sleeper that goes on stamps the set.
 fn setval_wakes() -> Outcome {
     let id = ok!(set_of(&[0]));
-    let task = Task::start(|| semop(id, &[op(0, -2, 0)]))?;
+    let task = Task::start(move || semop(id, &[op(0, -2, 0)]))?;
     task.asleep()?;
     ok!(setval(id, 0, 1));
     same!(task.sleeps_on(), true);
@@ -170,7 +169,7 @@ fn setall_stamps() -> Outcome {
     let id = ok!(semget(libc::IPC_PRIVATE, 2, 0o600));
     ok!(setall(id, &[1, 0]));
     for num in 0..2 {
-        same!(semctl(id, num, GETPID, 0), Ok(std::process::id() as i32));
+        same!(semctl(id, num, GETPID, 0), Ok(own_pid()));
     }
     same!(ok!(sem_stat(id)).sem_otime, 0);
     Ok(())
@@ -178,9 +177,9 @@ fn setall_stamps() -> Outcome {
 
 fn setall_wakes() -> Outcome {
     let id = ok!(set_of(&[1, 0]));
-    let zero = Task::start(|| semop(id, &[op(0, 0, 0)]))?;
+    let zero = Task::start(move || semop(id, &[op(0, 0, 0)]))?;
     zero.asleep()?;
-    let both = Task::start(|| semop(id, &[op(0, 1, 0), op(1, -4, 0)]))?;
+    let both = Task::start(move || semop(id, &[op(0, 1, 0), op(1, -4, 0)]))?;
     both.asleep()?;
     ok!(setall(id, &[0, 5]));
     same!((zero.report()?, both.report()?), (Ok(0), Ok(0)));

@@ -7,8 +7,7 @@ use crate::{
     case::cases,
     check::{Outcome, ok, same},
     errno::{EACCES, EEXIST, EINVAL, ENOENT, ENOSPC},
-    msgget::now,
-    task::become_user,
+    task::{become_user, now},
 };
 
 cases! { "semget":

@@ -1,9 +1,6 @@
 //! semop(2) and semtimedop(2): order of checks, order of sleepers, SEM_UNDO, timeouts, signals.
 
-use std::{
-    env, ptr, thread,
-    time::{Duration, Instant},
-};
+use std::{ptr, time::Duration};
 
 use crate::{
     call::{
@@ -11,11 +8,10 @@ use crate::{
         semtimedop_for, semtimedop_raw, set_of, setall, setval, waiting,
     },
     case::cases,
-    check::{Failure, Outcome, ok, same},
+    check::{Outcome, ok, same},
     errno::{E2BIG, EACCES, EAGAIN, EFAULT, EFBIG, EIDRM, EINTR, EINVAL, ERANGE},
     memory::Bad,
-    msgget::now,
-    task::{Task, become_user, handle, sleep_for_ever},
+    task::{Moment, Task, Thread, become_user, execute_sleep, handle, now, own_pid, sleep_for_ever},
 };
 
 cases! { "semop":
@@ -74,15 +70,17 @@ cases! { "semop":
 
 /// A task asleep in these operations.
 fn sleeper(id: i32, operations: &[libc::sembuf]) -> Outcome<Task<Answer<i32>>> {
-    let task = Task::start(|| semop(id, operations))?;
+    let operations = operations.to_vec();
+    let task = Task::start(move || semop(id, &operations))?;
     task.asleep()?;
     Ok(task)
 }
 
 /// A task that has done `operations` on `id` and then sleeps; it ends when semaphore 0 of `gate` grows.
 fn doer(id: i32, operations: &[libc::sembuf], gate: i32) -> Outcome<Task<Answer<i32>>> {
-    let task = Task::start(|| {
-        semop(id, operations)?;
+    let operations = operations.to_vec();
+    let task = Task::start(move || {
+        semop(id, &operations)?;
         semop(gate, &[op(0, -1, 0)])
     })?;
     task.asleep()?;
@@ -91,10 +89,6 @@ fn doer(id: i32, operations: &[libc::sembuf], gate: i32) -> Outcome<Task<Answer<
 
 fn open_gate(gate: i32) -> Answer<i32> {
     semop(gate, &[op(0, 1, 0)])
-}
-
-fn me() -> i32 {
-    std::process::id() as i32
 }
 
 fn counts_of_operations() -> Outcome {
@@ -226,19 +220,19 @@ fn nowait_of_the_blocking_operation() -> Outcome {
 /// Zero-waits stamp too.
 fn stamps_every_named() -> Outcome {
     let id = ok!(set_of(&[0, 1, 1]));
-    ok!(Task::start(|| setval(id, 1, 1))?.report()?);
+    ok!(Task::start(move || setval(id, 1, 1))?.report()?);
     let before = now();
-    let task = Task::start(|| semop(id, &[op(0, 0, 0), op(1, -1, 0)]))?;
+    let task = Task::start(move || semop(id, &[op(0, 0, 0), op(1, -1, 0)]))?;
     let pid = task.pid();
     ok!(task.report()?);
     same!(semctl(id, 0, libc::GETPID, 0), Ok(pid));
     same!(semctl(id, 1, libc::GETPID, 0), Ok(pid));
-    same!(semctl(id, 2, libc::GETPID, 0), Ok(me()));
+    same!(semctl(id, 2, libc::GETPID, 0), Ok(own_pid()));
     same!((before..=now()).contains(&ok!(sem_stat(id)).sem_otime), true);
     let other = ok!(semget(libc::IPC_PRIVATE, 1, 0o600));
     ok!(semop(other, &[op(0, 0, 0)]));
     same!((before..=now()).contains(&ok!(sem_stat(other)).sem_otime), true);
-    same!(semctl(other, 0, libc::GETPID, 0), Ok(me()));
+    same!(semctl(other, 0, libc::GETPID, 0), Ok(own_pid()));
     Ok(())
 }
 
@@ -458,13 +452,13 @@ fn killed_while_asleep() -> Outcome {
 
 fn times_out() -> Outcome {
     let id = ok!(set_of(&[0]));
-    let start = Instant::now();
+    let start = Moment::now();
     same!(semtimedop_for(id, &[op(0, -1, 0)], 0, 50_000_000), Err(EAGAIN));
     same!(start.elapsed() >= Duration::from_millis(50), true);
     same!(semtimedop_for(id, &[op(0, -1, 0)], 0, 0), Err(EAGAIN));
     same!(waiting(id, 0), Ok((0, 0)));
     same!(semtimedop_for(id, &[op(0, 1, 0)], 0, 0), Ok(0));
-    let long = Task::start(|| semtimedop_for(id, &[op(0, -2, 0)], i64::MAX, 999_999_999))?;
+    let long = Task::start(move || semtimedop_for(id, &[op(0, -2, 0)], i64::MAX, 999_999_999))?;
     long.asleep()?;
     ok!(semop(id, &[op(0, 1, 0)]));
     same!(long.report()?, Ok(0));
@@ -505,7 +499,7 @@ fn order_of_timeout_checks() -> Outcome {
 
 fn undo_at_exit() -> Outcome {
     let id = ok!(set_of(&[5, 5, 5]));
-    same!(Task::start(|| semop(id, &[op(0, -2, UNDO), op(1, 3, UNDO), op(2, 1, 0)]))?.report()?, Ok(0));
+    same!(Task::start(move || semop(id, &[op(0, -2, UNDO), op(1, 3, UNDO), op(2, 1, 0)]))?.report()?, Ok(0));
     same!(getall(id, 3), Ok(vec![5, 5, 6]));
     Ok(())
 }
@@ -559,10 +553,10 @@ fn undo_stamps() -> Outcome {
     let pid = task.pid();
     ok!(setval(gate, 0, 0));
     ok!(semop(id, &[op(0, 1, 0), op(1, 1, 0)]));
-    same!(semctl(id, 0, libc::GETPID, 0), Ok(me()));
+    same!(semctl(id, 0, libc::GETPID, 0), Ok(own_pid()));
     task.kill();
     same!(semctl(id, 0, libc::GETPID, 0), Ok(pid));
-    same!(semctl(id, 1, libc::GETPID, 0), Ok(me()));
+    same!(semctl(id, 1, libc::GETPID, 0), Ok(own_pid()));
     Ok(())
 }
 
@@ -578,9 +572,9 @@ fn undo_wakes() -> Outcome {
 
 fn undo_not_inherited_by_fork() -> Outcome {
     let (id, gate) = (ok!(set_of(&[5])), ok!(set_of(&[0])));
-    let parent = Task::start(|| {
+    let parent = Task::start(move || {
         semop(id, &[op(0, -2, UNDO)])?;
-        let child = Task::start(|| 0).and_then(Task::report);
+        let child = Task::start(move || 0).and_then(Task::report);
         let after_child = getval(id, 0);
         semop(gate, &[op(0, -1, 0)])?;
         after_child.map(|value| (child.is_ok(), value))
@@ -595,21 +589,12 @@ fn undo_not_inherited_by_fork() -> Outcome {
 
 /// The adjustment survives exec, and is applied when the new program ends.
 fn undo_kept_over_exec() -> Outcome {
-    use std::os::unix::process::CommandExt;
     let id = ok!(set_of(&[5]));
-    let task: Task<i32> = Task::start(|| {
+    let task: Task<i32> = Task::start(move || {
         let _done = semop(id, &[op(0, -2, UNDO)]);
-        let _failed = std::process::Command::new("/bin/sleep").arg("1000").exec();
-        1
+        execute_sleep()
     })?;
-    let name = format!("/proc/{}/comm", task.pid());
-    let end = Instant::now() + Duration::from_secs(5);
-    while std::fs::read_to_string(&name).is_ok_and(|comm| comm != "sleep\n") {
-        if Instant::now() > end {
-            return Err(Failure(format!("no exec of sleep; this is {:?}", env::current_exe())));
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+    task.executes_sleep()?;
     same!(getval(id, 0), Ok(3));
     task.kill();
     same!(getval(id, 0), Ok(5));
@@ -619,9 +604,8 @@ fn undo_kept_over_exec() -> Outcome {
 /// A thread that ends changes nothing, the last one of the process does.
 fn undo_shared_by_threads() -> Outcome {
     let (id, gate) = (ok!(set_of(&[5])), ok!(set_of(&[0])));
-    let task = Task::start(|| {
-        let thread = thread::spawn(move || semop(id, &[op(0, -2, UNDO)]));
-        let joined = thread.join().is_ok();
+    let task = Task::start(move || {
+        let joined = Thread::start(move || semop(id, &[op(0, -2, UNDO)])).join().is_some();
         semop(id, &[op(0, 1, UNDO)])?;
         semop(gate, &[op(0, -1, 0)])?;
         Ok::<_, crate::errno::Errno>(joined)
@@ -637,7 +621,7 @@ fn undo_shared_by_threads() -> Outcome {
 /// The waker books the adjustment for the sleeper.
 fn undo_of_a_sleeper() -> Outcome {
     let id = ok!(set_of(&[0]));
-    let task: Task<i32> = Task::start(|| {
+    let task: Task<i32> = Task::start(move || {
         let _done = semop(id, &[op(0, -1, UNDO)]);
         sleep_for_ever()
     })?;
@@ -689,7 +673,7 @@ fn undo_gone_with_the_set() -> Outcome {
 
 fn undo_sums_up() -> Outcome {
     let id = ok!(set_of(&[100]));
-    let task = Task::start(|| {
+    let task = Task::start(move || {
         (1..=10).map(|step| semop(id, &[op(0, -step, UNDO), op(0, 1, UNDO)])).find(Result::is_err)
     })?;
     same!(task.report()?, None);

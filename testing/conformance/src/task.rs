@@ -1,162 +1,197 @@
-//! Child tasks that make a call and report what it answered, while the case watches them sleep.
+//! What a case does besides its calls: child tasks that make a call and report what it answered, while the case
+//! watches them sleep; other identities, threads, time. Each of it in processes, or on the simulated machine.
 
-use std::{
-    fs,
-    io::{PipeReader, PipeWriter, Read, Write, pipe},
-    marker::PhantomData,
-    os::fd::AsRawFd,
-    thread,
-    time::{Duration, Instant},
-};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::check::{Failure, Outcome};
+use crate::process::Process;
+use crate::simulated::{Child, simulation};
 
-/// Longer than any machine needs; what takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// A child process that runs one closure and reports its value.
-pub(crate) struct Task<T> {
-    pid: i32,
-    report: PipeReader,
-    reaped: bool,
-    value: PhantomData<T>,
+/// A child process that runs one closure and reports its value. It dies with the case.
+pub(crate) enum Task<T> {
+    Process(Process<T>),
+    Simulated(Child<T>),
 }
 
-impl<T: Serialize + DeserializeOwned> Task<T> {
-    /// Forks a child that reports what `work` answers and exits by `_exit`. It dies with the case.
-    pub(crate) fn start(work: impl FnOnce() -> T) -> Outcome<Self> {
-        let (report, writer) = pipe().map_err(|error| Failure(format!("pipe: {error}")))?;
-        // SAFETY: a case that forks has one thread, so the child may do whatever its parent could.
-        match unsafe { libc::fork() } {
-            -1 => Err(Failure(format!("fork: {}", std::io::Error::last_os_error()))),
-            0 => run_child(writer, work),
-            pid => Ok(Task { pid, report, reaped: false, value: PhantomData }),
+impl<T: Serialize + DeserializeOwned + 'static> Task<T> {
+    /// Forks a child that reports what `work` answers and then exits.
+    pub(crate) fn start(work: impl FnOnce() -> T + 'static) -> Outcome<Self> {
+        match simulation() {
+            Some(simulation) => Ok(Task::Simulated(simulation.fork(work))),
+            None => Process::start(work).map(Task::Process),
         }
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.pid
+        match self {
+            Task::Process(process) => process.pid(),
+            Task::Simulated(child) => child.tid().cast_signed(),
+        }
     }
 
     /// Waits until the task sleeps in the call.
     pub(crate) fn asleep(&self) -> Outcome {
-        let end = Instant::now() + PATIENCE;
-        let mut seen = 0;
-        while seen < 3 {
-            seen = if self.sleeps_now() { seen + 1 } else { 0 };
-            if Instant::now() > end {
-                return Err(Failure(format!(
-                    "the task does not come to sleep: {:?} in {}",
-                    self.state(),
-                    self.whereabouts()
-                )));
+        match self {
+            Task::Process(process) => process.asleep(),
+            Task::Simulated(child) if child.is_asleep() => Ok(()),
+            Task::Simulated(child) => {
+                Err(Failure(format!("the task does not come to sleep: {}", child.whereabouts())))
             }
-            thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
     }
 
     /// Gives the task time to do the wrong thing, then answers whether it sleeps.
     pub(crate) fn sleeps_on(&self) -> bool {
-        thread::sleep(Duration::from_millis(30));
-        self.sleeps_now()
-    }
-
-    /// Asleep in an IPC call of the kernel, or in futex(2), by which an implementation in user space sleeps;
-    /// restart_syscall(2) is what a futex(2) with a timeout goes on as after a stop.
-    fn sleeps_now(&self) -> bool {
-        const BLOCKING: [i64; 6] = [
-            libc::SYS_msgsnd,
-            libc::SYS_msgrcv,
-            libc::SYS_semop,
-            libc::SYS_semtimedop,
-            libc::SYS_futex,
-            libc::SYS_restart_syscall,
-        ];
-        let number = self.whereabouts().split(' ').next().and_then(|number| number.parse().ok());
-        number.is_some_and(|number| BLOCKING.contains(&number)) && self.state() == Some('S')
-    }
-
-    fn whereabouts(&self) -> String {
-        fs::read_to_string(format!("/proc/{}/syscall", self.pid)).unwrap_or_default()
-    }
-
-    /// The letter of /proc/PID/stat: R, S, T, Z…
-    fn state(&self) -> Option<char> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        stat.rsplit_once(") ")?.1.chars().next()
+        match self {
+            Task::Process(process) => process.sleeps_on(),
+            Task::Simulated(child) => child.is_asleep(),
+        }
     }
 
     pub(crate) fn signal(&self, signal: i32) {
-        // SAFETY: the child is ours and not yet reaped, so the pid is its own.
-        unsafe { libc::kill(self.pid, signal) };
+        match self {
+            Task::Process(process) => process.signal(signal),
+            Task::Simulated(child) => child.signal(signal),
+        }
     }
 
     /// Stops the task and waits until it is stopped.
     pub(crate) fn stop(&self) -> Outcome {
-        self.signal(libc::SIGSTOP);
-        let end = Instant::now() + PATIENCE;
-        while self.state() != Some('T') {
-            if Instant::now() > end {
-                return Err(Failure("the task does not stop".into()));
+        match self {
+            Task::Process(process) => process.stop(),
+            Task::Simulated(child) => {
+                child.signal(libc::SIGSTOP);
+                Ok(())
             }
-            thread::sleep(Duration::from_millis(1));
         }
-        Ok(())
+    }
+
+    /// Waits until the task has become [`execute_sleep`]'s program.
+    pub(crate) fn executes_sleep(&self) -> Outcome {
+        match self {
+            Task::Process(process) => process.executes("sleep"),
+            Task::Simulated(_) => {
+                let_others_run();
+                Ok(())
+            }
+        }
     }
 
     /// Kills the task and waits for its death.
-    pub(crate) fn kill(mut self) {
-        self.signal(libc::SIGKILL);
-        self.reap();
+    pub(crate) fn kill(self) {
+        match self {
+            Task::Process(process) => process.kill(),
+            Task::Simulated(child) => child.signal(libc::SIGKILL),
+        }
     }
 
     /// Waits for the report and then for the task's death.
-    pub(crate) fn report(mut self) -> Outcome<T> {
-        let mut waiting = libc::pollfd { fd: self.report.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd that lives through the call.
-        if unsafe { libc::poll(&raw mut waiting, 1, PATIENCE.as_millis() as i32) } != 1 {
-            return Err(Failure(format!("the task does not return: in {}", self.whereabouts())));
-        }
-        let mut text = String::new();
-        self.report.read_to_string(&mut text).map_err(|error| Failure(format!("the report: {error}")))?;
-        self.reap();
-        serde_json::from_str(&text).map_err(|error| Failure(format!("the report {text:?}: {error}")))
-    }
-}
-
-impl<T> Task<T> {
-    fn reap(&mut self) {
-        // SAFETY: the child is ours and not yet reaped; no status is asked for.
-        unsafe { libc::waitpid(self.pid, std::ptr::null_mut(), 0) };
-        self.reaped = true;
-    }
-}
-
-/// A case that ends early leaves nobody behind.
-impl<T> Drop for Task<T> {
-    fn drop(&mut self) {
-        if !self.reaped {
-            // SAFETY: the child is ours and not yet reaped, so the pid is its own.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
-            self.reap();
+    pub(crate) fn report(self) -> Outcome<T> {
+        match self {
+            Task::Process(process) => process.report(),
+            Task::Simulated(child) => Ok(child.join()),
         }
     }
 }
 
-fn run_child<T: Serialize>(mut writer: PipeWriter, work: impl FnOnce() -> T) -> ! {
-    // SAFETY: asks only for a signal to ourselves.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    let written = serde_json::to_string(&work()).is_ok_and(|text| writer.write_all(text.as_bytes()).is_ok());
-    drop(writer);
-    // SAFETY: ends the child at once, without the parent's exit handlers.
-    unsafe { libc::_exit(i32::from(!written)) }
+/// A thread of this process that runs one closure.
+pub(crate) enum Thread<T> {
+    System(thread::JoinHandle<T>),
+    Simulated(Child<T>),
+}
+
+impl<T: Send + 'static> Thread<T> {
+    pub(crate) fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
+        match simulation() {
+            Some(simulation) => Thread::Simulated(simulation.thread(work)),
+            None => Thread::System(thread::spawn(work)),
+        }
+    }
+
+    /// Waits for its end, and what it answers.
+    pub(crate) fn join(self) -> Option<T> {
+        match self {
+            Thread::System(thread) => thread.join().ok(),
+            Thread::Simulated(child) => Some(child.join()),
+        }
+    }
+}
+
+/// The running process's id.
+pub(crate) fn own_pid() -> i32 {
+    simulation().map_or_else(std::process::id, |simulation| simulation.pid()).cast_signed()
+}
+
+/// The running thread's id.
+pub(crate) fn own_tid() -> i32 {
+    match simulation() {
+        Some(simulation) => simulation.tid().cast_signed(),
+        // SAFETY: asks for a number.
+        None => unsafe { libc::gettid() },
+    }
+}
+
+/// Gives the others time to come as far as they can.
+pub(crate) fn let_others_run() {
+    match simulation() {
+        Some(simulation) => simulation.rest(),
+        None => thread::sleep(Duration::from_millis(100)),
+    }
+}
+
+/// A moment on the clock that timeouts are counted by.
+pub(crate) enum Moment {
+    System(Instant),
+    Simulated(u64),
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        match simulation() {
+            Some(simulation) => Moment::Simulated(simulation.machine(|machine| machine.now_ns())),
+            None => Moment::System(Instant::now()),
+        }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        match (self, Moment::now()) {
+            (Moment::System(then), _) => then.elapsed(),
+            (Moment::Simulated(then), Moment::Simulated(now)) => Duration::from_nanos(now - then),
+            (Moment::Simulated(_), Moment::System(_)) => Duration::ZERO,
+        }
+    }
+}
+
+/// Seconds, by the coarse clock from which the stamps come.
+pub(crate) fn now() -> i64 {
+    if let Some(simulation) = simulation() {
+        return simulation.machine(|machine| machine.now());
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the timespec lives through the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut time) };
+    time.tv_sec
+}
+
+/// Becomes another program, which sleeps.
+pub(crate) fn execute_sleep() -> ! {
+    if let Some(simulation) = simulation() {
+        simulation.execute_sleep();
+    }
+    let error = Command::new("/bin/sleep").arg("1000").exec();
+    panic!("/bin/sleep: {error}");
 }
 
 /// Sleeps until a signal ends the process.
 pub(crate) fn sleep_for_ever() -> ! {
+    if let Some(simulation) = simulation() {
+        simulation.sleep_for_ever();
+    }
     loop {
         thread::park();
     }
@@ -165,6 +200,10 @@ pub(crate) fn sleep_for_ever() -> ! {
 /// Installs a handler that does nothing.
 pub(crate) fn handle(signal: i32, flags: i32) {
     extern "C" fn nothing(_: i32) {}
+    if let Some(simulation) = simulation() {
+        simulation.machine(|machine| machine.handle(simulation.tid(), signal));
+        return;
+    }
     // SAFETY: all zeroes is a valid sigaction, and the handler touches nothing.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -176,6 +215,9 @@ pub(crate) fn handle(signal: i32, flags: i32) {
 
 /// The effective identity from now on, with exactly these supplementary groups.
 pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) {
+    if let Some(simulation) = simulation() {
+        return simulation.become_user(uid, gid, Some(groups));
+    }
     // SAFETY: the slice lives through the call; the rest passes numbers only.
     let done =
         unsafe { [libc::setgroups(groups.len(), groups.as_ptr()), libc::setegid(gid), libc::seteuid(uid)] };
@@ -184,6 +226,9 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) {
 
 /// Root again.
 pub(crate) fn become_root() {
+    if let Some(simulation) = simulation() {
+        return simulation.become_user(0, 0, None);
+    }
     // SAFETY: passes numbers only.
     let done = unsafe { [libc::seteuid(0), libc::setegid(0)] };
     assert_eq!(done, [0, 0], "the saved identity is root's");

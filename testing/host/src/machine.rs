@@ -442,6 +442,14 @@ impl<M: Memory> Machine<M> {
         self.process_mut(pid).memory.get_mut()
     }
 
+    /// Who the process is.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn credentials(&self, tid: Tid) -> &Credentials {
+        &self.process(tid).credentials
+    }
+
     /// Who the process is from now on.
     ///
     /// # Panics
