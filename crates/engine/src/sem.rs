@@ -47,6 +47,8 @@ pub(crate) const KIND_SEM: u32 = 3;
 /// Which of the set's lists a waiter is on.
 const ALTER: u32 = 0;
 const ZERO: u32 = 1;
+/// Where a waiter's arguments say which operation blocked when it was last tried.
+const BLOCKING: usize = 2;
 /// Operations that fit into a waiter.
 const INLINE_OPS: usize = 32;
 /// Changes that are made in one transaction where many are to be made.
@@ -440,7 +442,10 @@ fn retry<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, who: &Ref<'a, Waite
     let sops = Sops::of(ctx, who)?;
     let undo = undo_of(ctx, who)?;
     let result = match perform(tx, set, &sops, undo.as_ref(), who.pid.load(Relaxed))? {
-        Tried::Blocks(_) => return Ok(Retried::Nothing),
+        Tried::Blocks(at) => {
+            who.args[BLOCKING].store(at as u64, Relaxed);
+            return Ok(Retried::Nothing);
+        }
         Tried::Fails(e) => Err(e),
         Tried::Done => {
             tx.set(set, |s| &s.otime, ctx.host.now());
@@ -952,7 +957,8 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
         }
         match perform(&mut tx, &set, sops, undo.as_ref(), ctx.host.tgid())? {
             Tried::Fails(e) => break Err(e),
-            Tried::Blocks(_) => {
+            Tried::Blocks(at) => {
+                ctx.slot.waiter.args[BLOCKING].store(at as u64, Relaxed);
                 if sops.len() as u32 > set.max_ops.load(Relaxed) {
                     tx.set(&set, |s| &s.max_ops, sops.len() as u32);
                 }
@@ -1083,7 +1089,7 @@ pub fn semctl_info<T: Task>(ctx: &Ctx<'_, T>, cmd: i32) -> Result<(i32, SemInfo)
 /// # Errors
 /// `EINVAL EACCES`.
 pub fn semctl_get<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, cmd: i32) -> Result<i32> {
-    let Locked { object: set, mut tx } = obtain(ctx, id)?;
+    let Locked { object: set, tx } = obtain(ctx, id)?;
     ipcperms(ctx.host, &set.perm, R)?;
     let num = usize::try_from(num).map_err(|_| Errno::EINVAL)?;
     if num >= set.nsems.load(Relaxed) as usize {
@@ -1093,16 +1099,16 @@ pub fn semctl_get<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, cmd: i32) -> Res
     let value = match cmd {
         GETVAL => semval(word),
         GETPID => sempid(word),
-        _ => count_sleepers(&mut tx, &set, num, cmd == GETZCNT)?,
+        _ => count_sleepers(ctx, &set, num, cmd == GETZCNT)?,
     };
     drop(tx);
     ctx.flush_wakes();
     Ok(value)
 }
 
-/// Sleepers whose first blocking operation is on `num`, waiting for zero or for an increase.
-fn count_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, num: usize, zero: bool) -> Result<i32> {
-    let ctx = tx.ctx();
+/// Sleepers whose operation that blocked is on `num`, waiting for zero or for an increase. It is the one of the last
+/// try, as in the kernel: who waits for zero is not tried again when something grows.
+fn count_sleepers<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, num: usize, zero: bool) -> Result<i32> {
     let mut count = 0;
     for list in &set.get().heads {
         let mut at = list.load(Relaxed);
@@ -1115,14 +1121,9 @@ fn count_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, num: usize
             if has_ended(ctx, &who) {
                 continue;
             }
-            let sops = Sops::of(ctx, &who)?;
-            let undo = undo_of(ctx, &who)?;
-            // Nothing is changed: whoever sleeps blocks, and blocking takes everything back.
-            let tried = perform(tx, set, &sops, undo.as_ref(), 0)?;
-            tx.roll_back();
-            if let Tried::Blocks(at) = tried
-                && let Some(op) = sops.get(at)
-            {
+            #[expect(clippy::cast_possible_truncation, reason = "checked against their number")]
+            let blocking = who.args[BLOCKING].load(Relaxed) as usize;
+            if let Some(op) = Sops::of(ctx, &who)?.get(blocking) {
                 count += i32::from(usize::from(op.sem_num) == num && (op.sem_op == 0) == zero);
             }
         }

@@ -42,6 +42,7 @@ cases! { "semop":
     sleeper_ends_with_again,
     counts_of_sleepers,
     counts_follow_the_first_blocking,
+    counts_stay_with_the_last_try,
     removed_while_asleep,
     interrupted_by_a_handler,
     interrupted_despite_restart,
@@ -400,6 +401,19 @@ fn counts_follow_the_first_blocking() -> Outcome {
     ok!(setval(id, 0, 0));
     same!([waiting(id, 0), waiting(id, 1), waiting(id, 2)], [Ok((1, 0)), Ok((0, 0)), Ok((0, 0))]);
     ok!(setall(id, &[1, 0, 1]));
+    same!(task.report()?, Ok(0));
+    Ok(())
+}
+
+/// Who waits for zero is tried again only when something has become zero.
+fn counts_stay_with_the_last_try() -> Outcome {
+    let id = ok!(set_of(&[0, 1]));
+    let task = sleeper(id, &[op(0, 0, 0), op(1, 0, 0)])?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!([waiting(id, 0), waiting(id, 1)], [Ok((0, 0)), Ok((0, 1))]);
+    ok!(semop(id, &[op(1, -1, 0)]));
+    same!([waiting(id, 0), waiting(id, 1)], [Ok((0, 1)), Ok((0, 0))]);
+    ok!(semop(id, &[op(0, -1, 0)]));
     same!(task.report()?, Ok(0));
     Ok(())
 }
