@@ -64,6 +64,10 @@ impl World for Liar {
         self.truth.signal(task, signal);
     }
 
+    fn stops_sleepers(&self) -> bool {
+        self.truth.stops_sleepers()
+    }
+
     fn task_of(&self, pid: i32) -> Option<TaskId> {
         self.truth.task_of(pid)
     }

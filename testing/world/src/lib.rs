@@ -72,6 +72,10 @@ pub trait World {
     /// effect on the whole process.
     fn signal(&mut self, task: TaskId, signal: i32);
 
+    /// Does a task that is stopped in its sleep leave the line, as in the kernel? It queues up again when it goes on, or
+    /// its call ends with `EINTR`.
+    fn stops_sleepers(&self) -> bool;
+
     /// The task whose pid or tid this is, or was.
     fn task_of(&self, pid: i32) -> Option<TaskId>;
 

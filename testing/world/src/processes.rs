@@ -104,6 +104,8 @@ pub struct Processes {
     stopped: HashSet<i32>,
     /// The broker, in a world that has one.
     servant: Option<Servant>,
+    /// The kernel's own calls are made.
+    kernel: bool,
     /// A task has died, and the servant may not have done all that follows from it.
     mourning: bool,
 }
@@ -139,6 +141,7 @@ impl Processes {
             numbers: HashMap::new(),
             stopped: HashSet::new(),
             servant: None,
+            kernel: start.mode.kernel,
             mourning: false,
         };
         world.welcome(FACTORY);
@@ -423,6 +426,11 @@ impl World for Processes {
             _ => {}
         }
         self.mark(false);
+    }
+
+    fn stops_sleepers(&self) -> bool {
+        // A preloaded library's sleep, a futex(2), does not notice a stop.
+        self.kernel
     }
 
     fn task_of(&self, pid: i32) -> Option<TaskId> {

@@ -173,6 +173,10 @@ impl World for Simulated {
         self.machine.signal(tid, signal);
     }
 
+    fn stops_sleepers(&self) -> bool {
+        true
+    }
+
     fn task_of(&self, pid: i32) -> Option<TaskId> {
         let index = self.tasks.iter().position(|task| i64::from(task.tid) == i64::from(pid))?;
         Some(index as TaskId + 1)
