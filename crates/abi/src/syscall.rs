@@ -24,3 +24,7 @@ pub const MSGRCV: i64 = 70;
 pub const MSGCTL: i64 = 71;
 /// `semtimedop`.
 pub const SEMTIMEDOP: i64 = 220;
+/// `rt_sigaction(2)`.
+pub const RT_SIGACTION: i64 = 13;
+/// `rt_sigprocmask(2)`.
+pub const RT_SIGPROCMASK: i64 = 14;

@@ -176,7 +176,7 @@ pub(crate) fn attach() -> Result<u32> {
 }
 
 fn attach_locked() -> Result<()> {
-    sys::copy::install_handler();
+    crate::signal::replace_all();
     let (words, file) = ask(wire::ASK_ATTACH)?;
     let file = file.ok_or(Errno::ENOSYS)?;
     let process = Handle(words[2]);

@@ -13,7 +13,7 @@ use arena::{
 };
 use engine::{Cred, Task, namespace};
 
-use crate::{attach, tls::Tls};
+use crate::{attach, signal, tls::Tls};
 
 unsafe extern "C" {
     /// libc's: seconds, from the vDSO.
@@ -24,6 +24,34 @@ unsafe extern "C" {
 #[derive(Clone, Copy)]
 pub struct LinuxHost {
     pub(crate) tls: &'static Tls,
+}
+
+impl LinuxHost {
+    /// [`sys::copy::copy`], also where the program blocks the signals of a fault.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn copy(&self, to: *mut u8, from: *const u8, len: usize) -> Result<()> {
+        if self.tls.unsure.load(Relaxed) != 0 && signal::faults_kill(self.tls) {
+            // SAFETY: the caller's promise.
+            return unsafe { sys::copy::copy_by_kernel(to, from, len) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { sys::copy::copy(to, from, len) }
+    }
+}
+
+/// Copies between memory of ours and the program's, in either direction, for a process that has attached.
+///
+/// # Safety
+/// As [`sys::copy::copy`].
+///
+/// # Errors
+/// `EFAULT`; part of it may have been copied.
+pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { LinuxHost { tls: crate::tls::get() }.copy(to, from, len) }
 }
 
 // SAFETY: extents are mapped whole, by page, and stay mapped.
@@ -119,28 +147,26 @@ impl Task for LinuxHost {
     #[inline(always)]
     fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
         // SAFETY: `to` is mapped for its length.
-        unsafe { sys::copy::copy(to.start().as_ptr(), from as *const u8, to.len()) }
+        unsafe { self.copy(to.start().as_ptr(), from as *const u8, to.len()) }
     }
 
     #[inline(always)]
     fn copy_to_user(&self, to: u64, from: SharedBytes<'_>) -> Result<()> {
         // SAFETY: `from` is mapped for its length.
-        unsafe { sys::copy::copy(to as *mut u8, from.start().as_ptr(), from.len()) }
+        unsafe { self.copy(to as *mut u8, from.start().as_ptr(), from.len()) }
     }
 
     #[inline(always)]
     fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()> {
         // SAFETY: `value` is ours, and plain: all of its bytes may be read.
-        unsafe { sys::copy::copy(to as *mut u8, core::ptr::from_ref(value).cast(), size_of::<P>()) }
+        unsafe { self.copy(to as *mut u8, core::ptr::from_ref(value).cast(), size_of::<P>()) }
     }
 
     #[inline(always)]
     fn get_user<P: Plain>(&self, from: u64) -> Result<P> {
         let mut value = P::default();
         // SAFETY: `value` is ours, and plain: any bytes are a value of it.
-        unsafe {
-            sys::copy::copy(core::ptr::from_mut(&mut value).cast(), from as *const u8, size_of::<P>())
-        }?;
+        unsafe { self.copy(core::ptr::from_mut(&mut value).cast(), from as *const u8, size_of::<P>()) }?;
         Ok(value)
     }
 }

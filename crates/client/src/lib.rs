@@ -2,23 +2,25 @@
 //!
 //! What users see: nothing. A process attaches at its first call, and keeps no descriptor. A child of fork finds its
 //! page wiped and attaches anew; a program after exec starts from nothing, and the broker knows it by its id.
-//!
-//! What is missing: signal handlers that interrupt the middle of an operation get `EAGAIN` from IPC calls of their
-//! own; one that leaves a sleeping call by `siglongjmp` leaves its place in the queue behind until the thread ends.
 #![no_std]
 #![deny(unsafe_code)]
 
 mod attach;
 mod host;
+mod park;
+pub mod signal;
 mod tls;
 pub mod wire;
 
+use core::sync::atomic::compiler_fence;
+
 use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
-use engine::{Call, Cause, Outcome};
+use engine::Call;
 
 pub use attach::{found, wait_doorbell};
-pub use host::LinuxHost;
+pub use host::{LinuxHost, copy};
+pub use park::wait;
 pub use tls::credentials_changed;
 
 /// The context of an operation of this process.
@@ -40,14 +42,20 @@ pub fn with<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R>
         return nested(operation);
     }
     if generation == 0 || tls.generation.load(Relaxed) != generation {
-        enter_slow()?;
+        signal::undisturbed(enter_slow)?;
     }
     let host = LinuxHost { tls };
     let ctx =
         Ctx::new(&attach::ARENA, &host, Handle(tls.slot.load(Relaxed))).map_err(engine::util::arena_errno)?;
     tls.busy.store(BUSY, Relaxed);
+    compiler_fence(SeqCst);
     let result = operation(&ctx);
+    compiler_fence(SeqCst);
     tls.busy.store(IDLE, Relaxed);
+    compiler_fence(SeqCst);
+    if tls.deferred.load(Relaxed) != 0 {
+        signal::deliver(tls);
+    }
     result
 }
 
@@ -116,54 +124,4 @@ pub fn call<C: Call>(call: &C) -> Result<i64> {
         let begun = call.begin(ctx)?;
         wait(ctx, begun.outcome, begun.deadline, |cause| call.resume(ctx, cause))
     })
-}
-
-/// Longest sleep before a sleeper looks at its own slot again.
-const SLICE_NS: u64 = 5_000_000_000;
-
-/// Sleeps as long as the operation is blocked. `deadline` is in nanoseconds of the monotonic clock.
-///
-/// # Errors
-/// The operation's.
-#[inline(always)]
-pub fn wait(
-    ctx: &Operation<'_>,
-    mut outcome: Outcome,
-    deadline: Option<u64>,
-    mut resume: impl FnMut(Cause) -> Result<Outcome>,
-) -> Result<i64> {
-    loop {
-        if let Outcome::Done(value) = outcome {
-            return Ok(value);
-        }
-        outcome = resume(park(ctx, deadline))?;
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
-    let tls = tls::get();
-    tls.busy.store(PARKED, Relaxed);
-    let slept = ctx.slot.waiter.park(Cause::Signal, |word, value| {
-        let left = match deadline {
-            None => SLICE_NS,
-            Some(end) => {
-                let left = end.saturating_sub(sys::monotonic_ns());
-                if left == 0 {
-                    return Err(Cause::Timeout);
-                }
-                left.min(SLICE_NS)
-            }
-        };
-        match sys::futex_wait(word, value, left) {
-            Err(Errno::EINTR) => Err(Cause::Signal),
-            _ => Ok(()),
-        }
-    });
-    tls.busy.store(BUSY, Relaxed);
-    match slept {
-        Ok(_) => Cause::Woken,
-        Err(cause) => cause,
-    }
 }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "thread-local storage without std needs assembly")]
 
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use engine::Cred;
 
@@ -28,7 +28,10 @@ pub(crate) struct Tls {
     egid: AtomicU32,
     fsgid: AtomicU32,
     rights: AtomicU32,
-    pad: AtomicU32,
+    /// Whether SIGSEGV or SIGBUS may be blocked, so that a fault may kill: to be asked before the next copy.
+    pub(crate) unsure: AtomicU32,
+    /// Signals that wait for the operation's end: what to unblock then, 0 if none does.
+    pub(crate) deferred: AtomicU64,
 }
 const _: () = assert!(size_of::<Tls>() <= 64);
 
@@ -75,6 +78,7 @@ impl Tls {
         self.tid.store(sys::gettid(), Relaxed);
         self.head.store(sys::robust::head() as usize, Relaxed);
         self.cred_generation.store(0, Relaxed);
+        self.unsure.store(1, Relaxed);
     }
 
     #[inline(always)]

@@ -1,9 +1,9 @@
 //! The libc symbols of System V IPC, for dynamic programs.
 //!
 //! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl`, and `syscall` with their numbers,
-//! act on the namespace of `ipcspace run`; the calls that change credentials are watched, and `dlopen` is, for its
-//! `RTLD_DEEPBIND`.
-//! What is missing: shared memory, POSIX queues; `sigaction` is not watched yet (see LIMITATIONS.md).
+//! act on the namespace of `ipcspace run`; the calls that change credentials are watched, those that
+//! install signal handlers or change signal masks are, and `dlopen` is, for its `RTLD_DEEPBIND`.
+//! What is missing: shared memory, POSIX queues.
 //!
 //! No logic here: decode, call, encode. `errno` is written in [`finish`] only.
 //!
@@ -18,6 +18,8 @@ mod credentials;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod loader;
 mod runtime;
+#[expect(unreachable_pub, reason = "exported to C by name")]
+mod signal;
 
 use core::ffi::{c_int, c_long};
 
@@ -119,8 +121,11 @@ pub extern "C" fn syscall(
 ) -> c_long {
     let result = match Syscall::decode(number, [a, b, c, d, e, f].map(|register| register as u64)) {
         Some(call) => client::call(&call),
-        // SAFETY: the program's own call, with its own arguments.
-        None => sys::check(unsafe { sys::syscall6(number, a, b, c, d, e, f) }).map(|value| value as i64),
+        None => match signal::raw(number, [a, b, c, d]) {
+            Some(done) => done,
+            // SAFETY: the program's own call, with its own arguments.
+            None => sys::check(unsafe { sys::syscall6(number, a, b, c, d, e, f) }).map(|value| value as i64),
+        },
     };
     finish(result)
 }

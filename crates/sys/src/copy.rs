@@ -1,7 +1,7 @@
 //! Copies that survive bad addresses: a fault inside them becomes `EFAULT`.
 //!
-//! The copy is a few instructions whose addresses are known. A handler for SIGSEGV and SIGBUS, finding the fault
-//! there, continues at the end with an error; any other fault is handed to whoever had the signal before.
+//! The copy is a few instructions whose addresses are known. The handler of SIGSEGV and SIGBUS (it is the client's),
+//! finding the fault there, continues at the end with an error.
 //!
 //! # Safety
 //! `ipcspace_copy` reads and writes only the ranges it is given; one of them belongs to us, the other one is the
@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 
 use abi::{Errno, Result};
 
-use crate::syscall6;
+use crate::{check, getpid, syscall6};
 
 // rdi: to, rsi: from, rdx: bytes. Returns 0, or 1 after a fault. No stack, so that a fault can end it anywhere.
 global_asm!(
@@ -113,78 +113,31 @@ pub unsafe fn touch(at: NonNull<u8>) -> Result<()> {
     unsafe { copy(at.as_ptr(), at.as_ptr(), 1) }.map_err(|_| Errno::ENOMEM)
 }
 
-/// The kernel's `struct sigaction`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct KernelSigaction {
-    handler: usize,
-    flags: u64,
-    restorer: usize,
-    mask: u64,
+/// Where a thread goes on that a fault stopped at `at`, if that is in the copy.
+pub fn after_fault(at: usize) -> Option<usize> {
+    (ipcspace_copy as *const () as usize..ipcspace_copy_end as *const () as usize)
+        .contains(&at)
+        .then_some(ipcspace_copy_fault as *const () as usize)
 }
 
-const SIGSEGV: usize = 11;
-const SIGBUS: usize = 7;
-const SA_SIGINFO: u64 = 4;
-const SA_ONSTACK: u64 = 0x0800_0000;
-const SA_RESTORER: u64 = 0x0400_0000;
-const SA_NODEFER: u64 = 0x4000_0000;
-const NOTHING: KernelSigaction = KernelSigaction { handler: 0, flags: 0, restorer: 0, mask: 0 };
-/// Offset of the saved instruction pointer in `ucontext_t`: uc_flags, uc_link and uc_stack, then the 17th register.
-const UC_RIP: usize = 40 + 16 * 8;
-
-static mut BEFORE_SEGV: KernelSigaction = NOTHING;
-static mut BEFORE_BUS: KernelSigaction = NOTHING;
-
-global_asm!(
-    ".pushsection .text.ipcspace_restorer,\"ax\",@progbits",
-    ".hidden ipcspace_restorer",
-    ".globl ipcspace_restorer",
-    // The unwinder recognises these two instructions.
-    "nop",
-    "ipcspace_restorer:",
-    "mov rax, 15",
-    "syscall",
-    ".popsection",
-);
-unsafe extern "C" {
-    fn ipcspace_restorer();
-}
-
-fn rt_sigaction(signal: usize, new: *const KernelSigaction, old: *mut KernelSigaction) {
-    // SAFETY: valid or null structures of the kernel's layout.
-    unsafe { syscall6(13, signal, new as usize, old as usize, 8, 0, 0) };
-}
-
-/// Installs the handler, once. Its predecessors get all faults that are not ours.
-pub fn install_handler() {
-    for (signal, before) in [(SIGSEGV, &raw mut BEFORE_SEGV), (SIGBUS, &raw mut BEFORE_BUS)] {
-        let ours = KernelSigaction {
-            handler: on_fault as *const () as usize,
-            flags: SA_SIGINFO | SA_ONSTACK | SA_RESTORER | SA_NODEFER,
-            restorer: ipcspace_restorer as *const () as usize,
-            mask: 0,
-        };
-        let mut old = NOTHING;
-        rt_sigaction(signal, &ours, &raw mut old);
-        if old.handler != ours.handler {
-            // SAFETY: written by the one thread that attaches first; read by the handler only.
-            unsafe { before.write(old) };
-        }
+/// As [`copy`], by the kernel: for where a fault would end the process. A part may be copied there too.
+///
+/// # Safety
+/// As [`copy`].
+///
+/// # Errors
+/// `EFAULT`.
+#[cold]
+#[inline(never)]
+pub unsafe fn copy_by_kernel(to: *mut u8, from: *const u8, len: usize) -> Result<()> {
+    let local = [to as usize, len];
+    let remote = [from as usize, len];
+    let (local_at, remote_at) = (local.as_ptr() as usize, remote.as_ptr() as usize);
+    // SAFETY: one range each, of this process; the kernel checks both. It is process_vm_readv.
+    match check(unsafe { syscall6(310, getpid() as usize, local_at, 1, remote_at, 1, 0) }) {
+        Ok(done) if done == len => Ok(()),
+        // SAFETY: the caller's promise. Where the call is not there, nothing better is.
+        Err(Errno::ENOSYS | Errno::EPERM) => unsafe { copy(to, from, len) },
+        _ => Err(Errno::EFAULT),
     }
-}
-
-extern "C" fn on_fault(signal: i32, _info: *mut u8, context: *mut u8) {
-    // SAFETY: the kernel passes a ucontext_t, whose saved rip lies there.
-    let rip = unsafe { context.add(UC_RIP).cast::<usize>() };
-    // SAFETY: as above.
-    let at = unsafe { rip.read() };
-    if (ipcspace_copy as *const () as usize..ipcspace_copy_end as *const () as usize).contains(&at) {
-        // SAFETY: the copy keeps nothing on the stack, so it can return from here.
-        unsafe { rip.write(ipcspace_copy_fault as *const () as usize) };
-        return;
-    }
-    // Not ours: as if we had never been there. The instruction faults again.
-    let before = if signal as usize == SIGSEGV { &raw const BEFORE_SEGV } else { &raw const BEFORE_BUS };
-    rt_sigaction(signal as usize, before, core::ptr::null_mut());
 }

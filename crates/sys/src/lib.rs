@@ -13,7 +13,9 @@ use abi::{Errno, Result, time::Timespec};
 
 pub mod copy;
 pub mod net;
+pub mod park;
 pub mod robust;
+pub mod signal;
 
 /// Makes a system call.
 ///

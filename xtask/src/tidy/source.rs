@@ -10,6 +10,7 @@ const UNSAFE: &[&str] = &[
     "crates/arena/",
     "crates/client/src/attach.rs",
     "crates/client/src/host.rs",
+    "crates/client/src/signal.rs",
     "crates/client/src/tls.rs",
     // The C ABI.
     "crates/preload/",

@@ -1,0 +1,71 @@
+//! The sleep that a signal ends at once, whatever the moment it comes.
+//!
+//! Between the look at the word that signals set and the sleep, a signal would go unseen until the next wake. So both are in
+//! a few instructions whose addresses are known: a handler that finds the thread there lets it go on at the end.
+//!
+//! # Safety
+//! `ipcspace_park` uses no stack, so that a handler can end it anywhere, and has unwind information, so that a
+//! cancelled thread can leave it anywhere.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use abi::Result;
+
+use crate::{Timespec, check};
+
+// rdi: word, rsi: FUTEX_WAIT, rdx: value, rcx: timeout, r8: what signals set. Returns the system call's result.
+global_asm!(
+    ".pushsection .text.ipcspace_park,\"ax\",@progbits",
+    ".hidden ipcspace_park",
+    ".hidden ipcspace_park_end",
+    ".hidden ipcspace_park_interrupted",
+    ".globl ipcspace_park",
+    ".type ipcspace_park,@function",
+    "ipcspace_park:",
+    ".cfi_startproc",
+    "mov r10, rcx",
+    "cmp qword ptr [r8], 0",
+    "jne ipcspace_park_interrupted",
+    "mov eax, 202",
+    "syscall",
+    ".globl ipcspace_park_end",
+    "ipcspace_park_end:",
+    "ret",
+    ".globl ipcspace_park_interrupted",
+    "ipcspace_park_interrupted:",
+    "mov rax, -4",
+    "ret",
+    ".cfi_endproc",
+    ".size ipcspace_park, . - ipcspace_park",
+    ".popsection",
+);
+
+unsafe extern "C-unwind" {
+    fn ipcspace_park(
+        word: *const AtomicU32,
+        op: usize,
+        value: usize,
+        time: *const Timespec,
+        signalled: *const AtomicU64,
+    ) -> isize;
+    fn ipcspace_park_end();
+    fn ipcspace_park_interrupted();
+}
+
+/// As [`crate::futex_wait`], but ended as by a signal when `signalled` is no longer 0.
+///
+/// # Errors
+/// `EAGAIN` if the word differs, `EINTR`, `ETIMEDOUT`.
+pub fn futex_wait(word: &AtomicU32, value: u32, ns: u64, signalled: &AtomicU64) -> Result<()> {
+    let time = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+    // SAFETY: all places are valid for the call.
+    check(unsafe { ipcspace_park(word, 0, value as usize, &raw const time, signalled) }).map(|_| ())
+}
+
+/// Where a thread that a signal found at `at` goes on, if it was about to sleep.
+pub fn after_signal(at: usize) -> Option<usize> {
+    (ipcspace_park as *const () as usize..ipcspace_park_end as *const () as usize)
+        .contains(&at)
+        .then_some(ipcspace_park_interrupted as *const () as usize)
+}
