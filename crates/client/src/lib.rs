@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod cancel;
 mod host;
 mod park;
 pub mod signal;
@@ -19,6 +20,7 @@ use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::Call;
 
 pub use attach::{found, wait_doorbell};
+pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy};
 pub use park::wait;
 pub use tls::credentials_changed;

@@ -1,10 +1,10 @@
 //! Sleeping in an operation.
 
 use abi::{Errno, Result};
-use arena::sync::Ordering::*;
+use arena::sync::{AtomicU32, Ordering::*};
 use engine::{Cause, Outcome};
 
-use crate::{BUSY, Operation, PARKED, tls};
+use crate::{BUSY, Operation, PARKED, cancel, tls};
 
 /// Longest sleep before a sleeper looks at its own slot again.
 const SLICE_NS: u64 = 5_000_000_000;
@@ -33,7 +33,7 @@ pub fn wait(
 fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
     let tls = tls::get();
     tls.busy.store(PARKED, Relaxed);
-    let slept = ctx.slot.waiter.park(Cause::Signal, |word, value| {
+    let sleep = |word: &AtomicU32, value| {
         let left = match deadline {
             None => SLICE_NS,
             Some(end) => {
@@ -48,7 +48,8 @@ fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
             Err(Errno::EINTR) => Err(Cause::Signal),
             _ => Ok(()),
         }
-    });
+    };
+    let slept = cancel::sleep(ctx, || ctx.slot.waiter.park(Cause::Signal, sleep));
     tls.busy.store(BUSY, Relaxed);
     match slept {
         Ok(_) => Cause::Woken,

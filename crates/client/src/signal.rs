@@ -48,7 +48,8 @@ const BITS: usize = PLAIN | ONCE | BARE;
 /// Whether handlers are replaced in this process: since it attached first.
 static REPLACING: AtomicBool = AtomicBool::new(false);
 
-type Handler = extern "C-unwind" fn(i32, *mut Siginfo, *mut u8);
+// One may leave by unwinding, or end its thread. It is not declared so: see `cancel`.
+type Handler = extern "C" fn(i32, *mut Siginfo, *mut u8);
 
 fn ours() -> usize {
     on_signal as *const () as usize
@@ -158,7 +159,7 @@ pub unsafe fn sigaction(signal: i32, new: Option<&KernelSigaction>) -> Result<Ke
 ///
 /// # Safety
 /// Called by the kernel only.
-extern "C-unwind" fn on_signal(signal: i32, info: *mut Siginfo, context: *mut u8) {
+extern "C" fn on_signal(signal: i32, info: *mut Siginfo, context: *mut u8) {
     let tls = tls::get();
     // SAFETY: the kernel's own, as SA_SIGINFO is set for each of our actions.
     let fault = unsafe { (*info).is_fault(signal) };
@@ -206,7 +207,10 @@ fn put_off(tls: &Tls, signal: i32, info: &Siginfo, thread: Context) -> bool {
 pub(crate) fn deliver(tls: &Tls) {
     let let_in = tls.deferred.swap(0, Relaxed);
     if let_in != 0 {
+        // Calls of the handlers are their own.
+        let uncancellable = tls.uncancellable.swap(0, Relaxed);
         set_mask(!let_in);
+        tls.uncancellable.store(uncancellable, Relaxed);
     }
 }
 

@@ -32,8 +32,11 @@ pub(crate) struct Tls {
     pub(crate) unsure: AtomicU32,
     /// Signals that wait for the operation's end: what to unblock then, 0 if none does.
     pub(crate) deferred: AtomicU64,
+    // From here on, nothing that each call needs.
+    /// Whether the call is none of those that cancellation ends, though its sleep looks like it.
+    pub(crate) uncancellable: AtomicU32,
 }
-const _: () = assert!(size_of::<Tls>() <= 64);
+const _: () = assert!(size_of::<Tls>() <= 128);
 
 global_asm!(
     ".pushsection .tbss,\"awT\",@nobits",
@@ -42,8 +45,8 @@ global_asm!(
     ".type ipcspace_tls,@tls_object",
     ".p2align 6",
     "ipcspace_tls:",
-    ".zero 64",
-    ".size ipcspace_tls, 64",
+    ".zero 128",
+    ".size ipcspace_tls, 128",
     ".popsection",
 );
 
@@ -55,7 +58,7 @@ pub(crate) fn get() -> &'static Tls {
         asm!("mov {0}, qword ptr [rip + ipcspace_tls@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) at,
              options(pure, readonly, nostack));
     }
-    // SAFETY: 64 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
+    // SAFETY: 128 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
     // thread does not outlive its storage.
     unsafe { &*at }
 }

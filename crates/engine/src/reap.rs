@@ -48,6 +48,24 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     ctx.flush_wakes();
 }
 
+/// Whether the thread of `ctx` sleeps in a call that POSIX makes a cancellation point: `msgsnd` or `msgrcv`.
+pub fn is_cancellable<T: Task>(ctx: &Ctx<'_, T>) -> bool {
+    matches!(ctx.slot.waiter.kind.load(Relaxed), KIND_RECV | KIND_SEND)
+}
+
+/// Ends the sleep of the thread of `ctx`, whose call nobody goes on with. What it had been given goes with it.
+pub fn give_up<T: Task>(ctx: &Ctx<'_, T>) {
+    let who = ctx.slot.part(|s| &s.waiter);
+    end_sleep(ctx, &who);
+    if let Some(block) = Handle(who.block.load(Relaxed)).some() {
+        ctx.slot.in_flight.chain.store(block.0, Relaxed);
+        arena::sync::ordered();
+        who.block.store(0, Relaxed);
+        ctx.free_chain();
+    }
+    ctx.flush_wakes();
+}
+
 /// Takes a dead thread's waiter off the list that it is on.
 fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
     let _ = match kind_of(ctx, who) {

@@ -59,14 +59,14 @@ pub extern "C" fn msgget(key: c_int, flags: c_int) -> c_int {
 /// `msgsnd(2)`; a cancellation point.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn msgsnd(id: c_int, msgp: usize, size: usize, flags: c_int) -> c_int {
-    runtime::test_cancel();
+    client::test_cancel();
     finish_int(client::call(&Msgsnd { id, msgp: msgp as u64, size: size as u64, flags }))
 }
 
 /// `msgrcv(2)`; a cancellation point.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn msgrcv(id: c_int, msgp: usize, size: usize, msgtyp: c_long, flags: c_int) -> isize {
-    runtime::test_cancel();
+    client::test_cancel();
     let call = Msgrcv { id, msgp: msgp as u64, size: size as u64, msgtyp, flags };
     #[expect(clippy::cast_possible_truncation, reason = "the same width")]
     let received = finish(client::call(&call)) as isize;
@@ -120,7 +120,7 @@ pub extern "C" fn syscall(
     f: usize,
 ) -> c_long {
     let result = match Syscall::decode(number, [a, b, c, d, e, f].map(|register| register as u64)) {
-        Some(call) => client::call(&call),
+        Some(call) => client::uncancellable(|| client::call(&call)),
         None => match signal::raw(number, [a, b, c, d]) {
             Some(done) => done,
             // SAFETY: the program's own call, with its own arguments.

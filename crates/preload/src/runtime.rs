@@ -13,24 +13,7 @@ global_asm!(
     ".globl _Unwind_Resume",
     "_Unwind_Resume:",
     "ud2",
-    // Not there in a program that does not link threads, with an old libc.
-    ".weak pthread_testcancel",
 );
-
-unsafe extern "C-unwind" {
-    fn pthread_testcancel();
-}
-
-/// Ends the thread here if it has been cancelled.
-#[inline(always)]
-pub(crate) fn test_cancel() {
-    // SAFETY: weak, so looked at before it is called; nothing here needs to be dropped on the way out.
-    unsafe {
-        if pthread_testcancel as *const () as usize != 0 {
-            pthread_testcancel();
-        }
-    }
-}
 
 /// A mistake of ours must not end the program: the thread stops here, asleep.
 #[panic_handler]

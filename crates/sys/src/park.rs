@@ -41,7 +41,8 @@ global_asm!(
     ".popsection",
 );
 
-unsafe extern "C-unwind" {
+// Not as what unwinds, see the client's cancellation: a guard of ours would be in the way.
+unsafe extern "C" {
     fn ipcspace_park(
         word: *const AtomicU32,
         op: usize,

@@ -9,6 +9,7 @@ const UNSAFE: &[&str] = &[
     // Shared memory.
     "crates/arena/",
     "crates/client/src/attach.rs",
+    "crates/client/src/cancel.rs",
     "crates/client/src/host.rs",
     "crates/client/src/signal.rs",
     "crates/client/src/tls.rs",
