@@ -150,6 +150,20 @@ fn ask(which: u32) -> Result<([u32; 4], Option<sys::net::Fd>)> {
     }
 }
 
+/// Asks, and uses the file that comes with the answer before it is closed again. Where the process has no descriptor free, a
+/// thread does it that has its own.
+fn ask_for_file<R>(which: u32, use_file: impl Fn([u32; 4], &sys::net::Fd) -> Result<R>) -> Result<R> {
+    let try_it = || {
+        let (words, file) = ask(which)?;
+        // With one descriptor left for the question, the one in the answer is lost.
+        use_file(words, &file.ok_or(Errno::EMFILE)?)
+    };
+    match try_it() {
+        Err(Errno::EMFILE) => sys::thread::without_descriptors(try_it).map_err(|_| Errno::EMFILE)?,
+        done => done,
+    }
+}
+
 /// Attaches the process, if it is not; returns the attachment's number.
 pub(crate) fn attach() -> Result<u32> {
     let page = page()?;
@@ -177,16 +191,17 @@ pub(crate) fn attach() -> Result<u32> {
 
 fn attach_locked() -> Result<()> {
     crate::signal::replace_all();
-    let (words, file) = ask(wire::ASK_ATTACH)?;
-    let file = file.ok_or(Errno::ENOSYS)?;
-    let process = Handle(words[2]);
+    let (process, pair) = ask_for_file(wire::ASK_ATTACH, |words, file| {
+        let process = Handle(words[2]);
+        Ok((process, sys::map_page_pair(file.raw(), process.offset())))
+    })?;
     let tls = crate::tls::get();
     tls.begin();
     let host = LinuxHost { tls };
     let ns = IpcNamespace::of(&ARENA, &host)?;
     adopt(process, ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0);
     // A process whose end nobody marks is found out by the broker all the same, a little later.
-    if let Ok(pair) = sys::map_page_pair(file.raw(), process.offset()) {
+    if let Ok(pair) = pair {
         SLOT_PAGE.store(pair.as_ptr(), Relaxed);
         register(tls, pair);
     }
@@ -226,13 +241,18 @@ pub(crate) fn map_extent(index: u32) -> core::result::Result<NonNull<u8>, ArenaE
     if fixed != usize::MAX {
         return sys::map_shared(fixed as i32, offset, len).map_err(|_| ArenaError::NoMemory);
     }
-    let (_, file) = ask(wire::ASK_FILE).map_err(|_| ArenaError::NoMemory)?;
-    let file = file.ok_or(ArenaError::NoMemory)?;
-    sys::map_shared(file.raw(), offset, len).map_err(|_| ArenaError::NoMemory)
+    ask_for_file(wire::ASK_FILE, |_, file| sys::map_shared(file.raw(), offset, len))
+        .map_err(|_| ArenaError::NoMemory)
 }
 
 pub(crate) fn more_threads() -> Result<()> {
-    ask(wire::ASK_THREADS).map(|_| ())
+    match ask(wire::ASK_THREADS) {
+        Err(Errno::EMFILE) => {
+            sys::thread::without_descriptors(|| ask(wire::ASK_THREADS)).map_err(|_| Errno::EMFILE)?
+        }
+        done => done,
+    }
+    .map(|_| ())
 }
 
 pub(crate) fn ring(host: &LinuxHost, what: u32) {

@@ -16,6 +16,7 @@ pub mod net;
 pub mod park;
 pub mod robust;
 pub mod signal;
+pub mod thread;
 
 /// Makes a system call.
 ///
@@ -203,6 +204,14 @@ pub fn map_page_pair(fd: i32, offset: u64) -> Result<NonNull<u8>> {
     Ok(start)
 }
 
+/// Private memory.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn map_private(len: usize) -> Result<NonNull<u8>> {
+    mmap(0, len, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+}
+
 /// A private page that reads as zeros in a child after fork.
 ///
 /// # Errors
@@ -243,7 +252,7 @@ pub unsafe fn remove(start: NonNull<u8>, len: usize) {
     unsafe { syscall6(28, start.as_ptr() as usize, len, MADV_REMOVE, 0, 0, 0) };
 }
 
-/// Unmaps what [`map_shared`] or [`map_page_pair`] mapped.
+/// Unmaps what was mapped here.
 ///
 /// # Safety
 /// Nobody may use the range any more.

@@ -1,6 +1,7 @@
-// limits [lock-first|lock-later|fds-first|fds-later|plain]: messages and semaphores where memory or descriptors are short.
+// limits [lock-first|lock-later|fds-first|fds-later|fds-one|plain]: messages and semaphores where memory or descriptors are short.
 //
-// lock-*: mlockall(MCL_FUTURE) before the first call or after it; fds-*: every descriptor is taken at that moment.
+// lock-*: mlockall(MCL_FUTURE) before the first call or after it; fds-*: every descriptor is taken at that moment, or all
+// but one.
 // The process must not grow by more than GROWTH_KIB, neither in resident nor in locked memory: no mapping fills up.
 
 #define _GNU_SOURCE
@@ -84,6 +85,8 @@ int main(int argc, char **argv)
 		lock_memory();
 	if (!strncmp(mode, "fds-", 4))
 		take_descriptors();
+	if (!strcmp(mode, "fds-one"))
+		close(0);
 	traffic(ROUNDS);
 
 	resident = status_kib("VmRSS:") - resident;
