@@ -1,7 +1,8 @@
 //! The process's place in its namespace.
 //!
 //! One page that fork wipes says whether the process is attached: its first word is the attachment's number, its
-//! second the lock under which a process attaches. The arena's mappings are inherited by fork and stay.
+//! second the lock under which a process attaches, its third that memory is shared with a vfork child. The arena's
+//! mappings are inherited by fork and stay.
 //!
 //! # Safety
 //! The page is mapped once and never unmapped; its words are atomics.
@@ -18,7 +19,7 @@ use crate::{LinuxHost, tls::Tls, wire};
 
 /// The process's view of its namespace's arena.
 pub(crate) static ARENA: Arena = Arena::new();
-static PAGE: AtomicPtr<[AtomicU32; 2]> = AtomicPtr::new(core::ptr::null_mut());
+static PAGE: AtomicPtr<[AtomicU32; 3]> = AtomicPtr::new(core::ptr::null_mut());
 static GENERATIONS: AtomicU32 = AtomicU32::new(0);
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 static PID: AtomicU32 = AtomicU32::new(0);
@@ -36,10 +37,10 @@ unsafe extern "C" {
     fn getenv(name: *const core::ffi::c_char) -> *const core::ffi::c_char;
 }
 
-fn page() -> Result<&'static [AtomicU32; 2]> {
+fn page() -> Result<&'static [AtomicU32; 3]> {
     let mut page = PAGE.load(Acquire);
     if page.is_null() {
-        let new = sys::map_wiped_page()?.cast::<[AtomicU32; 2]>();
+        let new = sys::map_wiped_page()?.cast::<[AtomicU32; 3]>();
         page = match PAGE.compare_exchange(page, new.as_ptr(), AcqRel, Acquire) {
             Ok(_) => new.as_ptr(),
             Err(first) => first,
@@ -92,6 +93,8 @@ fn set_path(path: &[u8]) -> Result<()> {
 /// `ENOMEM`.
 pub fn found(file: i32, owner: u32, initial_userns: bool) -> Result<()> {
     FIXED_FILE.store(file as usize, Release);
+    // The broker takes part without undo adjustments of its own: it needs no process slot.
+    adopt(Handle::NULL, owner, initial_userns);
     let tls = crate::tls::get();
     tls.begin();
     let host = LinuxHost { tls };
@@ -102,8 +105,6 @@ pub fn found(file: i32, owner: u32, initial_userns: bool) -> Result<()> {
     let generation = GENERATIONS.fetch_add(1, Relaxed) + 1;
     tls.slot.store(ctx.slot.handle().0, Relaxed);
     tls.generation.store(generation, Relaxed);
-    // The broker takes part without undo adjustments of its own: it needs no process slot.
-    adopt(Handle::NULL, owner, initial_userns);
     page()?[0].store(generation, Release);
     Ok(())
 }
@@ -191,10 +192,7 @@ pub(crate) fn attach() -> Result<u32> {
 
 fn attach_locked() -> Result<()> {
     crate::signal::replace_all();
-    let (process, pair) = ask_for_file(wire::ASK_ATTACH, |words, file| {
-        let process = Handle(words[2]);
-        Ok((process, sys::map_page_pair(file.raw(), process.offset())))
-    })?;
+    let (process, pair) = ask_for_slot()?;
     let tls = crate::tls::get();
     tls.begin();
     let host = LinuxHost { tls };
@@ -206,6 +204,38 @@ fn attach_locked() -> Result<()> {
         register(tls, pair);
     }
     Ok(())
+}
+
+/// A process slot for this process, and its pair of pages if they can be mapped.
+fn ask_for_slot() -> Result<(Handle, Result<NonNull<u8>>)> {
+    ask_for_file(wire::ASK_ATTACH, |words, file| {
+        let process = Handle(words[2]);
+        Ok((process, sys::map_page_pair(file.raw(), process.offset())))
+    })
+}
+
+/// Notes that a vfork child will share this memory; one of fork finds the note wiped.
+pub(crate) fn note_shared_memory() -> Result<()> {
+    page()?[2].store(1, Relaxed);
+    Ok(())
+}
+
+/// Whether this is the memory that the note was made in.
+pub(crate) fn is_shared_memory() -> bool {
+    page().is_ok_and(|page| page[2].load(Relaxed) != 0)
+}
+
+/// Attaches a vfork child, beside the process whose memory it uses. Returns its process slot, and the pair of pages.
+pub(crate) fn attach_beside(tls: &Tls) -> Result<(Handle, Option<NonNull<u8>>)> {
+    let (process, pair) = ask_for_slot()?;
+    let host = LinuxHost { tls: crate::tls::get() };
+    let ns = IpcNamespace::of(&ARENA, &host)?;
+    OWNER.store(ns.owner_uid.load(Relaxed), Relaxed);
+    INITIAL_USERNS.store(u32::from(ns.initial_userns.load(Relaxed) != 0), Relaxed);
+    if let Ok(pair) = pair {
+        register(tls, pair);
+    }
+    Ok((process, pair.ok()))
 }
 
 fn adopt(process: Handle, owner: u32, initial_userns: bool) {

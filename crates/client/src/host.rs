@@ -116,12 +116,12 @@ unsafe impl Host for LinuxHost {
 impl Task for LinuxHost {
     #[inline(always)]
     fn tgid(&self) -> u32 {
-        attach::pid()
+        self.tls.pid.load(Relaxed)
     }
 
     #[inline(always)]
     fn process(&self) -> Handle {
-        attach::process()
+        Handle(self.tls.process.load(Relaxed))
     }
 
     #[inline(always)]

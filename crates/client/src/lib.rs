@@ -11,19 +11,21 @@ mod host;
 mod park;
 pub mod signal;
 mod tls;
+mod vfork;
 pub mod wire;
 
 use core::sync::atomic::compiler_fence;
 
 use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
-use engine::Call;
+use engine::{Call, Task as _};
 
 pub use attach::{found, wait_doorbell};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy};
 pub use park::wait;
 pub use tls::credentials_changed;
+pub use vfork::{after_vfork, before_vfork, in_vfork_child};
 
 /// The context of an operation of this process.
 pub type Operation<'a> = Ctx<'a, LinuxHost>;
@@ -65,6 +67,9 @@ pub fn with<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R>
 #[inline(never)]
 fn enter_slow() -> Result<()> {
     let tls = tls::get();
+    if vfork::is_child(tls) {
+        return vfork::enter(tls);
+    }
     let generation = attach::attach()?;
     tls.begin();
     let host = LinuxHost { tls };
@@ -77,7 +82,7 @@ fn enter_slow() -> Result<()> {
 
 fn claim(host: &LinuxHost, nested: bool) -> Result<Operation<'_>> {
     for _ in 0..64 {
-        match Ctx::claim(&attach::ARENA, host, attach::process(), nested) {
+        match Ctx::claim(&attach::ARENA, host, host.process(), nested) {
             Err(ArenaError::Full) => attach::more_threads()?,
             Err(other) => return Err(engine::util::arena_errno(other)),
             Ok((ctx, dead)) => {

@@ -29,6 +29,7 @@ use sys::signal::{
 use crate::{
     IDLE,
     tls::{self, Tls},
+    vfork,
 };
 
 const SIGNALS: i32 = 64;
@@ -137,7 +138,8 @@ pub unsafe fn sigaction(signal: i32, new: Option<&KernelSigaction>) -> Result<Ke
     }
     let place = &TABLE[signal as usize];
     let before = place.load(SeqCst);
-    let replacing = REPLACING.load(SeqCst);
+    // The table is its parent's as well; what a vfork child installs is in the kernel alone.
+    let replacing = REPLACING.load(SeqCst) && !vfork::is_child(tls::get());
     let action = new.map(|new| {
         if !replacing || !is_replaced(signal, new.handler) {
             return *new;
@@ -148,7 +150,7 @@ pub unsafe fn sigaction(signal: i32, new: Option<&KernelSigaction>) -> Result<Ke
     });
     // SAFETY: the caller's promise, or ours.
     let old = unsafe { rt_sigaction(signal, action.as_ref()) }?;
-    if !replacing && REPLACING.load(SeqCst) {
+    if !replacing && REPLACING.load(SeqCst) && !vfork::is_child(tls::get()) {
         // Another thread has attached the process meanwhile.
         replace(signal);
     }

@@ -10,6 +10,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use engine::Cred;
 
+use crate::{attach, vfork::Vfork};
+
 /// What a thread knows of itself.
 #[repr(C)]
 pub(crate) struct Tls {
@@ -32,11 +34,16 @@ pub(crate) struct Tls {
     pub(crate) unsure: AtomicU32,
     /// Signals that wait for the operation's end: what to unblock then, 0 if none does.
     pub(crate) deferred: AtomicU64,
+    pub(crate) pid: AtomicU32,
+    /// Handle of the process's slot.
+    pub(crate) process: AtomicU32,
     // From here on, nothing that each call needs.
     /// Whether the call is none of those that cancellation ends, though its sleep looks like it.
     pub(crate) uncancellable: AtomicU32,
+    /// What a vfork child has of its own.
+    pub(crate) vfork: Vfork,
 }
-const _: () = assert!(size_of::<Tls>() <= 128);
+const _: () = assert!(size_of::<Tls>() <= 192);
 
 global_asm!(
     ".pushsection .tbss,\"awT\",@nobits",
@@ -45,8 +52,8 @@ global_asm!(
     ".type ipcspace_tls,@tls_object",
     ".p2align 6",
     "ipcspace_tls:",
-    ".zero 128",
-    ".size ipcspace_tls, 128",
+    ".zero 192",
+    ".size ipcspace_tls, 192",
     ".popsection",
 );
 
@@ -58,7 +65,7 @@ pub(crate) fn get() -> &'static Tls {
         asm!("mov {0}, qword ptr [rip + ipcspace_tls@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) at,
              options(pure, readonly, nostack));
     }
-    // SAFETY: 128 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
+    // SAFETY: 192 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
     // thread does not outlive its storage.
     unsafe { &*at }
 }
@@ -79,9 +86,16 @@ impl Tls {
     /// Learns what does not change while the thread lives.
     pub(crate) fn begin(&self) {
         self.tid.store(sys::gettid(), Relaxed);
+        self.pid.store(attach::pid(), Relaxed);
+        self.process.store(attach::process().0, Relaxed);
         self.head.store(sys::robust::head() as usize, Relaxed);
         self.cred_generation.store(0, Relaxed);
         self.unsure.store(1, Relaxed);
+    }
+
+    /// The thread's credentials are looked at again.
+    pub(crate) fn forget_credentials(&self) {
+        self.cred_generation.store(0, Relaxed);
     }
 
     #[inline(always)]

@@ -17,6 +17,8 @@
 mod credentials;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod loader;
+#[expect(unreachable_pub, reason = "exported to C by name")]
+mod process;
 mod runtime;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod signal;

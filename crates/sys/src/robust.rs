@@ -30,6 +30,18 @@ pub fn head() -> *mut RobustListHead {
     if check(ret).is_ok() && len == size_of::<RobustListHead>() { head } else { core::ptr::null_mut() }
 }
 
+/// Makes `head` an empty list, and the calling thread's: for one that has none. There must be room for a word before it.
+///
+/// # Safety
+/// It must live as long as the thread, or until it executes another program.
+pub unsafe fn set_head(head: *mut RobustListHead) {
+    let empty = RobustListHead { list: head.cast(), futex_offset: -32, list_op_pending: 0 };
+    // SAFETY: the caller's promise.
+    unsafe { head.write(empty) };
+    // SAFETY: as above.
+    unsafe { syscall6(273, head as usize, size_of::<RobustListHead>(), 0, 0, 0, 0) };
+}
+
 /// Announces a lock word; returns what was announced before.
 ///
 /// # Safety

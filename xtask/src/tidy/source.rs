@@ -13,6 +13,7 @@ const UNSAFE: &[&str] = &[
     "crates/client/src/host.rs",
     "crates/client/src/signal.rs",
     "crates/client/src/tls.rs",
+    "crates/client/src/vfork.rs",
     // The C ABI.
     "crates/preload/",
     "crates/broker/src/sysv.rs",
