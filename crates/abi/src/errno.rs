@@ -44,11 +44,13 @@ errnos! {
     EMFILE = 24, "Too many open files";
     EFBIG = 27, "File too large";
     ENOSPC = 28, "No space left on device";
+    EPIPE = 32, "Broken pipe";
     ERANGE = 34, "Numerical result out of range";
     ENOSYS = 38, "Function not implemented";
     ENOMSG = 42, "No message of desired type";
     EIDRM = 43, "Identifier removed";
     EPROTO = 71, "Protocol error";
+    ECONNRESET = 104, "Connection reset by peer";
     ETIMEDOUT = 110, "Connection timed out";
 }
 

@@ -138,7 +138,15 @@ fn path() -> Result<&'static [u8]> {
 fn ask(which: u32) -> Result<([u32; 4], Option<sys::net::Fd>)> {
     let mut answer = [0; wire::ANSWER];
     let request = wire::encode([wire::MAGIC, which, 0, 0]);
-    let file = sys::net::ask(path()?, &request, &mut answer).map_err(|e| match e {
+    let mut tries = 0;
+    let asked = loop {
+        match sys::net::ask(path()?, &request, &mut answer) {
+            // The broker waits for a question for a moment only, and a busy machine may be slower.
+            Err(Errno::EPROTO | Errno::EPIPE | Errno::ECONNRESET) if tries < 10 => tries += 1,
+            done => break done,
+        }
+    };
+    let file = asked.map_err(|e| match e {
         Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EACCES => e,
         // Nobody there: as if the kernel had no IPC.
         _ => Errno::ENOSYS,
