@@ -33,7 +33,18 @@ impl LinuxHost {
     /// As there.
     #[inline(always)]
     unsafe fn copy(&self, to: *mut u8, from: *const u8, len: usize) -> Result<()> {
-        if self.tls.unsure.load(Relaxed) != 0 && signal::faults_kill(self.tls) {
+        if self.tls.unsure.load(Relaxed) != 0 {
+            // SAFETY: the caller's promise.
+            return unsafe { self.copy_unsure(to, from, len) };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { sys::copy::copy(to, from, len) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    unsafe fn copy_unsure(&self, to: *mut u8, from: *const u8, len: usize) -> Result<()> {
+        if signal::faults_kill(self.tls) {
             // SAFETY: the caller's promise.
             return unsafe { sys::copy::copy_by_kernel(to, from, len) };
         }

@@ -285,8 +285,6 @@ pub fn mask_changes() {
 }
 
 /// Whether a fault of this thread would end the process, because its signal is blocked.
-#[cold]
-#[inline(never)]
 pub(crate) fn faults_kill(tls: &Tls) -> bool {
     let kill = sys::signal::mask() & PROTECTING != 0;
     tls.unsure.store(u32::from(kill), Relaxed);

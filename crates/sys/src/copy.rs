@@ -127,8 +127,6 @@ pub fn after_fault(at: usize) -> Option<usize> {
 ///
 /// # Errors
 /// `EFAULT`.
-#[cold]
-#[inline(never)]
 pub unsafe fn copy_by_kernel(to: *mut u8, from: *const u8, len: usize) -> Result<()> {
     let local = [to as usize, len];
     let remote = [from as usize, len];
