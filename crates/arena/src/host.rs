@@ -28,6 +28,10 @@ pub unsafe trait Host {
     fn lock_wait(&self, word: &AtomicU32, value: u32, rounds: u32, offset: u64);
     /// Wakes up to `count` sleepers on the word.
     fn wake(&self, word: &AtomicU32, count: u32);
+    /// The CPU that the calling thread runs on, for sleepers that wait awake. Any number will do where nobody does.
+    fn cpu(&self) -> u32 {
+        0
+    }
     /// Whether the process is known to have ended; `start` is when it began, as the broker recorded it.
     fn process_dead(&self, pid: u32, start: u64) -> bool;
     /// Whether the thread of the calling process is known to have ended.

@@ -119,6 +119,7 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
         if slot.wake_count.load(Relaxed) as usize >= WAKES {
             self.ctx.flush_wakes();
         }
+        waiter.name_waker(self.ctx.host.cpu());
         let at = slot.wake_count.load(Relaxed) as usize;
         let owed = Owed { waiter: waiter.handle(), state: waiter.state(), phase };
         slot.wakes[at].store(owed.pack(), Relaxed);

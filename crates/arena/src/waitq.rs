@@ -70,6 +70,9 @@ crate::shared! {
         pub block: AtomicU32,
         /// What the call returns when completed: a value, or a negated error number.
         pub result: AtomicI64,
+        /// The CPU, plus one, of whoever ended the last sleep; 0 if unknown. A hint: see [`Waiter::waker_cpu`].
+        waker: AtomicU32,
+        pad: AtomicU32,
         /// Arguments, by kind.
         pub args: [AtomicU64; 6],
         /// Room for a semop's operations.
@@ -98,6 +101,8 @@ impl Waiter {
             prev2: zero(),
             block: zero(),
             result: AtomicI64::new(0),
+            waker: zero(),
+            pad: zero(),
             args: from_fn(|_| AtomicU64::new(0)),
             ops: from_fn(|_| from_fn(|_| AtomicU16::new(0))),
         }
@@ -141,6 +146,16 @@ impl Waiter {
                 Err(now) => seen = now,
             }
         }
+    }
+
+    /// Where whoever ended the last sleep ran: the next one is likely to come from there too.
+    pub fn waker_cpu(&self) -> Option<u32> {
+        self.waker.load(Relaxed).checked_sub(1)
+    }
+
+    /// Tells the sleeper, before its sleep is ended, where this happens.
+    pub(crate) fn name_waker(&self, cpu: u32) {
+        self.waker.store(cpu.wrapping_add(1), Relaxed);
     }
 
     /// Interrupts the sleeper: its next or present [`Waiter::park`] returns. For signals and cancellation.

@@ -18,6 +18,19 @@ use crate::{attach, signal, tls::Tls};
 unsafe extern "C" {
     /// libc's: seconds, from the vDSO.
     fn time(at: *mut i64) -> i64;
+    /// libc's: from the vDSO, or what the kernel keeps for it.
+    fn sched_getcpu() -> i32;
+    /// libc's, from the vDSO.
+    fn clock_gettime(clock: i32, now: *mut abi::time::Timespec) -> i32;
+}
+
+/// The monotonic clock without a system call, nanoseconds.
+pub(crate) fn monotonic_ns() -> u64 {
+    const CLOCK_MONOTONIC: i32 = 1;
+    let mut now = abi::time::Timespec::default();
+    // SAFETY: a valid place.
+    unsafe { clock_gettime(CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// A thread of this process.
@@ -109,6 +122,11 @@ unsafe impl Host for LinuxHost {
 
     fn wake(&self, word: &AtomicU32, count: u32) {
         sys::futex_wake(word, count);
+    }
+
+    fn cpu(&self) -> u32 {
+        // SAFETY: no arguments. It can't fail; if it did, the number would be one that no CPU has.
+        unsafe { sched_getcpu() }.cast_unsigned()
     }
 
     fn process_dead(&self, pid: u32, _start: u64) -> bool {

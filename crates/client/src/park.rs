@@ -1,10 +1,19 @@
 //! Sleeping in an operation.
+//!
+//! What users see: a peer on another CPU that answers at once is awaited without a system call on either side. A wait that did not
+//! pay is not tried again for some time, twice as long after each, so a sleeper that waits for long costs no more than asleep.
 
 use abi::{Errno, Result};
-use arena::sync::{AtomicU32, Ordering::*};
+use arena::{
+    Host, Phase,
+    sync::{AtomicU32, Ordering::*},
+};
 use engine::{Cause, Outcome};
 
-use crate::{BUSY, Operation, PARKED, cancel, tls};
+use crate::{
+    BUSY, Operation, PARKED, cancel,
+    tls::{self, Tls},
+};
 
 /// Longest sleep before a sleeper looks at its own slot again.
 const SLICE_NS: u64 = 5_000_000_000;
@@ -49,10 +58,66 @@ fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
             _ => Ok(()),
         }
     };
+    if woken_awake(ctx, tls) {
+        tls.busy.store(BUSY, Relaxed);
+        return Cause::Woken;
+    }
     let slept = cancel::sleep(ctx, || ctx.slot.waiter.park(Cause::Signal, sleep));
     tls.busy.store(BUSY, Relaxed);
     match slept {
         Ok(_) => Cause::Woken,
         Err(cause) => cause,
     }
+}
+
+/// How long a waker on another CPU is awaited: about as long as it takes to be woken by it.
+const AWAKE_NS: u64 = 20_000;
+/// How often others are let run on this CPU, where the waker is one of them.
+const YIELDS: u32 = 2;
+/// It is tried again after at most so many sleeps, as a power of two.
+const RELUCTANCE: u32 = 8;
+
+/// Waits awake for the end of the sleep, if that is likely to come soon. Whether it came.
+fn woken_awake(ctx: &Operation<'_>, tls: &Tls) -> bool {
+    let at_once = tls.asleep_at_once.load(Relaxed);
+    if at_once != 0 {
+        tls.asleep_at_once.store(at_once - 1, Relaxed);
+        return false;
+    }
+    let woken = match ctx.slot.waiter.waker_cpu() {
+        // Nobody has woken this thread yet: nothing speaks for it.
+        None => return false,
+        // It would keep the CPU from whoever is to wake it.
+        Some(_) if sys::is_real_time() => return false,
+        Some(cpu) if cpu == ctx.host.cpu() => (0..YIELDS).any(|_| {
+            sys::sched_yield();
+            is_over(ctx)
+        }),
+        Some(_) => spin(ctx, tls),
+    };
+    let in_vain = if woken { 0 } else { (tls.in_vain.load(Relaxed) + 1).min(RELUCTANCE) };
+    tls.in_vain.store(in_vain, Relaxed);
+    tls.asleep_at_once.store((1 << in_vain) - 1, Relaxed);
+    woken
+}
+
+fn is_over(ctx: &Operation<'_>) -> bool {
+    ctx.slot.waiter.phase() != Phase::Waiting
+}
+
+fn spin(ctx: &Operation<'_>, tls: &Tls) -> bool {
+    let end = crate::host::monotonic_ns() + AWAKE_NS;
+    // A signal ends the sleep, which is seen to further on.
+    while tls.deferred.load(Relaxed) == 0 {
+        for _ in 0..32 {
+            if is_over(ctx) {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        if crate::host::monotonic_ns() >= end {
+            break;
+        }
+    }
+    is_over(ctx)
 }

@@ -40,6 +40,10 @@ pub(crate) struct Tls {
     // From here on, nothing that each call needs.
     /// Whether the call is none of those that cancellation ends, though its sleep looks like it.
     pub(crate) uncancellable: AtomicU32,
+    /// How often in a row it did not pay to wait awake.
+    pub(crate) in_vain: AtomicU32,
+    /// How many sleeps are to be slept before it is tried again.
+    pub(crate) asleep_at_once: AtomicU32,
     /// What a vfork child has of its own.
     pub(crate) vfork: Vfork,
 }

@@ -124,6 +124,23 @@ pub fn thread_exists(tid: u32) -> bool {
     check(unsafe { syscall6(234, getpid() as usize, tid as usize, 0, 0, 0, 0) }) != Err(Errno::ESRCH)
 }
 
+/// Lets others run on this CPU.
+pub fn sched_yield() {
+    // SAFETY: no memory involved.
+    unsafe { syscall6(24, 0, 0, 0, 0, 0, 0) };
+}
+
+/// Whether the calling thread is scheduled before all ordinary ones: in a real-time or deadline class.
+pub fn is_real_time() -> bool {
+    const SCHED_FIFO: isize = 1;
+    const SCHED_RR: isize = 2;
+    const SCHED_DEADLINE: isize = 6;
+    const RESET_ON_FORK: isize = 0x4000_0000;
+    // SAFETY: no memory involved.
+    let class = unsafe { syscall6(145, 0, 0, 0, 0, 0, 0) } & !RESET_ON_FORK;
+    matches!(class, SCHED_FIFO | SCHED_RR | SCHED_DEADLINE)
+}
+
 /// The monotonic clock, nanoseconds.
 pub fn monotonic_ns() -> u64 {
     let mut now = Timespec::default();
