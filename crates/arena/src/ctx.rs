@@ -10,6 +10,10 @@ use crate::{
 /// How many threads a newcomer asks about before it has looked for a free slot.
 const FEW: usize = 2;
 
+/// The slot of the first thread.
+#[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+pub(crate) const FOUNDER: Handle = Handle(((crate::map::HEADERS - 4096) / Handle::GRAIN) as u32);
+
 /// A thread at work on an arena.
 pub struct Ctx<'a, H: Host> {
     /// The process's view of the arena.
@@ -45,8 +49,7 @@ impl<'a, H: Host> Ctx<'a, H> {
     pub fn format(arena: &'a Arena, host: &'a H) -> Result<Self> {
         // The first thread needs a slot before the allocator can be used: it lies in the last page of the root area.
         host.back(arena.address(host, 0, crate::map::HEADERS)?, crate::map::HEADERS as usize)?;
-        let boot = Handle::from_offset(crate::map::HEADERS - 4096);
-        let ctx = Ctx::new(arena, host, boot.ok_or(ArenaError::Corrupt)?)?;
+        let ctx = Ctx::new(arena, host, FOUNDER)?;
         ctx.slot.claim(Handle::NULL, host.tid());
         ctx.format_slabs()?;
         ctx.add_thread_span()?;

@@ -42,7 +42,7 @@ pub use host::Host;
 pub use journal::{Tx, Word};
 pub use lock::Lock;
 pub use map::{Arena, EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS, ROOT_MAX, Ref, Shared, SharedBytes};
-pub use slab::{Class, SPAN};
+pub use slab::{Class, SPAN, Usage};
 pub use slots::{
     InFlight, LIVENESS_OFFSET, PROC_SLOT_SIZE, ProcSlot, SLOT_DEAD, SLOT_FREE, SLOT_LIVE, ThreadSlot,
 };

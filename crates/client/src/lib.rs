@@ -54,6 +54,8 @@ pub fn with<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R>
     tls.busy.store(BUSY, Relaxed);
     compiler_fence(SeqCst);
     let result = operation(&ctx);
+    // One that failed early may have ended what a dead holder of its lock left, and so owe wake-ups.
+    ctx.flush_wakes();
     compiler_fence(SeqCst);
     tls.busy.store(IDLE, Relaxed);
     compiler_fence(SeqCst);

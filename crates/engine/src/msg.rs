@@ -30,7 +30,8 @@ use crate::{
     util::{
         IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
         find_object, free_object, ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm,
-        lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying, taken,
+        lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
+        settle_ids, taken,
     },
     util::{WAITER_PROCESS, has_ended},
 };
@@ -1077,6 +1078,7 @@ pub fn msgctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
     let (result, locked) = if cmd == IPC_STAT {
         (0, obtain_object_check::<MsgQueue, T>(ctx, id)?)
     } else {
+        settle_ids::<MsgQueue, T>(ctx)?;
         obtain_object_idx::<MsgQueue, T>(ctx, id)?
     };
     let q = locked.object;
@@ -1105,6 +1107,7 @@ pub fn msgctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
 /// `EIDRM` if the namespace makes no sense.
 pub fn msgctl_info<T: Task>(ctx: &Ctx<'_, T>, cmd: i32) -> Result<(i32, MsgInfo)> {
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    settle_ids::<MsgQueue, T>(ctx)?;
     let mut info = MsgInfo {
         msgpool: MSGPOOL,
         msgmap: MSGMAP,

@@ -32,6 +32,7 @@ use crate::{
         IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, Table, check_owner,
         find_object, free_object, ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm,
         lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
+        settle_ids,
     },
     util::{WAITER_PROCESS, has_ended},
 };
@@ -1041,6 +1042,7 @@ pub fn semctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
     let (result, Locked { object: set, mut tx }) = if cmd == IPC_STAT {
         (0, obtain_object_check::<SemArray, T>(ctx, id)?)
     } else {
+        settle_ids::<SemArray, T>(ctx)?;
         obtain_object_idx::<SemArray, T>(ctx, id)?
     };
     exit_sem(&mut tx, &set, Handle::NULL)?;
@@ -1065,6 +1067,7 @@ pub fn semctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
 /// `EIDRM` if the namespace makes no sense.
 pub fn semctl_info<T: Task>(ctx: &Ctx<'_, T>, cmd: i32) -> Result<(i32, SemInfo)> {
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    settle_ids::<SemArray, T>(ctx)?;
     let mut info = SemInfo {
         semmap: SEMMAP,
         semmni: ns.limit(Limit::SemMni),

@@ -150,6 +150,14 @@ fn ids_ref<'a, O: Object, T: Task>(ctx: &Ctx<'a, T>) -> Result<(Ref<'a, IpcNames
     Ok((ns, ns.part(|n| O::ids(n))))
 }
 
+/// Waits until nobody is in the middle of a change of a class's identifiers, and takes back what a dead one began: what is
+/// read without the lock afterwards was committed.
+pub(crate) fn settle_ids<O: Object, T: Task>(ctx: &Ctx<'_, T>) -> Result<()> {
+    let (_, ids) = ids_ref::<O, T>(ctx)?;
+    drop(ctx.lock(ids.part(|i| &i.lock)).or_errno()?);
+    Ok(())
+}
+
 /// The table's entry of an index.
 #[inline(always)]
 fn entry<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, idx: u32) -> Result<Ref<'a, AtomicU32>> {
@@ -573,9 +581,10 @@ pub(crate) fn set_dying<'a, O: Object + 'a, T: Task>(
 
 /// Ends a removal: the empty object's block is free again.
 pub(crate) fn free_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, object: &Ref<'a, O>) {
+    // In flight before it is no longer dying: else a death in between would leave it to nobody.
+    ctx.hold(object.handle());
     object.perm().id.store(-1, Relaxed);
     object.perm().state.store(STATE_FREE, Release);
-    ctx.hold(object.handle());
     ctx.slot.in_flight.doomed.store(0, Relaxed);
     ctx.free(object.handle());
 }

@@ -97,6 +97,14 @@ pub(crate) fn msg_remove(queue: c_int) -> Result<(), Errno> {
     checked(unsafe { libc::msgctl(queue, libc::IPC_RMID, ptr::null_mut()) }).map(drop)
 }
 
+/// Sets qbytes, and leaves the rest as it is.
+pub(crate) fn msg_set_qbytes(queue: c_int, qbytes: u64) -> Result<(), Errno> {
+    let mut stat = msg_stat(queue)?;
+    stat.msg_qbytes = qbytes;
+    // SAFETY: IPC_SET reads the structure.
+    checked(unsafe { libc::msgctl(queue, libc::IPC_SET, &mut stat) }).map(drop)
+}
+
 pub(crate) fn semget(key: libc::key_t, count: c_int, flags: c_int) -> Result<c_int, Errno> {
     // SAFETY: no pointers are passed.
     checked(unsafe { libc::semget(key, count, flags) })
@@ -131,6 +139,12 @@ pub(crate) fn sem_query(set: c_int, semnum: usize, command: c_int) -> Result<c_i
 pub(crate) fn sem_set_value(set: c_int, semnum: usize, value: c_int) -> Result<(), Errno> {
     // SAFETY: SETVAL takes an int.
     checked(unsafe { libc::semctl(set, semnum as c_int, libc::SETVAL, value) }).map(drop)
+}
+
+/// SETALL; there must be as many values as semaphores.
+pub(crate) fn sem_set_all(set: c_int, values: &[c_ushort]) -> Result<(), Errno> {
+    // SAFETY: the caller passes a value for each semaphore.
+    checked(unsafe { libc::semctl(set, 0, libc::SETALL, values.as_ptr()) }).map(drop)
 }
 
 /// The id of the set in this slot of the namespace's table.

@@ -2,6 +2,7 @@
 //!
 //! - `crash storm --kills N --stops N --seed S`: SIGKILL and SIGSTOP/SIGCONT of random clients in a running mix of
 //!   queues and sets. Ends with `K kills, S stops, V violations`.
+//! - `crash step [--op NAME] [--stride N]`: SIGKILL at every single instruction of every operation.
 //! - `crash threads --count N`: N short threads, each doing one operation.
 //! - `crash undo --count N`: a parent that has just reaped its killed child finds SEM_UNDO applied.
 //!
@@ -15,9 +16,11 @@ mod door;
 mod ipc;
 mod matching;
 mod shared;
+mod step;
 mod storm;
 mod threads;
 mod undo;
+mod usage;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -40,6 +43,8 @@ struct Args {
 enum What {
     /// Kill and stop random clients in a running mix
     Storm(storm::Options),
+    /// Kill at every single instruction of every operation
+    Step(step::Options),
     /// Many short threads, each doing one operation
     Threads {
         /// How many
@@ -52,6 +57,9 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         count: u64,
     },
+    /// Print what is in use of the arena
+    #[command(hide = true)]
+    Usage,
 }
 
 fn main() -> ExitCode {
@@ -67,8 +75,13 @@ fn main() -> ExitCode {
 
 /// Whether everything held.
 fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
+    if matches!(args.what, What::Usage) {
+        return usage::print();
+    }
     door::enter(args.door)?;
     match &args.what {
+        What::Step(options) => step::run(options),
+        What::Usage => usage::print(),
         What::Storm(options) => storm::run(options),
         What::Threads { count } => threads::run(*count),
         What::Undo { count } => undo::run(*count),

@@ -37,7 +37,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "world", ours: &["abi", "host"], foreign: Any },
     Layer { name: "conformance", ours: &["abi", "host", "world"], foreign: Any },
     Layer { name: "differential", ours: &["world"], foreign: Any },
-    Layer { name: "crash", ours: &["world"], foreign: Any },
+    Layer { name: "crash", ours: &["arena", "engine", "client"], foreign: Any },
     Layer { name: "bench", ours: &["world"], foreign: Any },
     Layer { name: "xtask", ours: &[], foreign: Any },
 ];

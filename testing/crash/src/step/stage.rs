@@ -1,0 +1,302 @@
+//! What an operation is done to: a queue, a set, and who sleeps on them; and the state that all of it is in.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use super::scenarios::{Scenario, Sleep};
+use crate::ipc::{self, Errno, Message, TEXT_SIZE, op};
+use crate::usage;
+
+/// Semaphores of the set.
+pub(super) const SEMS: usize = 3;
+/// Keys that operations create.
+pub(super) const KEY: libc::key_t = 0x7374_0001;
+/// Whoever can go on has done so after this time. Less than the five seconds after which a sleeper looks by itself.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// An error of a call that never may fail.
+pub(super) fn failed(call: &'static str) -> impl Fn(Errno) -> String {
+    move |error| format!("{call}: {}", std::io::Error::from_raw_os_error(error))
+}
+
+/// The objects, as calls show them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Objects {
+    /// Types and sizes of the messages, and qbytes.
+    queue: Result<(Vec<(i64, usize)>, u64), Errno>,
+    /// GETVAL, GETNCNT and GETZCNT of each semaphore.
+    set: Result<Vec<[i32; 3]>, Errno>,
+    /// Whether there are a queue and a set of the key.
+    keyed: [bool; 2],
+    /// Queues, messages, bytes, sets, semaphores.
+    totals: [i32; 5],
+}
+
+/// What became of a sleeper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleeper {
+    Asleep,
+    /// With this errno, or 0.
+    Ended(i32),
+    Killed,
+}
+
+/// All that can be seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    objects: Objects,
+    sleepers: Vec<Sleeper>,
+}
+
+/// The objects and sleepers of one try.
+pub(super) struct Stage {
+    pub(super) queue: i32,
+    pub(super) set: i32,
+    sleepers: Vec<(libc::pid_t, Sleeper)>,
+}
+
+/// Has the driver and the namespace allocate what they keep: tables, blocks in magazines.
+pub(super) fn warm_up() -> Outcome {
+    for key in [libc::IPC_PRIVATE, KEY] {
+        let queue = ipc::msgget(key, libc::IPC_CREAT | 0o600).map_err(failed("msgget"))?;
+        let set = ipc::semget(key, SEMS as i32, libc::IPC_CREAT | 0o600).map_err(failed("semget"))?;
+        ipc::msg_remove(queue).map_err(failed("IPC_RMID"))?;
+        ipc::sem_remove(set).map_err(failed("IPC_RMID"))?;
+    }
+    usage::at_rest().map(drop)
+}
+
+/// Removes what a driver has left that failed.
+pub(super) fn remove_all() -> Outcome {
+    let (highest, _) = ipc::msg_info().map_err(failed("MSG_INFO"))?;
+    for queue in (0..=highest).filter_map(|index| ipc::msg_at(index).ok()) {
+        ipc::msg_remove(queue).map_err(failed("IPC_RMID"))?;
+    }
+    let (highest, _) = ipc::sem_info().map_err(failed("SEM_INFO"))?;
+    for set in (0..=highest).filter_map(|index| ipc::sem_at(index).ok()) {
+        ipc::sem_remove(set).map_err(failed("IPC_RMID"))?;
+    }
+    Ok(())
+}
+
+/// Waits until something holds.
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> Outcome {
+    let start = Instant::now();
+    while !holds() {
+        if start.elapsed() > PATIENCE {
+            return Err(format!("never happened: {what}").into());
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+/// Whether a process sleeps in a futex call, or for ever.
+pub(super) fn is_asleep(pid: libc::pid_t) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    [libc::SYS_futex, libc::SYS_pause].iter().any(|nr| call.starts_with(&format!("{nr} ")))
+}
+
+/// Whether a process sleeps for ever, whatever becomes of the objects.
+fn is_paused(pid: libc::pid_t) -> bool {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    call.starts_with(&format!("{} ", libc::SYS_pause))
+}
+
+impl Stage {
+    /// Makes the objects, fills them, and puts the sleepers to sleep.
+    pub(super) fn set(scenario: &Scenario) -> Outcome<Stage> {
+        let queue = ipc::msgget(libc::IPC_PRIVATE, 0o600).map_err(failed("msgget"))?;
+        let set = ipc::semget(libc::IPC_PRIVATE, SEMS as i32, 0o600).map_err(failed("semget"))?;
+        let mut stage = Stage { queue, set, sleepers: Vec::new() };
+        if scenario.qbytes != 0 {
+            ipc::msg_set_qbytes(queue, scenario.qbytes).map_err(failed("IPC_SET"))?;
+        }
+        for &(mtype, size) in scenario.messages {
+            send(queue, mtype, size, libc::IPC_NOWAIT).map_err(failed("msgsnd"))?;
+        }
+        for (num, &value) in scenario.values.iter().enumerate().filter(|(_, value)| **value != 0) {
+            ipc::sem_set_value(set, num, value).map_err(failed("SETVAL"))?;
+        }
+        for sleep in scenario.sleepers {
+            let pid = ipc::fork(|| sleep.sleep(queue, set).err().unwrap_or(0))?;
+            stage.sleepers.push((pid, Sleeper::Asleep));
+            // One after the other, so that their order is known.
+            until("a sleeper sleeps", || is_asleep(pid))?;
+        }
+        Ok(stage)
+    }
+
+    /// Makes one call, so that the process is attached.
+    pub(super) fn touch(&self) {
+        let _ = ipc::sem_query(self.set, 0, libc::GETVAL);
+    }
+
+    pub(super) fn kill_sleepers(&mut self) {
+        self.kill_those(|_| true);
+    }
+
+    fn kill_those(&mut self, meant: impl Fn(libc::pid_t) -> bool) {
+        for (pid, state) in self.sleepers.iter_mut().filter(|(_, state)| *state == Sleeper::Asleep) {
+            if meant(*pid) {
+                ipc::kill(*pid, libc::SIGKILL);
+                ipc::wait(*pid);
+                *state = Sleeper::Killed;
+            }
+        }
+    }
+
+    /// Kills the first sleeper, who holds undo adjustments.
+    pub(super) fn kill_holder(&mut self) {
+        let (pid, state) = &mut self.sleepers[0];
+        ipc::kill(*pid, libc::SIGKILL);
+        ipc::wait(*pid);
+        *state = Sleeper::Killed;
+    }
+
+    /// What is there now.
+    pub(super) fn state(&mut self) -> Outcome<State> {
+        thread::sleep(Duration::from_millis(30));
+        Ok(State { objects: self.objects()?, sleepers: self.look_at_sleepers() })
+    }
+
+    fn look_at_sleepers(&mut self) -> Vec<Sleeper> {
+        for (pid, state) in self.sleepers.iter_mut().filter(|(_, state)| *state == Sleeper::Asleep) {
+            if let Some(status) = ipc::try_wait(*pid) {
+                *state = if libc::WIFEXITED(status) {
+                    Sleeper::Ended(libc::WEXITSTATUS(status))
+                } else {
+                    Sleeper::Killed
+                };
+            }
+        }
+        self.sleepers.iter().map(|(_, state)| *state).collect()
+    }
+
+    fn objects(&self) -> Outcome<Objects> {
+        let queue = match ipc::msg_stat(self.queue) {
+            Ok(stat) => Ok((self.messages(&stat)?, stat.msg_qbytes)),
+            Err(error) => Err(error),
+        };
+        let commands = [libc::GETVAL, libc::GETNCNT, libc::GETZCNT];
+        let of_sem = |num| -> Result<[i32; 3], Errno> {
+            let mut three = [0; 3];
+            for (place, command) in three.iter_mut().zip(commands) {
+                *place = ipc::sem_query(self.set, num, command)?;
+            }
+            Ok(three)
+        };
+        let (_, msg) = ipc::msg_info().map_err(failed("MSG_INFO"))?;
+        let (_, sem) = ipc::sem_info().map_err(failed("SEM_INFO"))?;
+        Ok(Objects {
+            queue,
+            set: (0..SEMS).map(of_sem).collect(),
+            keyed: [ipc::msgget(KEY, 0).is_ok(), ipc::semget(KEY, 0, 0).is_ok()],
+            totals: [msg.msgpool, msg.msgmap, msg.msgtql, sem.semusz, sem.semaem],
+        })
+    }
+
+    /// The messages, one by one; what the queue says of them must agree.
+    fn messages(&self, stat: &libc::msqid_ds) -> Outcome<Vec<(i64, usize)>> {
+        let mut message = Message::new();
+        let mut found = Vec::new();
+        loop {
+            let flags = libc::MSG_COPY | libc::IPC_NOWAIT | libc::MSG_NOERROR;
+            match ipc::msgrcv(self.queue, &mut message, TEXT_SIZE, found.len() as i64, flags) {
+                Ok(size) => found.push((message.mtype, size)),
+                Err(libc::ENOMSG) => break,
+                Err(error) => return Err(failed("MSG_COPY")(error).into()),
+            }
+        }
+        let bytes: usize = found.iter().map(|(_, size)| size).sum();
+        if (stat.msg_qnum, stat.__msg_cbytes) != (found.len() as u64, bytes as u64) {
+            return Err(format!(
+                "the queue tells of {} messages and {} bytes; it has {found:?}",
+                stat.msg_qnum, stat.__msg_cbytes
+            )
+            .into());
+        }
+        Ok(found)
+    }
+
+    /// Which of the states it is in. Where nobody sleeps, it must be in one at once; sleepers must come to it soon.
+    pub(super) fn settles_in(&mut self, allowed: &[(&'static str, State)]) -> Outcome<usize> {
+        let start = Instant::now();
+        let mut looked_twice = false;
+        loop {
+            let now = State { objects: self.objects()?, sleepers: self.look_at_sleepers() };
+            let found = allowed.iter().position(|(_, state)| *state == now);
+            let alike = allowed.iter().filter(|(_, state)| state.objects == now.objects).count();
+            match found {
+                // Where only the sleepers tell two states apart, they may still be about to.
+                Some(_) if alike > 1 && !self.sleepers.is_empty() && !looked_twice => {
+                    looked_twice = true;
+                    thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+                Some(which) => return Ok(which),
+                None => {}
+            }
+            if self.sleepers.is_empty() || start.elapsed() > PATIENCE {
+                return Err(format!("found {now:?}\n  allowed {allowed:?}").into());
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Removes all; whoever still sleeps must be told.
+    pub(super) fn clear(mut self) -> Outcome {
+        let allow_gone = |removed| match removed {
+            Err(libc::EINVAL) => Ok(()),
+            other => other,
+        };
+        allow_gone(ipc::msg_remove(self.queue)).map_err(failed("IPC_RMID"))?;
+        allow_gone(ipc::sem_remove(self.set)).map_err(failed("IPC_RMID"))?;
+        if let Ok(queue) = ipc::msgget(KEY, 0) {
+            ipc::msg_remove(queue).map_err(failed("IPC_RMID"))?;
+        }
+        if let Ok(set) = ipc::semget(KEY, 0, 0) {
+            ipc::sem_remove(set).map_err(failed("IPC_RMID"))?;
+        }
+        self.kill_those(is_paused);
+        until("all sleepers of removed objects end", || {
+            self.look_at_sleepers().iter().all(|state| *state != Sleeper::Asleep)
+        })
+    }
+}
+
+/// Sends a message of that size.
+pub(super) fn send(queue: i32, mtype: i64, size: usize, flags: i32) -> Result<(), Errno> {
+    let mut message = Message::new();
+    message.mtype = mtype;
+    ipc::msgsnd(queue, &message, size, flags)
+}
+
+/// Receives a message.
+pub(super) fn receive(queue: i32, mtype: i64, room: usize, flags: i32) -> Result<(), Errno> {
+    ipc::msgrcv(queue, &mut Message::new(), room, mtype, flags).map(drop)
+}
+
+/// Does operations, each given as semaphore, change and flags.
+pub(super) fn operate(set: i32, ops: &[(usize, i32, i32)]) -> Result<(), Errno> {
+    let mut ops: Vec<_> = ops.iter().map(|&(num, change, flags)| op(num, change, flags)).collect();
+    ipc::semop(set, &mut ops)
+}
+
+impl Sleep {
+    fn sleep(&self, queue: i32, set: i32) -> Result<(), Errno> {
+        match *self {
+            Sleep::Receive(mtype, room) => receive(queue, mtype, room, 0),
+            Sleep::Send(mtype, size) => send(queue, mtype, size, 0),
+            Sleep::Semop(ops) => operate(set, ops),
+            Sleep::Hold(ops) => {
+                operate(set, ops)?;
+                nix::unistd::pause();
+                Ok(())
+            }
+        }
+    }
+}
