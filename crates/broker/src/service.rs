@@ -284,6 +284,7 @@ impl Service {
             listener: self.listener.try_clone()?,
             file: self.file.try_clone()?,
             owner: self.owner,
+            namespaces: namespaces("self")?,
             sender,
         };
         let copy = bell.as_fd().try_clone_to_owned()?;
@@ -420,6 +421,8 @@ struct Door {
     listener: OwnedFd,
     file: OwnedFd,
     owner: u32,
+    /// Ours: clients must be in the same ones.
+    namespaces: [u64; 2],
     sender: Sender<Question>,
 }
 
@@ -439,7 +442,7 @@ impl Door {
         let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
-        } else if !self.is_friend(peer.pid(), peer.uid()) {
+        } else if !self.is_friend(peer.pid(), peer.uid()) || self.is_elsewhere(peer.pid()) {
             reply(&link, Err(Errno::EACCES), None);
         } else if which == wire::ASK_FILE {
             reply(&link, Ok(Handle::NULL), Some(&self.file));
@@ -458,6 +461,19 @@ impl Door {
         };
         euid == self.owner || ids().unwrap_or(false)
     }
+
+    /// Whether the process is in another PID namespace, where thread ids mean others, or in another user namespace,
+    /// whose capabilities count for nothing here. Of one that hides itself (not dumpable, and the broker is not root) it
+    /// can't be known.
+    fn is_elsewhere(&self, pid: i32) -> bool {
+        namespaces(&pid.to_string()).is_ok_and(|theirs| theirs != self.namespaces)
+    }
+}
+
+/// The user and the PID namespace of a process.
+fn namespaces(process: &str) -> io::Result<[u64; 2]> {
+    let inode = |kind| fs::metadata(format!("/proc/{process}/ns/{kind}")).map(|meta| meta.ino());
+    Ok([inode("user")?, inode("pid")?])
 }
 
 /// Answers a question, with the arena's file if there is one to give.

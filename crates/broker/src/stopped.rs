@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 /// How long a holder may run. It needs microseconds.
@@ -42,16 +42,28 @@ fn run_until(tid: u32, done: impl Fn() -> bool) {
     if ptrace::seize(pid, ptrace::Options::empty()).is_err() {
         return;
     }
-    // A process that is stopped reports so at once when it is seized.
-    let wait = || waitpid(pid, Some(WaitPidFlag::__WALL));
-    let _ = wait();
-    if ptrace::cont(pid, None).is_ok() {
-        let end = Instant::now() + RUN;
-        while !done() && Instant::now() < end {
+    let deadline = Instant::now() + RUN;
+    // A process that is stopped reports so at once when it is seized; one that was continued meanwhile does not.
+    if !has_reported(pid, deadline) {
+        let _ = ptrace::interrupt(pid);
+        has_reported(pid, deadline + RUN);
+    } else if ptrace::cont(pid, None).is_ok() {
+        while !done() && Instant::now() < deadline {
             std::thread::yield_now();
         }
         let _ = ptrace::interrupt(pid);
-        let _ = wait();
+        has_reported(pid, deadline + RUN);
     }
     let _ = ptrace::detach(pid, None);
+}
+
+/// Waits for news of a traced thread; false if there was none in time.
+fn has_reported(pid: Pid, deadline: Instant) -> bool {
+    loop {
+        match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => std::thread::yield_now(),
+            Ok(WaitStatus::StillAlive) => return false,
+            _ => return true,
+        }
+    }
 }

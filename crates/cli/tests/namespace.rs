@@ -195,3 +195,36 @@ fn what_a_killed_broker_left_is_in_nobodys_way() {
     fs::remove_file(format!("{}/{name}/socket", directory.rsplit_once('/').unwrap().0)).unwrap();
     assert_eq!(text(&run(&["-n", &name], "ipcmk -Q")), "Message queue id: 0\n");
 }
+
+#[test]
+fn who_is_in_another_user_or_pid_namespace_is_refused() {
+    for elsewhere in ["--user --map-root-user", "--user --map-root-user --pid --fork"] {
+        let possible =
+            Command::new("sh").args(["-c", &format!("unshare {elsewhere} true")]).output().unwrap();
+        if !possible.status.success() {
+            eprintln!("not tested: this machine allows no unshare {elsewhere}");
+            continue;
+        }
+        let output = run(&[], &format!("LC_ALL=C unshare {elsewhere} ipcmk -Q; ipcmk -Q"));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "Message queue id: 0\n", "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("Permission denied"), "{output:?}");
+    }
+}
+
+#[test]
+fn an_unknown_namespace_is_named() {
+    let output = Command::new(IPCSPACE).args(["ls", "-N", "nosuch"]).output().unwrap();
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("there is no namespace 'nosuch'"), "{message}");
+}
+
+#[test]
+fn who_is_attached_goes_on_when_the_broker_is_killed() {
+    let script = "perl -MIPC::SysV=:all -e '$q = msgget(IPC_PRIVATE, 0600); msgsnd($q, pack(q(l! a*), 1, q(a)), 0) or die; \
+                  kill KILL => getppid; select undef, undef, undef, 0.1; \
+                  msgrcv($q, $m, 9, 0, 0) or die; msgsnd($q, pack(q(l! a*), 2, q(b)), 0) or die; \
+                  $s = msgget(IPC_PRIVATE, 0600); print defined $s ? qq(works) : qq(fails: $!)'; ";
+    let output = run(&[], &format!("exec {script}"));
+    assert_eq!(text(&output), "works");
+}
