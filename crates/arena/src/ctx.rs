@@ -14,6 +14,9 @@ const FEW: usize = 2;
 #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
 pub(crate) const FOUNDER: Handle = Handle(((crate::map::HEADERS - 4096) / Handle::GRAIN) as u32);
 
+/// Most blocks of a chain: a message of 2 GiB in blocks of 64 KiB has about half as many.
+const CHAIN_MAX: u32 = 1 << 16;
+
 /// A thread at work on an arena.
 pub struct Ctx<'a, H: Host> {
     /// The process's view of the arena.
@@ -161,7 +164,9 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// Frees the in-flight chain. Call with no lock held.
     #[inline(always)]
     pub fn free_chain(&self) {
-        while let Some(block) = Handle(self.slot.in_flight.chain.load(Relaxed)).some() {
+        // No message has more blocks: a longer chain goes round in a circle.
+        for _ in 0..CHAIN_MAX {
+            let Some(block) = Handle(self.slot.in_flight.chain.load(Relaxed)).some() else { return };
             let Ok(link) = self.at::<AtomicU32>(block) else { break };
             let next = link.load(Relaxed);
             self.hold(block);
@@ -245,7 +250,10 @@ impl<'a, H: Host> Ctx<'a, H> {
     }
 
     fn move_chain(&self, slot: &ThreadSlot, mut block: Handle) {
-        while !block.is_null() {
+        for _ in 0..CHAIN_MAX {
+            if block.is_null() {
+                break;
+            }
             let Ok(link) = self.at::<AtomicU32>(block) else { break };
             let next = Handle(link.load(Relaxed));
             self.hold(block);

@@ -208,7 +208,11 @@ impl<'a, H: Host> Ctx<'a, H> {
         if count == 0 || count > MAGAZINE {
             count = self.refill(class)?;
         }
-        let block = magazine.items[count - 1].load(Relaxed);
+        let Some(item) = count.checked_sub(1).and_then(|at| magazine.items.get(at)) else {
+            // A span on the list that has no block to give.
+            return Err(ArenaError::Corrupt);
+        };
+        let block = item.load(Relaxed);
         self.slot.in_flight.taking.store(block, Relaxed);
         ordered();
         #[expect(clippy::cast_possible_truncation, reason = "below MAGAZINE")]
@@ -288,7 +292,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             let slot = tx.ctx().slot;
             tx.set(&slot, |s| &s.in_flight.taking, block.0);
         })?;
-        Ok(got)
+        got.some().ok_or(ArenaError::Corrupt)
     }
 
     /// Takes 1 to `want` blocks from one span.

@@ -112,6 +112,12 @@ impl Object for SemArray {
         &ns.sem_ids
     }
     #[inline(always)]
+    fn changes_max(&self) -> usize {
+        // Completing a sleeper with many operations needs a long log.
+        let most = self.max_ops.load(Relaxed) as usize;
+        if most > INLINE_OPS { 3 * most + 64 } else { 0 }
+    }
+    #[inline(always)]
     fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, set: &Ref<'_, Self>) -> Result<()> {
         if set.pending.load(Relaxed) == 0 {
             return Ok(());
@@ -717,6 +723,7 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
         })();
         first = first.and(done.or_else(|e| if e == Errno::EINVAL { Ok(()) } else { Err(e) }));
     }
+    ctx.trim_log();
     first
 }
 
@@ -920,12 +927,13 @@ fn undisturbed_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Opt
 fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Result<Outcome> {
     let Asked { alters, undos, highest } = Asked::by(sops.iter());
     let mut new: Option<Undo<'a>> = None;
-    let mut reserved = 0;
+    let mut reserved = false;
     let done = loop {
         let Locked { object: set, mut tx } = match obtain(ctx, id) {
             Ok(locked) => locked,
             Err(e) => break Err(e),
         };
+        reserved |= set.changes_max() != 0;
         // The record is there from the first try on, whatever comes of it, as in the kernel.
         let undo = match if undos { find_undo(ctx, &set) } else { Ok(None) } {
             Ok(None) if undos => {
@@ -947,14 +955,6 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
         }
         if let Err(e) = ipcperms(ctx.host, &set.perm, if alters { W } else { R }) {
             break Err(e);
-        }
-        // Completing a sleeper with many operations needs a long log.
-        let most = set.max_ops.load(Relaxed);
-        if most > INLINE_OPS as u32 && most > reserved {
-            drop(tx);
-            reserved = most;
-            ctx.reserve_log(3 * most as usize + 64).or_errno()?;
-            continue;
         }
         match perform(&mut tx, &set, sops, undo.as_ref(), ctx.host.tgid())? {
             Tried::Fails(e) => break Err(e),
@@ -982,7 +982,7 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
     if new.is_some() {
         ctx.free_chain();
     }
-    if reserved != 0 {
+    if reserved {
         ctx.trim_log();
     }
     done
@@ -1058,6 +1058,7 @@ pub fn semctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
     };
     drop(tx);
     ctx.flush_wakes();
+    ctx.trim_log();
     Ok((result, stat))
 }
 
@@ -1106,6 +1107,7 @@ pub fn semctl_get<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, cmd: i32) -> Res
     };
     drop(tx);
     ctx.flush_wakes();
+    ctx.trim_log();
     Ok(value)
 }
 
@@ -1161,7 +1163,9 @@ pub fn semctl_setval<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, value: i32) -
             undo = Handle(again.object.undo.load(Relaxed));
             tx = again.tx;
         }
+        let mut left = set.undo_count.load(Relaxed);
         while let Some(block) = undo.some() {
+            left = left.checked_sub(1).ok_or(Errno::EIDRM)?;
             let record: Undo<'_> = ctx.at(block).or_errno()?;
             if record.generation.load(Relaxed) == set.undo_gen.load(Relaxed) {
                 let adj = adjustments(&set, &record).get::<AtomicI32, T>(ctx, num)?;
@@ -1364,5 +1368,6 @@ pub(crate) fn freeary<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()
         ctx.free_chain();
     }
     free_object(ctx, set);
+    ctx.trim_log();
     Ok(())
 }

@@ -91,6 +91,12 @@ pub(crate) trait Object: Shared {
     const LIMIT: Limit;
     fn perm(&self) -> &KernIpcPerm;
     fn ids(ns: &IpcNamespace) -> &IpcIds;
+    /// How many changes one step under the object's lock may need, where that can be more than the undo log has room for
+    /// by itself; else 0.
+    #[inline(always)]
+    fn changes_max(&self) -> usize {
+        0
+    }
     /// Ends what a dead holder of the lock left unfinished beyond its transaction.
     fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, object: &Ref<'_, Self>) -> Result<()>;
 }
@@ -304,9 +310,18 @@ pub(crate) fn lock_object<'c, 'a, O: Object + 'a, T: Task>(
     ctx: &'c Ctx<'a, T>,
     object: Ref<'a, O>,
 ) -> Result<Locked<'c, 'a, O, T>> {
-    let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
-    O::finish_pending(&mut tx, &object)?;
-    Ok(Locked { object, tx })
+    loop {
+        let changes = object.changes_max();
+        if changes > 0 {
+            ctx.reserve_log(changes).or_errno()?;
+        }
+        let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+        if object.changes_max() > changes {
+            continue;
+        }
+        O::finish_pending(&mut tx, &object)?;
+        return Ok(Locked { object, tx });
+    }
 }
 
 /// `ipc_obtain_object_check`: the object of an identifier, locked. `EINVAL` if there is none.

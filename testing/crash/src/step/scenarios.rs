@@ -70,6 +70,17 @@ fn many(set: i32, flags: i32) -> Result<(), Errno> {
     operate(set, &ops)
 }
 
+/// More operations than the undo log has room for by itself.
+const LONG: [(usize, i32, i32); 101] = {
+    let mut ops = [(0, -1, 0); 101];
+    let mut at = 1;
+    while at < ops.len() {
+        ops[at] = (1, if at % 2 == 1 { 1 } else { -1 }, 0);
+        at += 1;
+    }
+    ops
+};
+
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "first-call", act: |s| send(s.queue, 1, 16, NOWAIT), cold: true, ..PLAIN },
     Scenario { name: "msgsnd-small", act: |s| send(s.queue, 1, 16, NOWAIT), ..PLAIN },
@@ -192,6 +203,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "setval-wakes",
         sleepers: &[Sleep::Semop(&[(0, -1, 0)]), Sleep::Hold(&[(0, 0, 0), (1, 1, UNDO)])],
         act: |s| ipc::sem_set_value(s.set, 0, 3),
+        ..PLAIN
+    },
+    Scenario {
+        name: "setval-wakes-long",
+        sleepers: &[Sleep::Semop(&LONG)],
+        act: |s| ipc::sem_set_value(s.set, 0, 1),
         ..PLAIN
     },
     Scenario {

@@ -177,10 +177,7 @@ impl Stage {
     }
 
     fn objects(&self) -> Outcome<Objects> {
-        let queue = match ipc::msg_stat(self.queue) {
-            Ok(stat) => Ok((self.messages(&stat)?, stat.msg_qbytes)),
-            Err(error) => Err(error),
-        };
+        let queue = self.queue_now()?;
         let commands = [libc::GETVAL, libc::GETNCNT, libc::GETZCNT];
         let of_sem = |num| -> Result<[i32; 3], Errno> {
             let mut three = [0; 3];
@@ -197,6 +194,21 @@ impl Stage {
             keyed: [ipc::msgget(KEY, 0).is_ok(), ipc::semget(KEY, 0, 0).is_ok()],
             totals: [msg.msgpool, msg.msgmap, msg.msgtql, sem.semusz, sem.semaem],
         })
+    }
+
+    fn queue_now(&self) -> Outcome<Result<(Vec<(i64, usize)>, u64), Errno>> {
+        loop {
+            let stat = match ipc::msg_stat(self.queue) {
+                Ok(stat) => stat,
+                Err(error) => return Ok(Err(error)),
+            };
+            let messages = self.messages(&stat);
+            // A sleeper that was woken may have sent meanwhile.
+            let moved = ipc::msg_stat(self.queue).is_ok_and(|now| now.msg_qnum != stat.msg_qnum);
+            if !moved {
+                return Ok(Ok((messages?, stat.msg_qbytes)));
+            }
+        }
     }
 
     /// The messages, one by one; what the queue says of them must agree.
