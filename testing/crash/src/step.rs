@@ -25,7 +25,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, alarm};
 
 use crate::{ipc, usage};
-use scenarios::{SCENARIOS, Scenario, Victims};
+use scenarios::{Act, SCENARIOS, Scenario, Victims};
 use stage::{Stage, State};
 
 /// A driver that needs longer for one instruction hangs.
@@ -293,11 +293,7 @@ fn rip_offset() -> ptrace::AddressType {
 }
 
 /// Waits for the end of a step; a child that has gone to sleep in it is woken, once.
-fn wait_for_step(
-    child: Pid,
-    stage: &Stage,
-    wake: &mut Option<fn(&Stage) -> Result<(), ipc::Errno>>,
-) -> Outcome<WaitStatus> {
+fn wait_for_step(child: Pid, stage: &Stage, wake: &mut Option<Act>) -> Outcome<WaitStatus> {
     while let Some(call) = *wake {
         for _ in 0..20 {
             match waitpid(child, Some(WaitPidFlag::WNOHANG))? {

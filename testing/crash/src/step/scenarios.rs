@@ -3,6 +3,9 @@
 use super::stage::{KEY, SEMS, Stage, operate, receive, send};
 use crate::ipc::{self, Errno, TEXT_SIZE};
 
+/// What is done to the objects.
+pub(super) type Act = fn(&Stage) -> Result<(), Errno>;
+
 /// A sleeper.
 pub(super) enum Sleep {
     /// Of this type, with that much room.
@@ -34,9 +37,9 @@ pub(super) struct Scenario {
     pub(super) messages: &'static [(i64, usize)],
     pub(super) values: [i32; SEMS],
     pub(super) sleepers: &'static [Sleep],
-    pub(super) act: fn(&Stage) -> Result<(), Errno>,
+    pub(super) act: Act,
     /// What wakes the child if it sleeps.
-    pub(super) wake: Option<fn(&Stage) -> Result<(), Errno>>,
+    pub(super) wake: Option<Act>,
     /// What happens before the child begins; its effect is certain, whoever brings it about.
     pub(super) start: Option<fn(&mut Stage)>,
     pub(super) victims: Victims,

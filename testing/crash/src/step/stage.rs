@@ -22,11 +22,18 @@ pub(super) fn failed(call: &'static str) -> impl Fn(Errno) -> String {
     move |error| format!("{call}: {}", std::io::Error::from_raw_os_error(error))
 }
 
+/// A queue, as calls show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Queue {
+    /// Types and sizes.
+    messages: Vec<(i64, usize)>,
+    qbytes: u64,
+}
+
 /// The objects, as calls show them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Objects {
-    /// Types and sizes of the messages, and qbytes.
-    queue: Result<(Vec<(i64, usize)>, u64), Errno>,
+    queue: Result<Queue, Errno>,
     /// GETVAL, GETNCNT and GETZCNT of each semaphore.
     set: Result<Vec<[i32; 3]>, Errno>,
     /// Whether there are a queue and a set of the key.
@@ -196,7 +203,7 @@ impl Stage {
         })
     }
 
-    fn queue_now(&self) -> Outcome<Result<(Vec<(i64, usize)>, u64), Errno>> {
+    fn queue_now(&self) -> Outcome<Result<Queue, Errno>> {
         loop {
             let stat = match ipc::msg_stat(self.queue) {
                 Ok(stat) => stat,
@@ -206,7 +213,7 @@ impl Stage {
             // A sleeper that was woken may have sent meanwhile.
             let moved = ipc::msg_stat(self.queue).is_ok_and(|now| now.msg_qnum != stat.msg_qnum);
             if !moved {
-                return Ok(Ok((messages?, stat.msg_qbytes)));
+                return Ok(Ok(Queue { messages: messages?, qbytes: stat.msg_qbytes }));
             }
         }
     }
