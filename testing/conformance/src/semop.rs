@@ -624,7 +624,13 @@ fn undo_shared_by_threads() -> Outcome {
         semop(gate, &[op(0, -1, 0)])?;
         Ok::<_, crate::errno::Errno>(joined)
     })?;
-    task.asleep()?;
+    // It also sleeps while it waits for its thread: then the semaphore has not come to 4 yet.
+    for _ in 0..1000 {
+        task.asleep()?;
+        if getval(id, 0) == Ok(4) {
+            break;
+        }
+    }
     same!(getval(id, 0), Ok(4));
     ok!(open_gate(gate));
     same!(task.report()?, Ok(true));
