@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use abi::Errno;
 use arena::{Class, Handle, ProcSlot, SLOT_LIVE, sync::Ordering::*};
 use client::wire;
-use engine::{IpcNamespace, namespace, reap};
+use engine::{IpcNamespace, ipc_sysctl::Sysctl, namespace, reap};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -67,7 +67,21 @@ pub enum Error {
 }
 
 fn known_sysctls() -> String {
-    IpcNamespace::sysctls().collect::<Vec<_>>().join(", ")
+    Sysctl::all().map(Sysctl::name).collect::<Vec<_>>().join(", ")
+}
+
+/// Sets a limit of a namespace that nobody uses yet.
+fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
+    let sysctl =
+        Sysctl::all().find(|s| s.name() == key).ok_or_else(|| Error::UnknownSysctl(key.to_owned()))?;
+    let written =
+        client::with(|ctx| sysctl.write(IpcNamespace::of(ctx.arena, ctx.host)?.get(), value.as_bytes()));
+    match written {
+        Ok(1..) => Ok(()),
+        // To write nothing changes nothing, which nobody asks for.
+        Ok(0) => Err(Error::BadValue(key.to_owned(), value.to_owned(), Errno::EINVAL)),
+        Err(errno) => Err(Error::BadValue(key.to_owned(), value.to_owned(), errno)),
+    }
 }
 
 struct Client {
@@ -165,11 +179,7 @@ impl Service {
         nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
         client::found(file.as_raw_fd(), owner, in_initial_userns()).map_err(Error::Arena)?;
         for (key, value) in sysctls {
-            let set = client::with(|ctx| IpcNamespace::of(ctx.arena, ctx.host)?.set_sysctl(key, value));
-            set.map_err(|e| match e {
-                Errno::ENOENT => Error::UnknownSysctl(key.clone()),
-                e => Error::BadValue(key.clone(), value.clone(), e),
-            })?;
+            set_sysctl(key, value)?;
         }
         let own = format!(".run-{}", std::process::id());
         let directory = base()?.join(name.unwrap_or(&own));

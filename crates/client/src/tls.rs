@@ -85,6 +85,7 @@ pub fn credentials_changed() {
 const IPC_OWNER: u32 = 1;
 const SYS_ADMIN: u32 = 2;
 const SYS_RESOURCE: u32 = 4;
+const CHECKPOINT_RESTORE: u32 = 8;
 
 impl Tls {
     /// Learns what does not change while the thread lives.
@@ -116,6 +117,7 @@ impl Tls {
             fsgid: self.fsgid.load(Relaxed),
             ipc_owner: rights & IPC_OWNER != 0,
             sys_admin: rights & SYS_ADMIN != 0,
+            checkpoint_restore: rights & CHECKPOINT_RESTORE != 0,
             sys_resource: rights & SYS_RESOURCE != 0,
         }
     }
@@ -131,6 +133,7 @@ impl Tls {
         for (right, granted) in [
             (IPC_OWNER, is_owner || has(15)),
             (SYS_ADMIN, is_owner || has(21)),
+            (CHECKPOINT_RESTORE, is_owner || has(21) || has(40)),
             (SYS_RESOURCE, initial_userns && has(24)),
         ] {
             rights |= if granted { right } else { 0 };

@@ -1,79 +1,316 @@
-//! The sysctls of a namespace: names and values of its limits.
+//! The sysctls of a namespace: names and values of its limits, as text.
 //!
-//! What users see: `kernel.msgmax` and the others, with the kernel's ranges and errors.
-//! What is missing: those of shared memory, and of POSIX queues.
+//! What users see: the files `/proc/sys/kernel/{msgmax,msgmnb,msgmni,auto_msgmni,sem,shmmax,shmall,shmmni,shm_rmid_forced,
+//! msg_next_id,sem_next_id,shm_next_id}` with the kernel's ranges and errors, to the byte that a write says it took.
+//! What is missing: those of POSIX queues.
+//!
+//! Values are single words of the namespace's root, so they need no lock.
 
-use abi::{Errno, Result};
-use arena::sync::{AtomicI32, Ordering::*};
+use abi::{Errno, Result, ipc::IPCMNI};
+use arena::sync::{AtomicI32, AtomicU64, Ordering::*};
 
-use crate::namespace::{IpcNamespace, Limit};
+use crate::{
+    namespace::{IpcNamespace, Limit},
+    proc::Line,
+    task::Cred,
+};
 
-/// One sysctl: its name and the limits it shows.
-const SYSCTLS: [(&str, &[Limit]); 4] = [
-    ("kernel.msgmax", &[Limit::MsgMax]),
-    ("kernel.msgmnb", &[Limit::MsgMnb]),
-    ("kernel.msgmni", &[Limit::MsgMni]),
-    ("kernel.sem", &[Limit::SemMsl, Limit::SemMns, Limit::SemOpm, Limit::SemMni]),
+/// A sysctl.
+pub struct Sysctl {
+    name: &'static str,
+    values: Values,
+}
+
+/// Where the values of a sysctl are.
+enum Values {
+    Ints(&'static [Limit]),
+    Ulong(fn(&IpcNamespace) -> &AtomicU64),
+    NextId(fn(&IpcNamespace) -> &AtomicI32),
+    /// 0 or 1 is accepted and forgotten.
+    Nowhere,
+}
+
+const PREFIX: &str = "kernel.";
+
+static SYSCTLS: [Sysctl; 12] = [
+    Sysctl { name: "kernel.msgmax", values: Values::Ints(&[Limit::MsgMax]) },
+    Sysctl { name: "kernel.msgmnb", values: Values::Ints(&[Limit::MsgMnb]) },
+    Sysctl { name: "kernel.msgmni", values: Values::Ints(&[Limit::MsgMni]) },
+    Sysctl { name: "kernel.auto_msgmni", values: Values::Nowhere },
+    Sysctl {
+        name: "kernel.sem",
+        values: Values::Ints(&[Limit::SemMsl, Limit::SemMns, Limit::SemOpm, Limit::SemMni]),
+    },
+    Sysctl { name: "kernel.shmmax", values: Values::Ulong(|ns| &ns.shm_ctlmax) },
+    Sysctl { name: "kernel.shmall", values: Values::Ulong(|ns| &ns.shm_ctlall) },
+    Sysctl { name: "kernel.shmmni", values: Values::Ints(&[Limit::ShmMni]) },
+    Sysctl { name: "kernel.shm_rmid_forced", values: Values::Ints(&[Limit::ShmRmidForced]) },
+    Sysctl { name: "kernel.msg_next_id", values: Values::NextId(|ns| &ns.msg_ids.next_id) },
+    Sysctl { name: "kernel.sem_next_id", values: Values::NextId(|ns| &ns.sem_ids.next_id) },
+    Sysctl { name: "kernel.shm_next_id", values: Values::NextId(|ns| &ns.shm_ids.next_id) },
 ];
-/// Sysctls that set the identifier of the next object.
-const NEXT_IDS: [&str; 2] = ["kernel.msg_next_id", "kernel.sem_next_id"];
 
-impl IpcNamespace {
-    /// The sysctls there are.
-    pub fn sysctls() -> impl Iterator<Item = &'static str> {
-        SYSCTLS.iter().map(|(name, _)| *name).chain(NEXT_IDS)
-    }
+/// Of a text that is written, the bytes that are looked at.
+const WINDOW: usize = 4095;
+/// Bytes of the longest number, with its sign or its `0x`.
+const NUMBER: usize = 20;
+/// A text of so many bytes is refused unseen.
+const TOO_LARGE: usize = 4 << 20;
 
-    /// The values of a sysctl, in order; none if there is no such sysctl.
-    pub fn sysctl(&self, name: &str) -> Option<impl Iterator<Item = i32> + '_> {
-        let limits = SYSCTLS.iter().find(|(n, _)| *n == name).map(|(_, l)| *l);
-        let next = self.next_id(name).map(|n| n.load(Relaxed));
-        (limits.is_some() || next.is_some())
-            .then(|| limits.unwrap_or(&[]).iter().map(|&l| self.limit(l)).chain(next))
-    }
-
-    fn next_id(&self, name: &str) -> Option<&AtomicI32> {
-        match name {
-            "kernel.msg_next_id" => Some(&self.msg_ids.next_id),
-            "kernel.sem_next_id" => Some(&self.sem_ids.next_id),
-            _ => None,
-        }
-    }
-
-    /// Writes a sysctl as the kernel does: numbers separated by blanks; a short list changes only its beginning; what is out
-    /// of range changes nothing, but `kernel.sem` keeps its first three values.
+/// Text that is read byte by byte, wherever it is.
+pub trait Text {
+    /// How many bytes there are.
+    fn size(&self) -> usize;
+    /// One of them.
     ///
     /// # Errors
-    /// `ENOENT` for an unknown name, `EINVAL` for what is no number or out of range, `ERANGE` for `semmni`.
-    pub fn set_sysctl(&self, name: &str, text: &str) -> Result<()> {
-        if let Some(next) = self.next_id(name) {
-            let value = text.trim().parse().ok().filter(|v| *v >= 0).ok_or(Errno::EINVAL)?;
-            next.store(value, Relaxed);
-            return Ok(());
+    /// `EFAULT` if it can't be read.
+    fn byte(&self, at: usize) -> Result<u8>;
+}
+
+impl Text for [u8] {
+    fn size(&self) -> usize {
+        self.len()
+    }
+
+    fn byte(&self, at: usize) -> Result<u8> {
+        self.get(at).copied().ok_or(Errno::EFAULT)
+    }
+}
+
+impl Sysctl {
+    /// All there are.
+    pub fn all() -> impl Iterator<Item = &'static Sysctl> {
+        SYSCTLS.iter()
+    }
+
+    /// The sysctl of a file below `/proc/sys/kernel`.
+    pub fn of_file(file: &[u8]) -> Option<&'static Sysctl> {
+        SYSCTLS.iter().find(|s| s.name.as_bytes().strip_prefix(PREFIX.as_bytes()) == Some(file))
+    }
+
+    /// The name that sysctl(8) knows it by.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether somebody may write it. Everybody may read.
+    pub fn may_write(&self, ns: &IpcNamespace, cred: &Cred) -> bool {
+        match self.values {
+            Values::NextId(_) => cred.checkpoint_restore,
+            _ => cred.euid == ns.owner_uid.load(Relaxed),
         }
-        let (_, limits) = SYSCTLS.iter().find(|(n, _)| *n == name).ok_or(Errno::ENOENT)?;
-        let mut words = text.split_ascii_whitespace();
-        if words.clone().next().is_none()
-            || words.clone().take(limits.len()).any(|w| w.parse::<i32>().is_err())
-        {
-            return Err(Errno::EINVAL);
+    }
+
+    /// What a reader sees.
+    pub fn show(&self, ns: &IpcNamespace, line: &mut Line) {
+        line.clear();
+        match self.values {
+            Values::Ints(limits) => {
+                for (at, &limit) in limits.iter().enumerate() {
+                    if at > 0 {
+                        line.push(b'\t');
+                    }
+                    line.decimal(ns.limit(limit).into(), 0);
+                }
+            }
+            Values::Ulong(of) => {
+                line.natural(of(ns).load(Relaxed));
+            }
+            Values::NextId(of) => {
+                line.decimal(of(ns).load(Relaxed).into(), 0);
+            }
+            Values::Nowhere => {
+                line.decimal(0, 0);
+            }
         }
-        for &limit in *limits {
-            let Some(value) = words.next().and_then(|w| w.parse::<i32>().ok()) else { break };
-            check_range(limit, value)?;
-            self.set_limit(limit, value);
+        line.push(b'\n');
+    }
+
+    /// A write at the file's beginning; how many bytes it took. (One further on is taken whole and changes nothing.)
+    ///
+    /// A list that is too short changes only its beginning, what is surplus is not taken. An error changes nothing but those of the values of
+    /// `kernel.sem` before it.
+    ///
+    /// # Errors
+    /// `EINVAL` for what is no number or out of range, `ERANGE` for `semmni`, `ENOMEM` for a text of 4 MiB, `EFAULT`.
+    pub fn write(&self, ns: &IpcNamespace, text: &(impl Text + ?Sized)) -> Result<usize> {
+        match text.size() {
+            0 => return Ok(0),
+            TOO_LARGE.. => return Err(Errno::ENOMEM),
+            _ => {}
         }
-        Ok(())
+        let mut words = Words { text, at: 0, end: text.size().min(WINDOW) };
+        match self.values {
+            Values::Ints(limits) => {
+                for (at, &limit) in limits.iter().enumerate() {
+                    match words.int()? {
+                        Some(value) => {
+                            check_range(limit, value)?;
+                            ns.set_limit(limit, value);
+                        }
+                        None if at == 0 => return Err(Errno::EINVAL),
+                        None => break,
+                    }
+                }
+            }
+            Values::Ulong(of) => match words.number()? {
+                Some((false, value)) => of(ns).store(value, Relaxed),
+                _ => return Err(Errno::EINVAL),
+            },
+            Values::NextId(of) => {
+                let value = words.int()?.filter(|v| *v >= 0).ok_or(Errno::EINVAL)?;
+                of(ns).store(value, Relaxed);
+            }
+            Values::Nowhere => {
+                words.int()?.filter(|v| matches!(v, 0 | 1)).ok_or(Errno::EINVAL)?;
+            }
+        }
+        words.skip_spaces()?;
+        Ok(text.size() - (words.end - words.at))
     }
 }
 
 #[expect(clippy::cast_possible_wrap, reason = "a constant")]
 fn check_range(limit: Limit, value: i32) -> Result<()> {
-    let most = abi::ipc::IPCMNI as i32;
+    let most = IPCMNI as i32;
     match limit {
         Limit::MsgMax | Limit::MsgMnb if value < 0 => Err(Errno::EINVAL),
-        Limit::MsgMni if !(0..=most).contains(&value) => Err(Errno::EINVAL),
+        Limit::MsgMni | Limit::ShmMni if !(0..=most).contains(&value) => Err(Errno::EINVAL),
+        Limit::ShmRmidForced if !(0..=1).contains(&value) => Err(Errno::EINVAL),
         Limit::SemMni if !(0..=most).contains(&value) => Err(Errno::ERANGE),
         _ => Ok(()),
+    }
+}
+
+/// The numbers in a text.
+struct Words<'a, T: Text + ?Sized> {
+    text: &'a T,
+    at: usize,
+    end: usize,
+}
+
+impl<T: Text + ?Sized> Words<'_, T> {
+    fn peek(&self) -> Result<Option<u8>> {
+        if self.at < self.end { self.text.byte(self.at).map(Some) } else { Ok(None) }
+    }
+
+    fn skip_spaces(&mut self) -> Result<()> {
+        // The kernel's isspace, with the blank of Latin-1.
+        while let Some(b'\t'..=b'\r' | b' ' | 0xa0) = self.peek()? {
+            self.at += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether there was a minus, and the number behind it; none at the end.
+    fn number(&mut self) -> Result<Option<(bool, u64)>> {
+        self.skip_spaces()?;
+        let start = self.at;
+        let Some(first) = self.peek()? else { return Ok(None) };
+        let minus = first == b'-';
+        self.at += usize::from(minus);
+        if !self.peek()?.is_some_and(|b| b.is_ascii_digit()) {
+            return Err(Errno::EINVAL);
+        }
+        let base = self.base()?;
+        let mut value = 0u64;
+        while let Some(digit) = self.peek()?.and_then(|b| char::from(b).to_digit(base)) {
+            let with = value.checked_mul(base.into()).and_then(|v| v.checked_add(digit.into()));
+            value = with.ok_or(Errno::EINVAL)?;
+            self.at += 1;
+        }
+        let ends = matches!(self.peek()?, None | Some(b' ' | b'\t' | b'\n'));
+        if ends && self.at - start <= NUMBER { Ok(Some((minus, value))) } else { Err(Errno::EINVAL) }
+    }
+
+    /// The base of the digits that follow, whose mark is passed over.
+    fn base(&mut self) -> Result<u32> {
+        let ahead = |by: usize| -> Result<u8> {
+            if self.at + by < self.end { self.text.byte(self.at + by) } else { Ok(0) }
+        };
+        Ok(if ahead(0)? != b'0' {
+            10
+        } else if matches!(ahead(1)?, b'x' | b'X') && ahead(2)?.is_ascii_hexdigit() {
+            self.at += 2;
+            16
+        } else {
+            8
+        })
+    }
+
+    fn int(&mut self) -> Result<Option<i32>> {
+        let Some((minus, value)) = self.number()? else { return Ok(None) };
+        let value = i64::try_from(value).map_err(|_| Errno::EINVAL)?;
+        i32::try_from(if minus { -value } else { value }).map(Some).map_err(|_| Errno::EINVAL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ints(text: &[u8]) -> (Result<Option<i32>>, usize) {
+        let mut words = Words { text, at: 0, end: text.len().min(WINDOW) };
+        (words.int(), words.at)
+    }
+
+    #[test]
+    fn numbers_are_the_kernels() {
+        for (text, value) in [
+            (&b"7"[..], 7),
+            (b" \t\n\x0b\x0c\r\xa07\n", 7),
+            (b"-1", -1),
+            (b"-0", 0),
+            (b"0x10", 16),
+            (b"0X1f ", 31),
+            (b"-0x1", -1),
+            (b"010", 8),
+            (b"00000000000000000005", 5),
+            (b"1\n2", 1),
+            (b"2147483647", i32::MAX),
+            (b"-2147483648", i32::MIN),
+        ] {
+            assert_eq!(ints(text).0, Ok(Some(value)), "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for text in [
+            &b"x"[..],
+            b"+1",
+            b"--1",
+            b"-",
+            b"- 1",
+            b"1x",
+            b"1\0",
+            b"1\r\n",
+            b"1\x0b",
+            b"1\xa0",
+            b"1,2",
+            b"08",
+            b"0x",
+            b"0xg",
+            b"000000000000000000005",
+            b"-00000000000000000000",
+            b"2147483648",
+            b"-2147483649",
+            b"4294967297",
+            b"18446744073709551616",
+        ] {
+            assert_eq!(ints(text).0, Err(Errno::EINVAL), "{}", text.escape_ascii());
+        }
+        assert_eq!(ints(b" \n").0, Ok(None));
+    }
+
+    #[test]
+    fn only_the_first_bytes_are_looked_at() {
+        let mut text = [b' '; 5000];
+        text[WINDOW - 1] = b'7';
+        text[WINDOW] = b'8';
+        assert_eq!(ints(&text), (Ok(Some(7)), WINDOW));
+        text[WINDOW - 1] = b' ';
+        assert_eq!(ints(&text), (Ok(None), WINDOW));
     }
 }

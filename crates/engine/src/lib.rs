@@ -12,10 +12,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod ipc_sysctl;
+pub mod ipc_sysctl;
 pub mod msg;
 mod msgutil;
 pub mod namespace;
+pub mod proc;
 pub mod reap;
 pub mod sem;
 pub mod syscall;

@@ -16,6 +16,8 @@ pub struct Cred {
     pub ipc_owner: bool,
     /// Whether `CAP_SYS_ADMIN` in the namespace is held.
     pub sys_admin: bool,
+    /// Whether `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` in the namespace is held.
+    pub checkpoint_restore: bool,
     /// Whether `CAP_SYS_RESOURCE` in the initial user namespace is held.
     pub sys_resource: bool,
 }

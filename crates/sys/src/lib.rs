@@ -12,6 +12,7 @@ use core::sync::atomic::AtomicU32;
 use abi::{Errno, Result, time::Timespec};
 
 pub mod copy;
+pub mod file;
 pub mod net;
 pub mod park;
 pub mod robust;

@@ -47,6 +47,17 @@ struct Control {
 pub struct Fd(i32);
 
 impl Fd {
+    pub(crate) fn own(fd: i32) -> Fd {
+        Fd(fd)
+    }
+
+    /// The number, which is no longer closed.
+    pub fn leak(self) -> i32 {
+        let fd = self.0;
+        core::mem::forget(self);
+        fd
+    }
+
     /// Its number.
     pub fn raw(&self) -> i32 {
         self.0
