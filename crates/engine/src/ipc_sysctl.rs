@@ -12,7 +12,7 @@ use arena::sync::{AtomicI32, AtomicU64, Ordering::*};
 use crate::{
     namespace::{IpcNamespace, Limit},
     proc::Line,
-    task::Cred,
+    task::Task,
 };
 
 /// A sysctl.
@@ -86,7 +86,7 @@ impl Sysctl {
 
     /// The sysctl of a file below `/proc/sys/kernel`.
     pub fn of_file(file: &[u8]) -> Option<&'static Sysctl> {
-        SYSCTLS.iter().find(|s| s.name.as_bytes().strip_prefix(PREFIX.as_bytes()) == Some(file))
+        SYSCTLS.iter().find(|s| s.file() == file)
     }
 
     /// The name that sysctl(8) knows it by.
@@ -94,8 +94,14 @@ impl Sysctl {
         self.name
     }
 
-    /// Whether somebody may write it. Everybody may read.
-    pub fn may_write(&self, ns: &IpcNamespace, cred: &Cred) -> bool {
+    /// The name of the file below `/proc/sys/kernel`.
+    pub fn file(&self) -> &'static [u8] {
+        self.name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default()
+    }
+
+    /// Whether the caller may write it. Everybody may read.
+    pub fn may_write<T: Task>(&self, task: &T, ns: &IpcNamespace) -> bool {
+        let cred = task.cred();
         match self.values {
             Values::NextId(_) => cred.checkpoint_restore,
             _ => cred.euid == ns.owner_uid.load(Relaxed),
@@ -127,17 +133,27 @@ impl Sysctl {
         line.push(b'\n');
     }
 
-    /// A write at the file's beginning; how many bytes it took. (One further on is taken whole and changes nothing.)
+    /// A write at `offset` in the file; how many bytes it took. Only one at the beginning changes anything.
     ///
     /// A list that is too short changes only its beginning, what is surplus is not taken. An error changes nothing but those of the values of
     /// `kernel.sem` before it.
     ///
     /// # Errors
-    /// `EINVAL` for what is no number or out of range, `ERANGE` for `semmni`, `ENOMEM` for a text of 4 MiB, `EFAULT`.
-    pub fn write(&self, ns: &IpcNamespace, text: &(impl Text + ?Sized)) -> Result<usize> {
+    /// `EPERM` for who has lost the right since opening, `EINVAL` for what is no number or out of range, `ERANGE` for `semmni`, `ENOMEM` for a
+    /// text of 4 MiB, `EFAULT`.
+    pub fn write<T: Task>(
+        &self,
+        task: &T,
+        ns: &IpcNamespace,
+        text: &(impl Text + ?Sized),
+        offset: u64,
+    ) -> Result<usize> {
+        if !self.may_write(task, ns) {
+            return Err(Errno::EPERM);
+        }
         match text.size() {
-            0 => return Ok(0),
             TOO_LARGE.. => return Err(Errno::ENOMEM),
+            size if size == 0 || offset != 0 => return Ok(size),
             _ => {}
         }
         let mut words = Words { text, at: 0, end: text.size().min(WINDOW) };

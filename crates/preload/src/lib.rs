@@ -1,8 +1,9 @@
 //! The libc symbols of System V IPC, for dynamic programs.
 //!
 //! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl`, and `syscall` with their numbers,
-//! act on the namespace of `ipcspace run`; the calls that change credentials are watched, those that
-//! install signal handlers or change signal masks are, and `dlopen` is, for its `RTLD_DEEPBIND`.
+//! act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
+//! credentials are watched, those that install signal handlers or change signal masks are, and `dlopen` is, for its
+//! `RTLD_DEEPBIND`.
 //! What is missing: shared memory, POSIX queues.
 //!
 //! No logic here: decode, call, encode. `errno` is written in [`finish`] only.
@@ -15,6 +16,8 @@
 
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod credentials;
+#[expect(unreachable_pub, reason = "exported to C by name")]
+mod files;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod loader;
 #[expect(unreachable_pub, reason = "exported to C by name")]
@@ -35,13 +38,22 @@ unsafe extern "C" {
     fn __errno_location() -> *mut c_int;
 }
 
-/// The one place where `errno` is written.
+fn errno() -> c_int {
+    // SAFETY: libc's errno of this thread.
+    unsafe { __errno_location().read() }
+}
+
+fn set_errno(value: c_int) {
+    // SAFETY: libc's errno of this thread.
+    unsafe { __errno_location().write(value) };
+}
+
+/// The one place where `errno` is written for a call.
 fn finish(result: Result<i64>) -> i64 {
     match result {
         Ok(value) => value,
         Err(error) => {
-            // SAFETY: libc's errno of this thread.
-            unsafe { __errno_location().write(error.raw()) };
+            set_errno(error.raw());
             -1
         }
     }

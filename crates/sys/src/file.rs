@@ -21,6 +21,8 @@ pub const O_CLOEXEC: i32 = 0o2_000_000;
 pub const O_PATH: i32 = 0o10_000_000;
 /// `F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE`: never to be changed again.
 pub const SEALED: u32 = 15;
+/// No more seals.
+pub const SEAL_SEAL: u32 = 1;
 
 fn at(fd: i32) -> usize {
     // Sign and all, as AT_FDCWD is passed.
@@ -44,9 +46,7 @@ pub fn memfd(name: &CStr) -> Result<Fd> {
 pub fn write_all(fd: &Fd, mut bytes: &[u8]) -> Result<()> {
     while !bytes.is_empty() {
         // SAFETY: the slice is valid.
-        match check(unsafe {
-            syscall6(1, at(fd.raw()), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0)
-        }) {
+        match check(unsafe { syscall6(1, at(fd.raw()), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0) }) {
             Ok(0) => return Err(Errno::ENOSPC),
             Ok(written) => bytes = &bytes[written.min(bytes.len())..],
             Err(Errno::EINTR) => {}
@@ -89,6 +89,17 @@ pub fn flags(fd: i32) -> Result<i32> {
     check(unsafe { syscall6(72, at(fd), F_GETFL, 0, 0, 0, 0) }).map(|f| f as i32)
 }
 
+/// Whether exec closes the descriptor, as the flag of `open`.
+///
+/// # Errors
+/// `EBADF`.
+pub fn cloexec(fd: i32) -> Result<i32> {
+    const F_GETFD: usize = 1;
+    // SAFETY: integers.
+    let flags = check(unsafe { syscall6(72, at(fd), F_GETFD, 0, 0, 0, 0) })?;
+    Ok(if flags & 1 != 0 { O_CLOEXEC } else { 0 })
+}
+
 /// `/proc/self/fd/N`, terminated.
 struct Link([u8; 26]);
 
@@ -125,8 +136,8 @@ pub unsafe fn openat(dir: i32, path: usize, flags: i32) -> Result<Fd> {
 ///
 /// # Errors
 /// Those of `open`.
-pub fn reopen(fd: &Fd, flags: i32) -> Result<Fd> {
-    let link = Link::of(fd.raw());
+pub fn reopen(fd: i32, flags: i32) -> Result<Fd> {
+    let link = Link::of(fd);
     // SAFETY: a terminated string.
     unsafe { openat(AT_FDCWD, link.0.as_ptr() as usize, flags) }
 }
@@ -139,15 +150,7 @@ pub fn link_of(fd: i32, text: &mut [u8]) -> Result<&[u8]> {
     let link = Link::of(fd);
     // SAFETY: a terminated string, and room for what is written.
     let len = check(unsafe {
-        syscall6(
-            267,
-            at(AT_FDCWD),
-            link.0.as_ptr() as usize,
-            text.as_mut_ptr() as usize,
-            text.len(),
-            0,
-            0,
-        )
+        syscall6(267, at(AT_FDCWD), link.0.as_ptr() as usize, text.as_mut_ptr() as usize, text.len(), 0, 0)
     })?;
     Ok(&text[..len.min(text.len())])
 }

@@ -1,0 +1,155 @@
+//! The files of the namespace: `/proc/sysvipc/{msg,sem,shm}` and the sysctls of `ipc/` below `/proc/sys/kernel`.
+//!
+//! What users see: plain `ipcs`, `lsipc`, `sysctl`, `cat` and shell redirection see the namespace. A file that is opened becomes a
+//! memfd with the text of that moment, at the number that the kernel gave; a sysctl that is opened for writing, one whose writes go to the
+//! namespace.
+//! What is missing: opening by system calls of the program's own, `stat` (the kernel's own file is shown); see LIMITATIONS.md.
+//!
+//! The kernel opens first, so that it makes all its checks, also of the path's address, and only then is looked at what was opened: the last
+//! component of the path decides whether it can be one of ours, the descriptor's link in /proc whether it is. So no form of a path
+//! (relative, by a symbolic link of the same name, with dots) needs to be understood here.
+
+mod path;
+mod stream;
+mod symbols;
+mod write;
+
+use core::ffi::{CStr, c_int};
+
+use abi::{Errno, Result};
+use engine::{
+    IpcNamespace,
+    ipc_sysctl::Sysctl,
+    proc::{Line, Sysvipc},
+};
+use sys::{file, net::Fd};
+
+use path::File;
+
+const O_ACCMODE: i32 = 3;
+const O_RDONLY: i32 = 0;
+const O_WRONLY: i32 = 1;
+const O_NONBLOCK: i32 = 0o4000;
+/// What a sysctl that is open for writing is named, for programs to which it is handed on.
+const WRITTEN: &[u8] = b"ipcspace:";
+
+/// Runs an operation on the namespace. Where there is none, its files are not there either.
+fn with<R>(operation: impl FnOnce(&client::Operation<'_>, &IpcNamespace) -> Result<R>) -> Result<R> {
+    client::with(|ctx| operation(ctx, IpcNamespace::of(ctx.arena, ctx.host)?.get()))
+        .map_err(|error| if error == Errno::ENOSYS { Errno::ENOENT } else { error })
+}
+
+/// Whether the caller may write the sysctl now.
+fn may_write(sysctl: &Sysctl) -> Result<bool> {
+    with(|ctx, ns| Ok(sysctl.may_write(ctx.host, ns)))
+}
+
+/// A descriptor of the file, opened with these flags.
+fn make(of: File, flags: i32) -> Result<Fd> {
+    let writes = flags & O_ACCMODE != O_RDONLY;
+    let mut name = [0; 64];
+    let fd = file::memfd(name_of(of, writes, &mut name)?)?;
+    match of {
+        File::Sysvipc(list) => {
+            write_list(list, &fd)?;
+            file::fchmod(&fd, 0o444)?;
+        }
+        File::Sysctl(sysctl) => {
+            if writes && !may_write(sysctl)? {
+                return Err(Errno::EACCES);
+            }
+            let mut line = Line::default();
+            with(|_, ns| {
+                sysctl.show(ns, &mut line);
+                Ok(())
+            })?;
+            if flags & O_ACCMODE != O_WRONLY {
+                file::write_all(&fd, line.text())?;
+            }
+            file::fchmod(&fd, 0o644)?;
+        }
+    }
+    // What libc writes for a stream, by calls that nobody sees, is found in the file; see `stream`.
+    let collects = writes && matches!(of, File::Sysctl(_)) && flags & O_ACCMODE == O_WRONLY;
+    file::seal(&fd, if collects { file::SEAL_SEAL } else { file::SEALED })?;
+    file::reopen(fd.raw(), flags & (O_ACCMODE | O_NONBLOCK | file::O_CLOEXEC))
+}
+
+/// The memfd's name: the file's path, or a mark.
+fn name_of(of: File, writes: bool, room: &mut [u8; 64]) -> Result<&CStr> {
+    let parts = match of {
+        File::Sysvipc(Sysvipc::Msg) => [path::SYSVIPC, b"msg"],
+        File::Sysvipc(Sysvipc::Sem) => [path::SYSVIPC, b"sem"],
+        File::Sysvipc(Sysvipc::Shm) => [path::SYSVIPC, b"shm"],
+        File::Sysctl(sysctl) if writes => [WRITTEN, sysctl.file()],
+        File::Sysctl(sysctl) => [path::SYSCTL, sysctl.file()],
+    };
+    for (to, from) in room.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    CStr::from_bytes_until_nul(room).map_err(|_| Errno::EINVAL)
+}
+
+fn write_list(list: Sysvipc, fd: &Fd) -> Result<()> {
+    file::write_all(fd, list.header().as_bytes())?;
+    let mut line = Line::default();
+    let mut from = 0;
+    while let Some(next) = with(|ctx, _| list.row(ctx, from, &mut line))? {
+        file::write_all(fd, line.text())?;
+        from = next;
+    }
+    Ok(())
+}
+
+/// Which of the namespace's files a descriptor of the kernel's is.
+fn identify(fd: i32) -> Option<File> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let mut text = [0; 64];
+    let link = file::link_of(fd, &mut text).ok()?;
+    path::of_path(link).filter(|_| file::is_on(fd, PROC_SUPER_MAGIC))
+}
+
+/// Puts the namespace's file at the number of the kernel's, if it is one.
+///
+/// # Errors
+/// Why it can't be made; the descriptor is the kernel's still.
+fn replace(fd: i32) -> Result<()> {
+    let Some(of) = identify(fd) else { return Ok(()) };
+    let flags = file::flags(fd)?;
+    if flags & file::O_PATH == 0 {
+        file::put_at(make(of, flags)?, fd, file::cloexec(fd)?)?;
+        write::opened(fd);
+    }
+    Ok(())
+}
+
+/// The namespace's file where the kernel refused its own: for want of rights, which the namespace's owner has here, or because the
+/// kernel has no such file.
+///
+/// # Safety
+/// The kernel has read the path.
+unsafe fn open_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Result<c_int> {
+    // SAFETY: the caller's promise.
+    let of = unsafe { find_refused(why, dir, path, flags) }.ok_or(why)?;
+    let fd = make(of, flags)?.leak();
+    write::opened(fd);
+    Ok(fd)
+}
+
+/// Which file a path names that the kernel refused.
+///
+/// # Safety
+/// As [`open_refused`].
+unsafe fn find_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Option<File> {
+    const KEPT: i32 = 0o400_000; // O_NOFOLLOW
+    match why {
+        Errno::EACCES => {
+            // SAFETY: the kernel checks the address.
+            let name = unsafe { file::openat(dir, path, flags & KEPT | file::O_PATH | file::O_CLOEXEC) };
+            identify(name.ok()?.raw()).filter(|of| matches!(of, File::Sysctl(_)))
+        }
+        // SAFETY: the caller's promise.
+        Errno::ENOENT => path::of_path(unsafe { path::text(path) }),
+        _ => None,
+    }
+}

@@ -1,0 +1,492 @@
+//! The symbols of libc that open, write, flush, close and copy.
+//!
+//! Each jumps to libc's function with the arguments it was called with: behind it, if there is something to be done then; in front of it
+//! otherwise, so that libc's is cancelled and unwound as if nothing were between. `write` and `close` cost a compare more than libc's.
+//!
+//! # Safety
+//! Each has the signature of libc's, of which no more is passed on than there is: registers as they were.
+
+use core::{
+    arch::naked_asm,
+    ffi::{CStr, c_char, c_int, c_void},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use abi::Errno;
+
+use super::{
+    find_refused, may_write, open_refused,
+    path::{File, may_be_ours},
+    replace, stream, write,
+};
+
+unsafe extern "C" {
+    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void;
+}
+
+/// A function of libc behind ours of the same name.
+struct Next {
+    name: &'static CStr,
+    address: AtomicUsize,
+}
+
+impl Next {
+    const fn new(name: &'static CStr) -> Next {
+        Next { name, address: AtomicUsize::new(0) }
+    }
+
+    fn get(&self) -> usize {
+        match self.address.load(Relaxed) {
+            0 => self.find(),
+            address => address,
+        }
+    }
+
+    #[cold]
+    fn find(&self) -> usize {
+        const RTLD_NEXT: *mut c_void = core::ptr::without_provenance_mut(usize::MAX);
+        // SAFETY: a terminated name; RTLD_NEXT is a handle that dlsym knows.
+        let found = unsafe { dlsym(RTLD_NEXT, self.name.as_ptr()) }.addr();
+        let address = if found == 0 { absent as *const () as usize } else { found };
+        self.address.store(address, Relaxed);
+        address
+    }
+}
+
+/// Stands for what this libc does not have, so that no program was built to call it.
+extern "C" fn absent() -> isize {
+    crate::finish(Err(Errno::ENOSYS)) as isize
+}
+
+/// `name` calls libc's, then `behind` with the result and the first three arguments, whose result is the call's.
+macro_rules! behind {
+    ($($name:ident = $libc:literal, $next:ident, $behind:path;)*) => { $(
+        static $next: Next = Next::new($libc);
+
+        /// libc's, and what was opened is looked at.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            extern "C" fn find() -> usize {
+                $next.find()
+            }
+            naked_asm!(
+                ".cfi_startproc",
+                "endbr64",
+                "push rdi",
+                ".cfi_adjust_cfa_offset 8",
+                "push rsi",
+                ".cfi_adjust_cfa_offset 8",
+                // The stack is aligned after this one.
+                "push rdx",
+                ".cfi_adjust_cfa_offset 8",
+                "mov rax, [rip + {next} + {address}]",
+                "test rax, rax",
+                "jnz 2f",
+                "push rcx",
+                ".cfi_adjust_cfa_offset 8",
+                "push r8",
+                ".cfi_adjust_cfa_offset 8",
+                "call {find}",
+                "pop r8",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rcx",
+                ".cfi_adjust_cfa_offset -8",
+                "mov rdx, [rsp]",
+                "mov rsi, [rsp + 8]",
+                "mov rdi, [rsp + 16]",
+                "2:",
+                "call rax",
+                "pop rcx",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rdx",
+                ".cfi_adjust_cfa_offset -8",
+                "pop rsi",
+                ".cfi_adjust_cfa_offset -8",
+                "mov rdi, rax",
+                "jmp {behind}",
+                ".cfi_endproc",
+                next = sym $next,
+                address = const core::mem::offset_of!(Next, address),
+                find = sym find,
+                behind = sym $behind,
+            )
+        }
+    )* };
+}
+
+behind! {
+    open = c"open", OPEN, opened;
+    open64 = c"open64", OPEN64, opened;
+    __open_2 = c"__open_2", OPEN_2, opened;
+    __open64_2 = c"__open64_2", OPEN64_2, opened;
+    openat = c"openat", OPENAT, opened_at;
+    openat64 = c"openat64", OPENAT64, opened_at;
+    __openat_2 = c"__openat_2", OPENAT_2, opened_at;
+    __openat64_2 = c"__openat64_2", OPENAT64_2, opened_at;
+    creat = c"creat", CREAT, created;
+    creat64 = c"creat64", CREAT64, created;
+    fopen = c"fopen", FOPEN, stream_opened;
+    fopen64 = c"fopen64", FOPEN64, stream_opened;
+    freopen = c"freopen", FREOPEN, stream_reopened;
+    freopen64 = c"freopen64", FREOPEN64, stream_reopened;
+    access = c"access", ACCESS, accessed;
+    euidaccess = c"euidaccess", EUIDACCESS, accessed;
+    eaccess = c"eaccess", EACCESS, accessed;
+    faccessat = c"faccessat", FACCESSAT, accessed_at;
+}
+
+/// `name` asks `choose` which function to jump to.
+macro_rules! in_front {
+    ($($name:ident = $libc:literal, $next:ident, $choose:path;)*) => { $(
+        static $next: Next = Next::new($libc);
+
+        /// libc's, but for descriptors of ours.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            extern "C" fn choose(first: usize, second: usize) -> usize {
+                $choose(first, second).unwrap_or_else(|| $next.get())
+            }
+            naked_asm!(
+                "endbr64",
+                "push rdi",
+                "push rsi",
+                "push rdx",
+                "push rcx",
+                "push r8",
+                "call {choose}",
+                "pop r8",
+                "pop rcx",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                "jmp rax",
+                choose = sym choose,
+            )
+        }
+    )* };
+}
+
+in_front! {
+    pwrite = c"pwrite", PWRITE, choose_pwrite;
+    pwrite64 = c"pwrite64", PWRITE64, choose_pwrite;
+    writev = c"writev", WRITEV, choose_writev;
+    fcntl = c"fcntl", FCNTL, choose_fcntl;
+    fcntl64 = c"fcntl64", FCNTL64, choose_fcntl64;
+    fflush = c"fflush", FFLUSH, choose_flush;
+    fflush_unlocked = c"fflush_unlocked", FFLUSH_UNLOCKED, choose_flush;
+    fclose = c"fclose", FCLOSE, choose_fclose;
+}
+
+/// `name` goes to libc's at once if the table says so of its descriptor, and asks `choose` otherwise.
+macro_rules! by_table {
+    ($($name:ident = $libc:literal, $next:ident, $compare:literal $state:path, $choose:path;)*) => { $(
+        static $next: Next = Next::new($libc);
+
+        /// libc's, but for descriptors of ours.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name() {
+            extern "C" fn choose(fd: c_int) -> usize {
+                $choose(fd).unwrap_or_else(|| $next.get())
+            }
+            naked_asm!(
+                "endbr64",
+                "cmp edi, {numbers}",
+                "jae 2f",
+                "mov eax, edi",
+                "lea r8, [rip + {known}]",
+                "cmp byte ptr [r8 + rax], {state}",
+                $compare,
+                "mov rax, [rip + {next} + {address}]",
+                "test rax, rax",
+                "jz 2f",
+                "jmp rax",
+                "2:",
+                "push rdi",
+                "push rsi",
+                "push rdx",
+                "call {choose}",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                "jmp rax",
+                numbers = const write::NUMBERS,
+                known = sym write::KNOWN,
+                state = const $state,
+                next = sym $next,
+                address = const core::mem::offset_of!(Next, address),
+                choose = sym choose,
+            )
+        }
+    )* };
+}
+
+by_table! {
+    write = c"write", WRITE, "jne 2f" write::PLAIN, choose_write;
+    close = c"close", CLOSE, "je 2f" write::OURS, choose_close;
+}
+
+type Dup = extern "C" fn(c_int, c_int, c_int) -> c_int;
+type OfStream = unsafe extern "C" fn(*mut c_void) -> c_int;
+
+macro_rules! libc_functions {
+    ($($name:ident = $next:ident: $kind:ty;)*) => { $(
+        pub(super) fn $name() -> $kind {
+            // SAFETY: libc's function of that name has this signature; surplus arguments are not looked at.
+            unsafe { core::mem::transmute::<usize, $kind>($next.get()) }
+        }
+    )* };
+}
+
+libc_functions! {
+    libc_fflush = FFLUSH: OfStream;
+    libc_fclose = FCLOSE: OfStream;
+    libc_dup = DUP: Dup;
+    libc_dup2 = DUP2: Dup;
+    libc_dup3 = DUP3: Dup;
+    libc_fcntl = FCNTL: Dup;
+    libc_fcntl64 = FCNTL64: Dup;
+}
+
+// ---- what is behind
+
+/// Why libc's function failed; none if it didn't.
+fn refused(result: isize) -> Option<Errno> {
+    (result == -1).then(|| Errno::from_raw(crate::errno()))
+}
+
+/// Whether the path, which the kernel has seen, can be one of ours.
+fn is_candidate(why: Option<Errno>, path: usize) -> bool {
+    // SAFETY: the kernel has read it.
+    path != 0 && why != Some(Errno::EFAULT) && unsafe { may_be_ours(path) }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the calls return an int, and take them")]
+extern "C" fn opened_at(result: c_int, dir: c_int, path: usize, flags: usize) -> c_int {
+    let why = refused(result as isize);
+    if is_candidate(why, path) { settle(result, why, dir, path, flags as i32) } else { result }
+}
+
+extern "C" fn opened(result: c_int, path: usize, flags: usize) -> c_int {
+    opened_at(result, sys::file::AT_FDCWD, path, flags)
+}
+
+extern "C" fn created(result: c_int, path: usize) -> c_int {
+    const O_WRONLY_CREAT_TRUNC: usize = 0o1101;
+    opened_at(result, sys::file::AT_FDCWD, path, O_WRONLY_CREAT_TRUNC)
+}
+
+#[cold]
+fn settle(result: c_int, why: Option<Errno>, dir: c_int, path: usize, flags: i32) -> c_int {
+    let done = match why {
+        // SAFETY: the kernel has read the path.
+        Some(why) => unsafe { open_refused(why, dir, path, flags) },
+        None => replace(result).map(|()| result),
+    };
+    if done.is_err() && result >= 0 {
+        sys::file::close(result);
+    }
+    crate::finish_int(done.map(i64::from))
+}
+
+extern "C" fn stream_opened(result: *mut c_void, path: usize, mode: *const c_char) -> *mut c_void {
+    let why = result.is_null().then(|| Errno::from_raw(crate::errno()));
+    if is_candidate(why, path) { settle_stream(result, why, path, mode) } else { result }
+}
+
+#[cold]
+fn settle_stream(result: *mut c_void, why: Option<Errno>, path: usize, mode: *const c_char) -> *mut c_void {
+    let Some(why) = why else { return replace_stream(result) };
+    // SAFETY: the kernel has read the path, libc the mode.
+    let opened = unsafe { open_refused(why, sys::file::AT_FDCWD, path, flags_of(mode)) };
+    match opened {
+        // SAFETY: a descriptor of ours, and the program's mode.
+        Ok(fd) => unsafe { fdopen(fd, mode) },
+        Err(error) => {
+            crate::finish(Err(error));
+            core::ptr::null_mut()
+        }
+    }
+}
+
+/// The flags of `open` for a mode of `fopen`.
+///
+/// # Safety
+/// A terminated string.
+unsafe fn flags_of(mode: *const c_char) -> i32 {
+    // SAFETY: the caller's promise.
+    let mode = unsafe { CStr::from_ptr(mode) }.to_bytes();
+    let kind = match mode.first() {
+        _ if mode.contains(&b'+') => 2,
+        Some(b'r') => super::O_RDONLY,
+        _ => super::O_WRONLY,
+    };
+    kind | if mode.contains(&b'e') { sys::file::O_CLOEXEC } else { 0 }
+}
+
+/// A new stream: nothing was read yet, so another file can take the place of its own.
+fn replace_stream(stream: *mut c_void) -> *mut c_void {
+    // SAFETY: libc has just made it.
+    match replace(unsafe { stream::descriptor(stream) }) {
+        Ok(()) => stream,
+        Err(error) => {
+            // SAFETY: nobody else knows the stream.
+            unsafe { libc_fclose()(stream) };
+            crate::finish(Err(error));
+            core::ptr::null_mut()
+        }
+    }
+}
+
+extern "C" fn stream_reopened(result: *mut c_void, path: usize) -> *mut c_void {
+    if !result.is_null() && is_candidate(None, path) { replace_stream(result) } else { result }
+}
+
+extern "C" fn accessed_at(result: c_int, dir: c_int, path: usize, mode: usize) -> c_int {
+    const X_OK: usize = 1;
+    const W_OK: usize = 2;
+    let Some(why) = refused(result as isize) else { return result };
+    if mode & X_OK != 0 || !is_candidate(Some(why), path) {
+        return result;
+    }
+    // SAFETY: the kernel has read the path.
+    let allowed = match unsafe { find_refused(why, dir, path, 0) } {
+        None => Err(why),
+        Some(File::Sysctl(sysctl)) if mode & W_OK != 0 => match may_write(sysctl) {
+            Ok(false) => Err(Errno::EACCES),
+            other => other,
+        },
+        Some(File::Sysvipc(_)) if mode & W_OK != 0 => Err(Errno::EACCES),
+        Some(_) => Ok(true),
+    };
+    crate::finish_int(allowed.map(|_| 0))
+}
+
+extern "C" fn accessed(result: c_int, path: usize, mode: usize) -> c_int {
+    accessed_at(result, sys::file::AT_FDCWD, path, mode)
+}
+
+// ---- what is in front: the function to jump to, none for libc's
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "an int in a register")]
+fn as_int(register: usize) -> c_int {
+    register as c_int
+}
+
+fn choose_write(fd: c_int) -> Option<usize> {
+    write::of_descriptor(fd).map(|_| write_ours as *const () as usize)
+}
+
+fn choose_pwrite(fd: usize, _: usize) -> Option<usize> {
+    write::of_descriptor(as_int(fd)).map(|_| pwrite_ours as *const () as usize)
+}
+
+fn choose_writev(fd: usize, _: usize) -> Option<usize> {
+    write::of_descriptor(as_int(fd)).map(|_| writev_ours as *const () as usize)
+}
+
+fn choose_close(fd: c_int) -> Option<usize> {
+    if write::is_known(fd) {
+        // Its last chance; nobody hears of an error.
+        let _ = stream::carry(fd);
+        write::closed(fd);
+    }
+    None
+}
+
+fn is_dup(command: usize) -> bool {
+    const F_DUPFD: c_int = 0;
+    const F_DUPFD_CLOEXEC: c_int = 1030;
+    matches!(as_int(command), F_DUPFD | F_DUPFD_CLOEXEC)
+}
+
+fn choose_fcntl(_: usize, command: usize) -> Option<usize> {
+    is_dup(command).then_some(fcntl_dup as *const () as usize)
+}
+
+fn choose_fcntl64(_: usize, command: usize) -> Option<usize> {
+    is_dup(command).then_some(fcntl64_dup as *const () as usize)
+}
+
+fn of_stream(stream: usize) -> bool {
+    let stream = core::ptr::with_exposed_provenance_mut(stream);
+    // SAFETY: the program's stream.
+    write::of_descriptor(unsafe { stream::descriptor(stream) }).is_some()
+}
+
+fn choose_flush(stream: usize, _: usize) -> Option<usize> {
+    (stream == 0 || of_stream(stream)).then_some(stream::flush as *const () as usize)
+}
+
+fn choose_fclose(stream: usize, _: usize) -> Option<usize> {
+    (stream != 0 && of_stream(stream)).then_some(stream::close as *const () as usize)
+}
+
+// ---- ours
+
+fn write_to<T: engine::ipc_sysctl::Text>(
+    fd: c_int,
+    offset: Option<i64>,
+    load: impl FnOnce() -> abi::Result<T>,
+) -> isize {
+    let written = write::of_descriptor(fd)
+        .ok_or(Errno::EBADF)
+        .and_then(|sysctl| write::write(fd, sysctl, offset, load));
+    crate::finish(written) as isize
+}
+
+extern "C" fn write_ours(fd: c_int, start: usize, size: usize) -> isize {
+    write_to(fd, None, || Ok(write::Buffer { start, size }))
+}
+
+extern "C" fn pwrite_ours(fd: c_int, start: usize, size: usize, offset: i64) -> isize {
+    write_to(fd, Some(offset), || Ok(write::Buffer { start, size }))
+}
+
+extern "C" fn writev_ours(fd: c_int, start: usize, count: c_int) -> isize {
+    write_to(fd, None, || write::Vector::load(start, count))
+}
+
+static DUP: Next = Next::new(c"dup");
+static DUP2: Next = Next::new(c"dup2");
+static DUP3: Next = Next::new(c"dup3");
+
+fn copied(old: c_int, new: c_int) -> c_int {
+    write::copied(old, new);
+    new
+}
+
+extern "C" fn fcntl_dup(fd: c_int, command: c_int, from: c_int) -> c_int {
+    copied(fd, libc_fcntl()(fd, command, from))
+}
+
+extern "C" fn fcntl64_dup(fd: c_int, command: c_int, from: c_int) -> c_int {
+    copied(fd, libc_fcntl64()(fd, command, from))
+}
+
+/// `dup(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn dup(fd: c_int) -> c_int {
+    copied(fd, libc_dup()(fd, 0, 0))
+}
+
+/// `dup2(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
+    if fd != to {
+        choose_close(to);
+    }
+    copied(fd, libc_dup2()(fd, to, 0))
+}
+
+/// `dup3(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    if fd != to {
+        choose_close(to);
+    }
+    copied(fd, libc_dup3()(fd, to, flags))
+}

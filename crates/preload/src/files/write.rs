@@ -1,0 +1,157 @@
+//! Writing a sysctl.
+//!
+//! A descriptor that is open for writing is a memfd with a mark in its name, so it is known wherever it goes: by dup, by fork, over exec. Its
+//! place in the file is the kernel's. A table says of which numbers it is known that they are something else; all it can do wrong is
+//! to have a number looked at once more.
+
+use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+use abi::{Errno, Result};
+use engine::ipc_sysctl::{Sysctl, Text};
+use sys::file;
+
+use super::{WRITTEN, with};
+
+/// Numbers that the table has.
+pub(super) const NUMBERS: usize = 1 << 16;
+/// Not looked at yet.
+const UNKNOWN: u8 = 0;
+/// Nothing of ours.
+pub(super) const PLAIN: u8 = 1;
+/// Open for writing one of ours, when last looked at.
+pub(super) const OURS: u8 = 2;
+
+/// What is known of each descriptor.
+pub(super) static KNOWN: [AtomicU8; NUMBERS] = [const { AtomicU8::new(UNKNOWN) }; NUMBERS];
+
+fn known(fd: i32) -> u8 {
+    let place = usize::try_from(fd).ok().and_then(|fd| KNOWN.get(fd));
+    place.map_or(if fd < 0 { PLAIN } else { UNKNOWN }, |k| k.load(Relaxed))
+}
+
+fn learn(fd: i32, what: u8) {
+    if let Some(place) = usize::try_from(fd).ok().and_then(|fd| KNOWN.get(fd)) {
+        place.store(what, Relaxed);
+    }
+}
+
+/// A number is one of ours, as far as this process knows.
+pub(super) fn is_known(fd: i32) -> bool {
+    known(fd) == OURS
+}
+
+/// Something of ours was opened under this number.
+pub(super) fn opened(fd: i32) {
+    learn(fd, OURS);
+}
+
+/// A number is free again.
+pub(super) fn closed(fd: i32) {
+    learn(fd, UNKNOWN);
+}
+
+/// `new` is what `old` is, since `dup`.
+pub(super) fn copied(old: i32, new: i32) {
+    if new >= 0 && known(old) != PLAIN {
+        learn(new, known(old));
+    }
+}
+
+/// The sysctl that a descriptor is open for writing of.
+pub(super) fn of_descriptor(fd: i32) -> Option<&'static Sysctl> {
+    if known(fd) == PLAIN {
+        return None;
+    }
+    let found = look(fd);
+    learn(fd, if found.is_some() { OURS } else { PLAIN });
+    found
+}
+
+#[cold]
+fn look(fd: i32) -> Option<&'static Sysctl> {
+    if !file::can_be_sealed(fd) {
+        return None;
+    }
+    let mut text = [0; 64];
+    let link = file::link_of(fd, &mut text).ok()?;
+    let name = link.strip_prefix(b"/memfd:")?.strip_prefix(WRITTEN)?;
+    Sysctl::of_file(name.strip_suffix(b" (deleted)").unwrap_or(name))
+}
+
+/// Writes to a sysctl at `offset`, or where the descriptor stands.
+pub(super) fn write<T: Text>(
+    fd: i32,
+    sysctl: &Sysctl,
+    offset: Option<i64>,
+    load: impl FnOnce() -> Result<T>,
+) -> Result<i64> {
+    let at = match offset {
+        None => file::position(fd)?,
+        Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+    };
+    // Within the operation, as a bad address is caught only there.
+    let taken = with(|ctx, ns| sysctl.write(ctx.host, ns, &load()?, at))?;
+    if offset.is_none() {
+        file::advance(fd, taken);
+    }
+    i64::try_from(taken).map_err(|_| Errno::EINVAL)
+}
+
+/// Memory of the program's.
+pub(super) struct Buffer {
+    pub(super) start: usize,
+    pub(super) size: usize,
+}
+
+impl Text for Buffer {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn byte(&self, at: usize) -> Result<u8> {
+        crate::get(self.start.wrapping_add(at))
+    }
+}
+
+/// The buffers of `writev`, which are one text.
+pub(super) struct Vector {
+    start: usize,
+    count: usize,
+    size: usize,
+}
+
+impl Vector {
+    pub(super) fn load(start: usize, count: i32) -> Result<Vector> {
+        const MOST: usize = 1024;
+        let count = usize::try_from(count).ok().filter(|c| *c <= MOST).ok_or(Errno::EINVAL)?;
+        let mut vector = Vector { start, count, size: 0 };
+        for at in 0..count {
+            let size = vector.size.checked_add(vector.part(at)?.size);
+            vector.size = size.filter(|s| isize::try_from(*s).is_ok()).ok_or(Errno::EINVAL)?;
+        }
+        Ok(vector)
+    }
+
+    fn part(&self, at: usize) -> Result<Buffer> {
+        let place = self.start.wrapping_add(at * size_of::<[usize; 2]>());
+        let [start, size] = crate::get::<[usize; 2]>(place)?;
+        Ok(Buffer { start, size })
+    }
+}
+
+impl Text for Vector {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn byte(&self, mut at: usize) -> Result<u8> {
+        for number in 0..self.count {
+            let part = self.part(number)?;
+            if at < part.size {
+                return part.byte(at);
+            }
+            at -= part.size;
+        }
+        Err(Errno::EFAULT)
+    }
+}
