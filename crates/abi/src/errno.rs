@@ -45,6 +45,7 @@ errnos! {
     EMFILE = 24, "Too many open files";
     EFBIG = 27, "File too large";
     ENOSPC = 28, "No space left on device";
+    EROFS = 30, "Read-only file system";
     EPIPE = 32, "Broken pipe";
     ERANGE = 34, "Numerical result out of range";
     ENOSYS = 38, "Function not implemented";

@@ -99,6 +99,11 @@ impl Sysctl {
         self.name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default()
     }
 
+    /// The mode that the file shows.
+    pub fn mode(&self) -> u32 {
+        if matches!(self.values, Values::NextId(_)) { 0o444 } else { 0o644 }
+    }
+
     /// Whether the caller may write it. Everybody may read.
     pub fn may_write<T: Task>(&self, task: &T, ns: &IpcNamespace) -> bool {
         let cred = task.cred();

@@ -83,7 +83,7 @@ impl Sysvipc {
 fn sysvipc_msg_proc_show<T: Task>(ctx: &Ctx<'_, T>, idx: i32, line: &mut Line) -> Result<()> {
     let (id, q) = msgctl_stat(ctx, idx, MSG_STAT_ANY)?;
     line.head(&q.msg_perm, id);
-    line.unsigned(q.msg_cbytes, 10).unsigned(q.msg_qnum, 10);
+    line.unsigned(q.msg_cbytes, 11).unsigned(q.msg_qnum, 10);
     line.signed(q.msg_lspid.into(), 5).signed(q.msg_lrpid.into(), 5);
     line.owners(&q.msg_perm);
     line.signed(q.msg_stime, 10).signed(q.msg_rtime, 10).signed(q.msg_ctime, 10).end();

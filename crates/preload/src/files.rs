@@ -29,7 +29,9 @@ use path::File;
 const O_ACCMODE: i32 = 3;
 const O_RDONLY: i32 = 0;
 const O_WRONLY: i32 = 1;
+const O_TRUNC: i32 = 0o1000;
 const O_NONBLOCK: i32 = 0o4000;
+const O_NOFOLLOW: i32 = 0o400_000;
 /// What a sysctl that is open for writing is named, for programs to which it is handed on.
 const WRITTEN: &[u8] = b"ipcspace:";
 
@@ -46,33 +48,37 @@ fn may_write(sysctl: &Sysctl) -> Result<bool> {
 
 /// A descriptor of the file, opened with these flags.
 fn make(of: File, flags: i32) -> Result<Fd> {
-    let writes = flags & O_ACCMODE != O_RDONLY;
+    let kind = flags & O_ACCMODE;
+    let writes = kind != O_RDONLY;
     let mut name = [0; 64];
     let fd = file::memfd(name_of(of, writes, &mut name)?)?;
-    match of {
+    let (mode, seals) = match of {
         File::Sysvipc(list) => {
             write_list(list, &fd)?;
-            file::fchmod(&fd, 0o444)?;
+            (0o444, file::SEALED)
         }
         File::Sysctl(sysctl) => {
-            if writes && !may_write(sysctl)? {
+            if (writes || flags & O_TRUNC != 0) && !may_write(sysctl)? {
                 return Err(Errno::EACCES);
             }
-            let mut line = Line::default();
-            with(|_, ns| {
-                sysctl.show(ns, &mut line);
-                Ok(())
-            })?;
-            if flags & O_ACCMODE != O_WRONLY {
+            if kind == O_WRONLY {
+                // What libc writes for a stream, by calls that nobody sees, is found in the file; see `stream`.
+                (sysctl.mode(), file::SEAL_SEAL)
+            } else {
+                let mut line = Line::default();
+                with(|_, ns| {
+                    sysctl.show(ns, &mut line);
+                    Ok(())
+                })?;
                 file::write_all(&fd, line.text())?;
+                (sysctl.mode(), file::SEALED)
             }
-            file::fchmod(&fd, 0o644)?;
         }
-    }
-    // What libc writes for a stream, by calls that nobody sees, is found in the file; see `stream`.
-    let collects = writes && matches!(of, File::Sysctl(_)) && flags & O_ACCMODE == O_WRONLY;
-    file::seal(&fd, if collects { file::SEAL_SEAL } else { file::SEALED })?;
-    file::reopen(fd.raw(), flags & (O_ACCMODE | O_NONBLOCK | file::O_CLOEXEC))
+    };
+    file::seal(&fd, seals)?;
+    let opened = file::reopen(fd.raw(), flags & (O_ACCMODE | O_NONBLOCK) | file::O_CLOEXEC)?;
+    file::fchmod(&fd, mode)?;
+    Ok(opened)
 }
 
 /// The memfd's name: the file's path, or a mark.
@@ -131,9 +137,13 @@ fn replace(fd: i32) -> Result<()> {
 unsafe fn open_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Result<c_int> {
     // SAFETY: the caller's promise.
     let of = unsafe { find_refused(why, dir, path, flags) }.ok_or(why)?;
-    let fd = make(of, flags)?.leak();
-    write::opened(fd);
-    Ok(fd)
+    let fd = make(of, flags)?;
+    let number = fd.raw();
+    if flags & file::O_CLOEXEC == 0 {
+        file::keep_over_exec(number)?;
+    }
+    write::opened(number);
+    Ok(fd.leak())
 }
 
 /// Which file a path names that the kernel refused.
@@ -141,11 +151,12 @@ unsafe fn open_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Resul
 /// # Safety
 /// As [`open_refused`].
 unsafe fn find_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Option<File> {
-    const KEPT: i32 = 0o400_000; // O_NOFOLLOW
     match why {
-        Errno::EACCES => {
+        // Read-only is what containers make of /proc/sys.
+        Errno::EACCES | Errno::EROFS => {
             // SAFETY: the kernel checks the address.
-            let name = unsafe { file::openat(dir, path, flags & KEPT | file::O_PATH | file::O_CLOEXEC) };
+            let name =
+                unsafe { file::openat(dir, path, flags & O_NOFOLLOW | file::O_PATH | file::O_CLOEXEC) };
             identify(name.ok()?.raw()).filter(|of| matches!(of, File::Sysctl(_)))
         }
         // SAFETY: the caller's promise.

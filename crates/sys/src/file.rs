@@ -100,6 +100,16 @@ pub fn cloexec(fd: i32) -> Result<i32> {
     Ok(if flags & 1 != 0 { O_CLOEXEC } else { 0 })
 }
 
+/// Exec does not close the descriptor any more.
+///
+/// # Errors
+/// `EBADF`.
+pub fn keep_over_exec(fd: i32) -> Result<()> {
+    const F_SETFD: usize = 2;
+    // SAFETY: integers.
+    check(unsafe { syscall6(72, at(fd), F_SETFD, 0, 0, 0, 0) }).map(|_| ())
+}
+
 /// `/proc/self/fd/N`, terminated.
 struct Link([u8; 26]);
 
