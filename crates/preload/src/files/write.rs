@@ -3,6 +3,9 @@
 //! A descriptor that is open for writing is a memfd with a mark in its name, so it is known wherever it goes: by dup, by fork, over exec. Its
 //! place in the file is the kernel's. A table says of which numbers it is known that they are something else; all it can do wrong is
 //! to have a number looked at once more.
+//!
+//! # Safety
+//! What a program writes is only copied by the fault-safe copy.
 
 use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -97,6 +100,16 @@ pub(super) fn write<T: Text>(
     i64::try_from(taken).map_err(|_| Errno::EINVAL)
 }
 
+/// Plain numbers of the program's memory. Only in an operation: before the process is attached no fault is caught.
+fn fetch<T: Copy + Default>(from: usize) -> Result<T> {
+    let mut value = T::default();
+    // SAFETY: `value` is ours and valid for any bytes, faults at `from` are caught.
+    unsafe {
+        sys::copy::copy(core::ptr::from_mut(&mut value).cast(), from as *const u8, size_of::<T>())?;
+    }
+    Ok(value)
+}
+
 /// Memory of the program's.
 pub(super) struct Buffer {
     pub(super) start: usize,
@@ -109,7 +122,7 @@ impl Text for Buffer {
     }
 
     fn byte(&self, at: usize) -> Result<u8> {
-        crate::get(self.start.wrapping_add(at))
+        fetch(self.start.wrapping_add(at))
     }
 }
 
@@ -134,7 +147,7 @@ impl Vector {
 
     fn part(&self, at: usize) -> Result<Buffer> {
         let place = self.start.wrapping_add(at * size_of::<[usize; 2]>());
-        let [start, size] = crate::get::<[usize; 2]>(place)?;
+        let [start, size] = fetch::<[usize; 2]>(place)?;
         Ok(Buffer { start, size })
     }
 }
