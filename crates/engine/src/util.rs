@@ -402,11 +402,7 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
         {
             return existing(tx, &found, params, &more_checks).map(|id| (id, false));
         }
-        let id = add_id(&mut tx, &ids, &new, params.key, ns.limit(O::LIMIT));
-        if id.is_err() {
-            tx.roll_back();
-        }
-        let id = id?;
+        let id = add_id(&mut tx, &ids, &new, params.key, ns.limit(O::LIMIT))?;
         charge(&mut tx, &ids)?;
         taken(&mut tx);
         set_chain(&mut tx, Handle::NULL);
@@ -468,9 +464,12 @@ fn add_id<'a, O: Object + 'a, T: Task>(
     }
     let next = ids.next_id.load(Relaxed);
     let (seq, idx) = if let Ok(next) = u32::try_from(next) {
-        // Asked for once: it is forgotten whatever comes of it.
-        ids.next_id.store(-1, Relaxed);
-        let idx = ids.next_free(next & IPCMNI_IDX_MASK, IPCMNI).ok_or(Errno::ENOSPC)?;
+        tx.set(ids, |i| &i.next_id, -1);
+        let Some(idx) = ids.next_free(next & IPCMNI_IDX_MASK, IPCMNI) else {
+            // It is used up all the same.
+            tx.commit();
+            return Err(Errno::ENOSPC);
+        };
         (next >> IPCMNI_SHIFT, idx)
     } else {
         let below = (in_use * 3 / 2).clamp(IPC_MIN_CYCLE, IPCMNI);

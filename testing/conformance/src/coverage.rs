@@ -6,9 +6,10 @@ use serde::Deserialize;
 
 use crate::case::Case;
 
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     ("coverage/msg.toml", include_str!("../../../coverage/msg.toml")),
     ("coverage/sem.toml", include_str!("../../../coverage/sem.toml")),
+    ("coverage/sysctl.toml", include_str!("../../../coverage/sysctl.toml")),
 ];
 
 #[derive(Deserialize)]

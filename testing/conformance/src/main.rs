@@ -24,6 +24,7 @@ mod semctl;
 mod semget;
 mod semop;
 mod simulated;
+mod sysctl;
 mod task;
 
 use std::process::ExitCode;
@@ -62,9 +63,18 @@ struct Arguments {
 
 /// All cases, call by call.
 fn cases() -> impl Iterator<Item = &'static Case> {
-    [msgget::CASES, msgsnd::CASES, msgrcv::CASES, msgctl::CASES, semget::CASES, semop::CASES, semctl::CASES]
-        .into_iter()
-        .flatten()
+    [
+        msgget::CASES,
+        msgsnd::CASES,
+        msgrcv::CASES,
+        msgctl::CASES,
+        semget::CASES,
+        semop::CASES,
+        semctl::CASES,
+        sysctl::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 fn main() -> ExitCode {

@@ -20,8 +20,6 @@ pub enum Kind {
 /// What the second world can do besides the calls themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct Abilities {
-    /// Limits change while tasks run.
-    pub sysctl: bool,
     /// Tasks of other uids than the namespace's owner.
     pub other_users: bool,
 }
@@ -139,26 +137,38 @@ impl Generator {
     /// Tasks come and go and change.
     fn life(&mut self, pair: &Lockstep, task: Name) -> Step {
         let leads = pair.tasks[&task].leader == task;
-        let call = match self.random.random_range(0..20) {
+        let call = match self.random.random_range(0..22) {
             0..=3 if pair.tasks.len() < TASKS => Call::Fork,
             4..=6 if pair.tasks.len() < TASKS => Call::SpawnThread,
             7..=8 => Call::Exit,
             9..=10 if !leads => Call::ExitThread,
             11..=12 if leads => Call::Exec,
-            13..=14 if self.abilities.sysctl => self.sysctl(),
+            13..=14 => self.sysctl(),
             15..=16 if self.abilities.other_users => self.user(),
+            17..=18 => self.file(),
             _ => Call::Handler { signal: libc::SIGUSR1, restart: self.chance(50) },
         };
         Step { task, action: Action::Call(call), makes: self.name() }
     }
 
+    /// What shows the namespace as text.
+    fn file(&mut self) -> Call<Id> {
+        let files =
+            ["sysvipc/msg", "sysvipc/sem", "sys/kernel/sem", "sys/kernel/msg_next_id", "sys/kernel/shmmax"];
+        Call::ReadFile { path: format!("/proc/{}", self.pick(&files)) }
+    }
+
     fn sysctl(&mut self) -> Call<Id> {
-        let (name, value) = match self.random.random_range(0..6) {
+        let (name, value) = match self.random.random_range(0..8) {
             0 => ("msgmax", self.pick(&["0", "64", "100", "8192", "-1", "9000"])),
             1 => ("msgmnb", self.pick(&["0", "200", "4096", "16384", "-1"])),
             2 => ("msgmni", self.pick(&["0", "3", "32000", "32769"])),
             3 => ("msg_next_id", self.pick(&["5", "65541", "-1"])),
             4 => ("sem_next_id", self.pick(&["7", "98310", "-1"])),
+            5 => (
+                "shmmax",
+                self.pick(&["0", "4096 5", "0x1000", "-1", "18446744073709551615", "18446744073709551616"]),
+            ),
             _ => {
                 ("sem", self.pick(&["64", "64 100 20", "64 1000 500 100", "40 100 20 40000", "64 64 10 4 5"]))
             }

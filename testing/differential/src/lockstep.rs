@@ -72,6 +72,8 @@ pub struct Lockstep {
     pub objects: BTreeMap<Name, i32>,
     /// Which processes, by their first task, handle which signals.
     pub handles: BTreeSet<(Name, i32)>,
+    /// Processes, by their first task, whose effective ids are not their real ones.
+    borrowed_ids: BTreeSet<Name>,
     /// Names by the worlds' own numbers; the dead stay.
     names: [BTreeMap<TaskId, Name>; 2],
 }
@@ -84,6 +86,7 @@ impl Lockstep {
             tasks: BTreeMap::new(),
             objects: BTreeMap::new(),
             handles: BTreeSet::new(),
+            borrowed_ids: BTreeSet::new(),
             names: [BTreeMap::new(), BTreeMap::new()],
         }
     }
@@ -142,7 +145,8 @@ impl Lockstep {
     fn sensible(&self, task: Name, call: &Call) -> bool {
         let leads = self.tasks[&task].leader == task;
         let fits = match call {
-            Call::Exec => leads,
+            // With borrowed ids the loader leaves the preload library out, and all calls go to the kernel.
+            Call::Exec => leads && !self.borrowed_ids.contains(&task),
             Call::ExitThread => !leads,
             // glibc interrupts the other threads with a signal of its own.
             Call::SetIds { .. } => self.process(self.tasks[&task].leader).count() == 1,
@@ -205,7 +209,16 @@ impl Lockstep {
                 let inherited: Vec<_> =
                     self.handles.iter().filter(|(of, _)| *of == leader).copied().collect();
                 self.handles.extend(inherited.into_iter().map(|(_, signal)| (step.makes, signal)));
+                if self.borrowed_ids.contains(&leader) {
+                    self.borrowed_ids.insert(step.makes);
+                }
                 self.add(step.makes, ids, step.makes);
+            }
+            Call::SetIds { euid: 0, egid: 0, .. } => {
+                self.borrowed_ids.remove(&leader);
+            }
+            Call::SetIds { .. } => {
+                self.borrowed_ids.insert(leader);
             }
             Call::SpawnThread => {
                 self.add(step.makes, ids, leader);

@@ -22,6 +22,7 @@ pub fn comparable(call: &Call, mut reply: Reply, task_of: impl Fn(i32) -> Option
             [&mut stat.stime, &mut stat.rtime, &mut stat.ctime].into_iter().for_each(clock);
         }
         Data::SemStat(stat) => [&mut stat.otime, &mut stat.ctime].into_iter().for_each(clock),
+        Data::Text(text) => *text = comparable_list(text, task, clock),
         _ => {}
     }
     match call {
@@ -35,6 +36,26 @@ pub fn comparable(call: &Call, mut reply: Reply, task_of: impl Fn(i32) -> Option
         _ => {}
     }
     reply
+}
+
+/// The text of a file; in a list of /proc/sysvipc, columns of pids and of times as in the structures. (That columns are as wide as the
+/// kernel's is shown by `testing/programs`.)
+fn comparable_list(text: &str, task: impl Fn(i32) -> i32, clock: impl Fn(&mut i64)) -> String {
+    let Some((header, rows)) = text.split_once('\n') else { return text.to_owned() };
+    let names: Vec<&str> = header.split_whitespace().collect();
+    if !names.contains(&"key") {
+        return text.to_owned();
+    }
+    let field = |(name, value): (&&str, &str)| match (*name, value.parse::<i64>()) {
+        (name, Ok(pid)) if name.ends_with("pid") => task(pid as i32).to_string(),
+        (name, Ok(mut seconds)) if name.ends_with("time") => {
+            clock(&mut seconds);
+            seconds.to_string()
+        }
+        _ => value.to_owned(),
+    };
+    let row = |row: &str| names.iter().zip(row.split_whitespace()).map(field).collect::<Vec<_>>().join(" ");
+    [header.to_owned()].into_iter().chain(rows.lines().map(row)).collect::<Vec<_>>().join("\n")
 }
 
 /// Would the outcome of `call` depend on which of several woken tasks the kernel runs first? `sleepers` are the

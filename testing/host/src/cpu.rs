@@ -145,6 +145,7 @@ impl<M: Memory> Task for Cpu<'_, M> {
             fsgid: egid,
             ipc_owner: root,
             sys_admin: root,
+            checkpoint_restore: root,
             sys_resource: root && self.hardware.sys_resource,
         }
     }

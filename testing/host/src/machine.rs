@@ -5,7 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Class, Ctx, Handle, PROC_SLOT_SIZE, ProcSlot, SLOT_LIVE, sync::Ordering::*};
-use engine::{Begun, Call, Cause, IpcNamespace, Outcome, Syscall, reap, util::arena_errno};
+use engine::{
+    Begun, Call, Cause, IpcNamespace, Outcome, Syscall,
+    ipc_sysctl::Sysctl,
+    proc::{Line, Sysvipc},
+    reap,
+    util::arena_errno,
+};
 
 use crate::cpu::{Cpu, Credentials, Hardware};
 
@@ -459,15 +465,47 @@ impl<M: Memory> Machine<M> {
         self.process_mut(pid).credentials = credentials;
     }
 
-    /// Writes a limit of the namespace, which only root may.
+    /// Writes a limit of the namespace.
     ///
     /// # Errors
-    /// `EACCES`, and those of [`IpcNamespace::set_sysctl`].
+    /// `ENOENT`, `EACCES`, and those of [`Sysctl::write`].
     pub fn write_sysctl(&mut self, tid: Tid, name: &str, value: &str) -> Result<()> {
-        if self.process(tid).credentials.euid != 0 {
-            return Err(Errno::EACCES);
+        let sysctl = Sysctl::all().find(|sysctl| sysctl.name() == name).ok_or(Errno::ENOENT)?;
+        self.on(tid, |ctx| {
+            let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+            if !sysctl.may_write(ctx.host, ns.get()) {
+                return Err(Errno::EACCES);
+            }
+            sysctl.write(ctx.host, ns.get(), value.as_bytes(), 0).map(|_| ())
+        })
+    }
+
+    /// Reads a file of the namespace.
+    ///
+    /// # Errors
+    /// `ENOENT`, and those of a namespace that makes no sense.
+    pub fn read_file(&mut self, tid: Tid, path: &str) -> Result<String> {
+        let mut line = Line::default();
+        let mut text = Vec::new();
+        if let Some(list) =
+            path.strip_prefix("/proc/sysvipc/").and_then(|name| Sysvipc::named(name.as_bytes()))
+        {
+            text.extend(list.header().as_bytes());
+            let mut from = 0;
+            while let Some(next) = self.on(tid, |ctx| list.row(ctx, from, &mut line))? {
+                text.extend(line.text());
+                from = next;
+            }
+        } else {
+            let name = path.strip_prefix("/proc/sys/kernel/").unwrap_or_default();
+            let sysctl = Sysctl::of_file(name.as_bytes()).ok_or(Errno::ENOENT)?;
+            self.on(tid, |ctx| {
+                sysctl.show(IpcNamespace::of(ctx.arena, ctx.host)?.get(), &mut line);
+                Ok(())
+            })?;
+            text.extend(line.text());
         }
-        self.on(tid, |ctx| IpcNamespace::of(ctx.arena, ctx.host)?.set_sysctl(name, value))
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     pub(crate) fn process(&self, tid: Tid) -> &Process<M> {

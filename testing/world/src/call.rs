@@ -186,6 +186,10 @@ pub enum Call<I = i32> {
         name: String,
         value: String,
     },
+    /// Reads a file, such as those of /proc that show the namespace.
+    ReadFile {
+        path: String,
+    },
 }
 
 /// Short ways to write the usual call: valid pointers, true lengths.
@@ -255,6 +259,7 @@ impl<I> Call<I> {
             Call::SetIds { euid, egid, groups } => Call::SetIds { euid, egid, groups },
             Call::Handler { signal, restart } => Call::Handler { signal, restart },
             Call::WriteSysctl { name, value } => Call::WriteSysctl { name, value },
+            Call::ReadFile { path } => Call::ReadFile { path },
         }
     }
 }
@@ -346,6 +351,7 @@ impl<I: fmt::Display> fmt::Display for Call<I> {
                 write!(f, "sigaction({signal}, handler{})", if *restart { ", SA_RESTART" } else { "" })
             }
             Call::WriteSysctl { name, value } => write!(f, "sysctl {name}='{value}'"),
+            Call::ReadFile { path } => write!(f, "cat {path}"),
         }
     }
 }

@@ -49,6 +49,7 @@ pub enum Data {
     SemStat(SemStat),
     SemInfo(SemInfo),
     Values(Vec<u16>),
+    Text(String),
     /// The call wrote where it should not have: behind the message, or although it failed.
     Scribbled,
 }
@@ -130,6 +131,7 @@ impl fmt::Display for Reply {
         }
         match &self.data {
             Data::None => Ok(()),
+            Data::Text(text) => write!(f, "\n{text}"),
             Data::Message { mtype, text } if text.len() > 24 => {
                 write!(f, " {{{mtype}, {} bytes \"{}\"...}}", text.len(), text[..16].escape_ascii())
             }

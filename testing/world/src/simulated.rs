@@ -4,7 +4,7 @@
 use host::{Access, AddressSpace, Credentials, Machine, Memory, PAGE, SIGSTOP, Tid};
 
 use crate::arguments::{self, Buffers, CAPACITY, WILD, failed, returned};
-use crate::{Call, Ptr, Reply, SHORT, State, TaskId, World};
+use crate::{Call, Data, Ptr, Reply, SHORT, State, TaskId, World};
 
 /// Tasks on a [`Machine`], whose kernel is the engine.
 pub struct Simulated {
@@ -96,6 +96,10 @@ impl Simulated {
             Call::Handler { signal, .. } => machine.handle(tid, *signal) as i64,
             Call::WriteSysctl { name, value } => match machine.write_sysctl(tid, name, value) {
                 Ok(()) => 0,
+                Err(error) => return Some(failed(error.raw())),
+            },
+            Call::ReadFile { path } => match machine.read_file(tid, path) {
+                Ok(text) => return Some(Reply { ret: 0, errno: 0, data: Data::Text(text) }),
                 Err(error) => return Some(failed(error.raw())),
             },
             _ => unreachable!("a System V call"),

@@ -161,7 +161,8 @@ impl Worker {
             Call::Exec => self.exec(),
             Call::SetIds { euid, egid, groups } => set_ids(euid, egid, &groups),
             Call::Handler { signal, restart } => handler(signal, restart),
-            Call::WriteSysctl { name, value } => write_sysctl(self.mode, &name, &value),
+            Call::WriteSysctl { name, value } => write_sysctl(&name, &value),
+            Call::ReadFile { path } => read_file(&path),
             Call::Exit => end_process(),
             Call::Fork | Call::ExitThread => unreachable!("done by serve"),
             call => self.system_call(&call),
@@ -246,19 +247,16 @@ fn handler(signal: i32, restart: bool) -> Reply {
     }
 }
 
-/// The one place that knows how a limit of the running namespace is changed: on the kernel by the file, under
-/// ours by the command (which answers no errno of its own: each failure is EINVAL).
-fn write_sysctl(mode: Mode, name: &str, value: &str) -> Reply {
-    if mode.kernel {
-        return match fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value) {
-            Ok(()) => returned(0),
-            Err(error) => failed(error.raw_os_error().unwrap_or(0)),
-        };
+fn write_sysctl(name: &str, value: &str) -> Reply {
+    match fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value) {
+        Ok(()) => returned(0),
+        Err(error) => failed(error.raw_os_error().unwrap_or(0)),
     }
-    let ipcspace = env::var_os("IPCSPACE_BIN").unwrap_or_else(|| "ipcspace".into());
-    match Command::new(ipcspace).arg("sysctl").arg(format!("{name}={value}")).status() {
-        Ok(status) if status.success() => returned(0),
-        Ok(_) => failed(libc::EINVAL),
+}
+
+fn read_file(path: &str) -> Reply {
+    match fs::read_to_string(path) {
+        Ok(text) => Reply { ret: 0, errno: 0, data: Data::Text(text) },
         Err(error) => failed(error.raw_os_error().unwrap_or(0)),
     }
 }
