@@ -124,7 +124,9 @@ fn replace(fd: i32) -> Result<()> {
     let flags = file::flags(fd)?;
     if flags & file::O_PATH == 0 {
         file::put_at(make(of, flags)?, fd, file::cloexec(fd)?)?;
-        write::opened(fd);
+        if flags & O_ACCMODE != O_RDONLY {
+            write::opened(fd)?;
+        }
     }
     Ok(())
 }
@@ -142,7 +144,9 @@ unsafe fn open_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Resul
     if flags & file::O_CLOEXEC == 0 {
         file::keep_over_exec(number)?;
     }
-    write::opened(number);
+    if flags & O_ACCMODE != O_RDONLY {
+        write::opened(number)?;
+    }
     Ok(fd.leak())
 }
 

@@ -6,7 +6,7 @@
 //! `RTLD_DEEPBIND`.
 //! What is missing: shared memory, POSIX queues.
 //!
-//! No logic here: decode, call, encode. `errno` is written in [`finish`] only.
+//! No logic here, but for that of descriptors in [`files`]: decode, call, encode. `errno` is written in [`finish`] only.
 //!
 //! # Safety
 //! Each symbol has the signature of libc's. Pointers of the program are passed on as numbers and only ever copied

@@ -96,6 +96,9 @@ python3 -c "open('msgmax', 'w').write('$next')"; written 'python, open'
 python3 -c "import os; os.write(os.open('/proc/sys/kernel/msgmax', os.O_WRONLY), b'$next')"; written 'python, os.write'
 python3 -c "import subprocess; subprocess.run(['echo', '$next'], stdout=open('msgmax', 'w'))"; written 'python, subprocess'
 perl -e "open F, '>', 'msgmax' or die; print F $next; close F or die"; written perl
+dash -c "echo $next >&3" 3>msgmax; written 'a shell that was handed it'
+python3 -c "import subprocess; f = open('msgmax', 'w'); subprocess.run('true'); f.write('$next'); f.close()"
+written 'python, after a child that closed it'
 mkdir "$HOME/own" && echo $next >"$HOME/own/msgmax" && cp "$HOME/own/msgmax" msgmax; written cp
 is 'an own file of the name' $((next - 1)) "$(cat "$HOME/own/msgmax")"
 sh -c 'nohup sh -c "sleep 0.1; echo '$next' >msgmax" >/dev/null 2>&1 & wait'; written 'a daemon'

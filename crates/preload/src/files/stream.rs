@@ -10,6 +10,7 @@
 use core::ffi::{c_int, c_void};
 
 use abi::Result;
+use engine::ipc_sysctl::Sysctl;
 use sys::file;
 
 use super::{O_ACCMODE, O_WRONLY, symbols, with, write};
@@ -37,7 +38,10 @@ pub(super) unsafe fn descriptor(stream: *mut c_void) -> c_int {
 
 /// Carries what libc has written to the namespace.
 pub(super) fn carry(fd: i32) -> Result<()> {
-    let Some(sysctl) = write::of_descriptor(fd) else { return Ok(()) };
+    write::of_descriptor(fd).map_or(Ok(()), |sysctl| carry_to(sysctl, fd))
+}
+
+fn carry_to(sysctl: &Sysctl, fd: i32) -> Result<()> {
     if file::flags(fd)? & O_ACCMODE != O_WRONLY {
         return Ok(());
     }
@@ -55,7 +59,7 @@ pub(super) fn carry(fd: i32) -> Result<()> {
 /// All that this process has open for writing.
 fn carry_all() -> Result<()> {
     const MOST: i32 = 64;
-    (0..MOST).filter(|fd| write::is_known(*fd)).map(carry).fold(Ok(()), Result::and)
+    (0..MOST).filter(|fd| write::may_be_ours(*fd)).map(carry).fold(Ok(()), Result::and)
 }
 
 /// `fflush` of a stream of ours, or of all.
@@ -81,13 +85,12 @@ pub(super) extern "C" fn flush(stream: *mut c_void) -> c_int {
 pub(super) extern "C" fn close(stream: *mut c_void) -> c_int {
     // SAFETY: the program's stream.
     let fd = unsafe { descriptor(stream) };
-    let kept = file::duplicate(fd);
+    let kept = write::of_descriptor(fd).zip(file::duplicate(fd).ok());
     // SAFETY: libc's own function, called by the program.
     let closed = unsafe { symbols::libc_fclose()(stream) };
-    write::closed(fd);
-    match kept.and_then(|fd| carry(fd.raw())) {
-        Ok(()) => closed,
-        Err(error) => crate::finish_int(Err(error)),
+    match kept.map(|(sysctl, fd)| carry_to(sysctl, fd.raw())) {
+        None | Some(Ok(())) => closed,
+        Some(Err(error)) => crate::finish_int(Err(error)),
     }
 }
 

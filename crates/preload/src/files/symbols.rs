@@ -182,7 +182,7 @@ in_front! {
 
 /// `name` goes to libc's at once if the table says so of its descriptor, and asks `choose` otherwise.
 macro_rules! by_table {
-    ($($name:ident = $libc:literal, $next:ident, $compare:literal $state:path, $choose:path;)*) => { $(
+    ($($name:ident = $libc:literal, $next:ident, $choose:path;)*) => { $(
         static $next: Next = Next::new($libc);
 
         /// libc's, but for descriptors of ours.
@@ -195,11 +195,12 @@ macro_rules! by_table {
             naked_asm!(
                 "endbr64",
                 "cmp edi, {numbers}",
-                "jae 2f",
+                "jae 3f",
                 "mov eax, edi",
-                "lea r8, [rip + {known}]",
-                "cmp byte ptr [r8 + rax], {state}",
-                $compare,
+                "lea r8, [rip + {table}]",
+                "cmp byte ptr [r8 + rax], 0",
+                "jne 2f",
+                "3:",
                 "mov rax, [rip + {next} + {address}]",
                 "test rax, rax",
                 "jz 2f",
@@ -214,8 +215,7 @@ macro_rules! by_table {
                 "pop rdi",
                 "jmp rax",
                 numbers = const write::NUMBERS,
-                known = sym write::KNOWN,
-                state = const $state,
+                table = sym write::MAY_BE_OURS,
                 next = sym $next,
                 address = const core::mem::offset_of!(Next, address),
                 choose = sym choose,
@@ -225,8 +225,8 @@ macro_rules! by_table {
 }
 
 by_table! {
-    write = c"write", WRITE, "jne 2f" write::PLAIN, choose_write;
-    close = c"close", CLOSE, "je 2f" write::OURS, choose_close;
+    write = c"write", WRITE, choose_write;
+    close = c"close", CLOSE, choose_close;
 }
 
 type Dup = extern "C" fn(c_int, c_int, c_int) -> c_int;
@@ -389,11 +389,8 @@ fn choose_writev(fd: usize, _: usize) -> Option<usize> {
 }
 
 fn choose_close(fd: c_int) -> Option<usize> {
-    if write::is_known(fd) {
-        // Its last chance; nobody hears of an error.
-        let _ = stream::carry(fd);
-        write::closed(fd);
-    }
+    // Its last chance; nobody hears of an error.
+    let _ = stream::carry(fd);
     None
 }
 

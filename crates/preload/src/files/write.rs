@@ -1,8 +1,9 @@
 //! Writing a sysctl.
 //!
 //! A descriptor that is open for writing is a memfd with a mark in its name, so it is known wherever it goes: by dup, by fork, over exec. Its
-//! place in the file is the kernel's. A table says of which numbers it is known that they are something else; all it can do wrong is
-//! to have a number looked at once more.
+//! place in the file is the kernel's. A table says which numbers may be such ones, so that all others cost no system call; whether one is,
+//! its name tells each time. So the table may be wrong in what it says of a number that was closed, or that a vfork child has
+//! changed.
 //!
 //! # Safety
 //! What a program writes is only copied by the fault-safe copy.
@@ -17,56 +18,55 @@ use super::{WRITTEN, with};
 
 /// Numbers that the table has.
 pub(super) const NUMBERS: usize = 1 << 16;
-/// Not looked at yet.
-const UNKNOWN: u8 = 0;
-/// Nothing of ours.
-pub(super) const PLAIN: u8 = 1;
-/// Open for writing one of ours, when last looked at.
-pub(super) const OURS: u8 = 2;
 
-/// What is known of each descriptor.
-pub(super) static KNOWN: [AtomicU8; NUMBERS] = [const { AtomicU8::new(UNKNOWN) }; NUMBERS];
+/// Which numbers may be ours: not 0.
+pub(super) static MAY_BE_OURS: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
 
-fn known(fd: i32) -> u8 {
-    let place = usize::try_from(fd).ok().and_then(|fd| KNOWN.get(fd));
-    place.map_or(if fd < 0 { PLAIN } else { UNKNOWN }, |k| k.load(Relaxed))
+fn place(fd: i32) -> Option<&'static AtomicU8> {
+    MAY_BE_OURS.get(usize::try_from(fd).ok()?)
 }
 
-fn learn(fd: i32, what: u8) {
-    if let Some(place) = usize::try_from(fd).ok().and_then(|fd| KNOWN.get(fd)) {
-        place.store(what, Relaxed);
-    }
+/// Whether a number may be ours.
+pub(super) fn may_be_ours(fd: i32) -> bool {
+    place(fd).is_some_and(|p| p.load(Relaxed) != 0)
 }
 
-/// A number is one of ours, as far as this process knows.
-pub(super) fn is_known(fd: i32) -> bool {
-    known(fd) == OURS
-}
-
-/// Something of ours was opened under this number.
-pub(super) fn opened(fd: i32) {
-    learn(fd, OURS);
-}
-
-/// A number is free again.
-pub(super) fn closed(fd: i32) {
-    learn(fd, UNKNOWN);
+/// A number is ours now.
+///
+/// # Errors
+/// `EMFILE` if the table does not reach so far.
+pub(super) fn opened(fd: i32) -> Result<()> {
+    place(fd).ok_or(Errno::EMFILE)?.store(1, Relaxed);
+    Ok(())
 }
 
 /// `new` is what `old` is, since `dup`.
 pub(super) fn copied(old: i32, new: i32) {
-    if new >= 0 && known(old) != PLAIN {
-        learn(new, known(old));
+    if new >= 0 && (may_be_ours(old) || look(old).is_some()) {
+        let _ = opened(new);
     }
 }
 
+/// What the program was started with: its standard output may be ours.
+extern "C" fn at_start() {
+    for fd in [1, 2] {
+        if look(fd).is_some() {
+            let _ = opened(fd);
+        }
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = at_start;
+
 /// The sysctl that a descriptor is open for writing of.
 pub(super) fn of_descriptor(fd: i32) -> Option<&'static Sysctl> {
-    if known(fd) == PLAIN {
-        return None;
-    }
+    let place = place(fd).filter(|p| p.load(Relaxed) != 0)?;
     let found = look(fd);
-    learn(fd, if found.is_some() { OURS } else { PLAIN });
+    if found.is_none() {
+        place.store(0, Relaxed);
+    }
     found
 }
 
