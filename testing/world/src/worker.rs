@@ -17,7 +17,7 @@ use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
 use crate::arguments::{self, SystemCall, failed, returned};
 use crate::memory::Memory;
 use crate::wire::{self, Channel, Hello};
-use crate::{Call, Reply, TaskId};
+use crate::{Call, Data, Reply, TaskId};
 
 /// The first argument of an executable that is to be a worker.
 pub(crate) const ARGUMENT: &str = "--world-worker";
