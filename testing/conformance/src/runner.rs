@@ -28,7 +28,9 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
             failed += cases.len();
             continue;
         }
-        for case in &cases {
+        // A simulated machine has no files: the case would open the real ones.
+        let opens_files = |case: &&&Case| case.name.starts_with("sysctl/");
+        for case in cases.iter().filter(|case| door != Door::Host || !opens_files(case)) {
             if case.needs_root && door != Door::Host && !is_root() {
                 println!(
                     "{} {}: skipped: takes other identities, which only root can",
