@@ -969,7 +969,12 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
             }
             Tried::Done => {
                 tx.set(&set, |s| &s.otime, ctx.host.now());
-                commit_and_update(&mut tx, &set, Some(sops))?;
+                if alters {
+                    commit_and_update(&mut tx, &set, Some(sops))?;
+                } else {
+                    // As in the kernel: who changes nothing looks at nobody, not even at one that would fail now.
+                    tx.commit();
+                }
                 drop(tx);
                 if has_garbage(&set) && new.is_none() {
                     ctx.flush_wakes();

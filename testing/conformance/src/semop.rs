@@ -60,6 +60,7 @@ cases! { "semop":
     undo_wakes,
     undo_not_inherited_by_fork,
     undo_kept_over_exec,
+    zero_operations_look_at_nobody,
     undo_shared_by_threads,
     undo_of_a_sleeper,
     undo_cleared_by_setval,
@@ -616,6 +617,18 @@ fn undo_kept_over_exec() -> Outcome {
 }
 
 /// A thread that ends changes nothing, the last one of the process does.
+/// A sleeper that would fail now sleeps on until a value changes.
+fn zero_operations_look_at_nobody() -> Outcome {
+    let id = ok!(set_of(&[1, 0, 0]));
+    let task = sleeper(id, &[op(1, 0, SEM_NOWAIT), op(0, 0, 0)])?;
+    ok!(semop(id, &[op(1, 2, 0)]));
+    ok!(semop(id, &[op(2, 0, 0)]));
+    same!(task.sleeps_on(), true);
+    ok!(semop(id, &[op(0, -1, 0)]));
+    same!(task.report()?, Err(EAGAIN));
+    Ok(())
+}
+
 fn undo_shared_by_threads() -> Outcome {
     let (id, gate) = (ok!(set_of(&[5])), ok!(set_of(&[0])));
     let task = Task::start(move || {
