@@ -39,6 +39,7 @@ errnos! {
     ENOMEM = 12, "Cannot allocate memory";
     EACCES = 13, "Permission denied";
     EFAULT = 14, "Bad address";
+    EBUSY = 16, "Device or resource busy";
     EEXIST = 17, "File exists";
     EINVAL = 22, "Invalid argument";
     ENFILE = 23, "Too many open files in system";
@@ -53,6 +54,7 @@ errnos! {
     EIDRM = 43, "Identifier removed";
     EPROTO = 71, "Protocol error";
     ECONNRESET = 104, "Connection reset by peer";
+    ETOOMANYREFS = 109, "Too many references: cannot splice";
     ETIMEDOUT = 110, "Connection timed out";
 }
 

@@ -47,67 +47,67 @@ pub const SHMMAX: u64 = u64::MAX - (1 << 24);
 /// Default most pages of all segments.
 pub const SHMALL: u64 = SHMMAX;
 
-/// `struct shmid64_ds`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shmid64Ds {
-    /// Owner, mode and key.
-    pub shm_perm: Ipc64Perm,
-    /// Bytes, as asked for.
-    pub shm_segsz: u64,
-    /// Seconds of the last `shmat`, 0 if none.
-    pub shm_atime: i64,
-    /// Seconds of the last `shmdt`, 0 if none.
-    pub shm_dtime: i64,
-    /// Seconds of creation or the last `IPC_SET`.
-    pub shm_ctime: i64,
-    /// Process that created it.
-    pub shm_cpid: i32,
-    /// Process that attached or detached last, 0 if none.
-    pub shm_lpid: i32,
-    /// Attachments, a mapping each.
-    pub shm_nattch: u64,
-    #[doc(hidden)]
-    pub unused: [u64; 2],
+crate::plain::plain! {
+    /// `struct shmid64_ds`.
+    pub struct Shmid64Ds {
+        /// Owner, mode and key.
+        pub shm_perm: Ipc64Perm,
+        /// Bytes, as asked for.
+        pub shm_segsz: u64,
+        /// Seconds of the last `shmat`, 0 if none.
+        pub shm_atime: i64,
+        /// Seconds of the last `shmdt`, 0 if none.
+        pub shm_dtime: i64,
+        /// Seconds of creation or the last `IPC_SET`.
+        pub shm_ctime: i64,
+        /// Process that created it.
+        pub shm_cpid: i32,
+        /// Process that attached or detached last, 0 if none.
+        pub shm_lpid: i32,
+        /// Attachments, a mapping each.
+        pub shm_nattch: u64,
+        #[doc(hidden)]
+        pub unused: [u64; 2],
+    }
 }
 const _: () = assert!(size_of::<Shmid64Ds>() == 112);
 
-/// `struct shminfo64`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shminfo64 {
-    /// Largest segment, bytes.
-    pub shmmax: u64,
-    /// Smallest segment, bytes.
-    pub shmmin: u64,
-    /// Most segments.
-    pub shmmni: u64,
-    /// As `shmmni`.
-    pub shmseg: u64,
-    /// Most pages of all segments.
-    pub shmall: u64,
-    #[doc(hidden)]
-    pub unused: [u64; 4],
+crate::plain::plain! {
+    /// `struct shminfo64`.
+    pub struct Shminfo64 {
+        /// Largest segment, bytes.
+        pub shmmax: u64,
+        /// Smallest segment, bytes.
+        pub shmmin: u64,
+        /// Most segments.
+        pub shmmni: u64,
+        /// As `shmmni`.
+        pub shmseg: u64,
+        /// Most pages of all segments.
+        pub shmall: u64,
+        #[doc(hidden)]
+        pub unused: [u64; 4],
+    }
 }
 const _: () = assert!(size_of::<Shminfo64>() == 72);
 
-/// `struct shm_info`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ShmInfo {
-    /// Segments in use.
-    pub used_ids: i32,
-    #[doc(hidden)]
-    pub pad: i32,
-    /// Pages of all segments.
-    pub shm_tot: u64,
-    /// Of these, pages in memory.
-    pub shm_rss: u64,
-    /// Of these, pages swapped out.
-    pub shm_swp: u64,
-    /// Always 0.
-    pub swap_attempts: u64,
-    /// Always 0.
-    pub swap_successes: u64,
+crate::plain::plain! {
+    /// `struct shm_info`.
+    pub struct ShmInfo {
+        /// Segments in use.
+        pub used_ids: i32,
+        #[doc(hidden)]
+        pub pad: i32,
+        /// Pages of all segments.
+        pub shm_tot: u64,
+        /// Of these, pages in memory.
+        pub shm_rss: u64,
+        /// Of these, pages swapped out.
+        pub shm_swp: u64,
+        /// Always 0.
+        pub swap_attempts: u64,
+        /// Always 0.
+        pub swap_successes: u64,
+    }
 }
 const _: () = assert!(size_of::<ShmInfo>() == 48);

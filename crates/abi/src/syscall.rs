@@ -28,3 +28,7 @@ pub const SEMTIMEDOP: i64 = 220;
 pub const RT_SIGACTION: i64 = 13;
 /// `rt_sigprocmask(2)`.
 pub const RT_SIGPROCMASK: i64 = 14;
+/// `munmap`.
+pub const MUNMAP: i64 = 11;
+/// `mremap`.
+pub const MREMAP: i64 = 25;

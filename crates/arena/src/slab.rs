@@ -42,8 +42,10 @@ impl Class {
     pub const THREAD: Class = Class(GENERAL + 2);
     /// Process slots: 4096 bytes, stable.
     pub const PROCESS: Class = Class(GENERAL + 3);
+    /// Segments of shared memory: 256 bytes, stable.
+    pub const SEGMENT: Class = Class(GENERAL + 4);
     /// All stable classes.
-    const STABLE: [Class; 4] = [Class::QUEUE, Class::SEM_SET, Class::THREAD, Class::PROCESS];
+    const STABLE: [Class; 5] = [Class::QUEUE, Class::SEM_SET, Class::THREAD, Class::PROCESS, Class::SEGMENT];
 
     /// The smallest general class for so many bytes.
     ///
@@ -61,8 +63,8 @@ impl Class {
     pub const fn size(self) -> u64 {
         match self.0 {
             n if n < GENERAL => 64 << n,
-            n if n == Class::QUEUE.0 || n == Class::SEM_SET.0 => 256,
-            _ => 4096,
+            n if n == Class::THREAD.0 || n == Class::PROCESS.0 => 4096,
+            _ => 256,
         }
     }
 

@@ -112,6 +112,8 @@ pub const PROC_SLOT_SIZE: usize = 4096;
 /// Where in the page the liveness word lies: 24 bytes before its end, where glibc's robust list wants it for a
 /// list node at the beginning of the next page.
 pub const LIVENESS_OFFSET: usize = PROC_SLOT_SIZE - 24;
+/// Segments of which a process slot can say that they are attached.
+pub const ATTACHED: usize = 496;
 /// State of a process slot: nobody's.
 pub const SLOT_FREE: u32 = 0;
 /// State of a process slot: of a living process, for all that is known.
@@ -131,7 +133,14 @@ crate::shared! {
         pub has_undo: AtomicU32,
         /// When the process began, in the unit of /proc/PID/stat.
         pub start: AtomicU64,
-        pad: [AtomicU64; (LIVENESS_OFFSET - 24) / 8],
+        /// What it has attached of segments: an identifier plus one in the high half, how often in the low one. Entries
+        /// are changed by compare-and-swap; 0 is a free one.
+        pub attached: [AtomicU64; ATTACHED],
+        /// Whether it ever attached more than there is room for.
+        pub attached_more: AtomicU32,
+        /// Whether it ever made a segment.
+        pub made_segments: AtomicU32,
+        pad: [AtomicU64; (LIVENESS_OFFSET - 32) / 8 - ATTACHED],
         /// The registering thread's id; `OWNER_DIED` when it has ended.
         pub liveness: AtomicU32,
         pad2: [AtomicI32; 5],

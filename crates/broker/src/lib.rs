@@ -1,5 +1,6 @@
 //! The broker: who is there, who has died, and what they left.
 
+mod segments;
 pub mod service;
 mod stopped;
 pub mod supervise;

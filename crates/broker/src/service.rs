@@ -5,9 +5,9 @@
 //!
 //! What changes the arena happens in the thread that calls [`Service::dispatch`]. Two more threads only pass things on:
 //! one waits for the arena's doorbell, one takes questions at the socket. That one answers by itself whoever asks for
-//! the file: such a client may hold a lock that the first thread waits for.
+//! the arena's file or a segment's: the former may hold a lock that the first thread waits for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -19,22 +19,28 @@ use std::time::{Duration, Instant};
 use abi::Errno;
 use arena::{Class, Handle, ProcSlot, SLOT_LIVE, sync::Ordering::*};
 use client::wire;
-use engine::{IpcNamespace, ipc_sysctl::Sysctl, namespace, reap};
+use engine::{IpcNamespace, ipc_sysctl::Sysctl, namespace, reap, shm};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
     getsockopt, listen, recv, send, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::segments;
 use crate::stopped;
 
 /// Size of the arena's file: all that offsets can name. It is sparse.
 const FILE_SIZE: i64 = 64 << 30;
 /// After how long free memory goes back to the system.
 const TRIM_AFTER: Duration = Duration::from_millis(200);
+/// After how long what may be over is looked at, and how often what is removed and still mapped.
+const LOOK_AFTER: Duration = Duration::from_millis(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
 
@@ -92,10 +98,18 @@ struct Client {
     pidfd: OwnedFd,
 }
 
+impl Client {
+    fn has_ended(&self) -> bool {
+        let mut wanted = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut wanted, PollTimeout::ZERO) == Ok(1)
+    }
+}
+
 /// A question that the first thread answers.
 struct Question {
     link: OwnedFd,
     which: u32,
+    arg: u32,
     pid: i32,
 }
 
@@ -112,6 +126,9 @@ pub struct Service {
     clients: HashMap<RawFd, Client>,
     leases: HashMap<RawFd, OwnedFd>,
     trim_at: Option<Instant>,
+    look_at: Option<Instant>,
+    /// Questions that were taken from the channel and not answered yet.
+    waiting: VecDeque<Question>,
 }
 
 impl std::fmt::Debug for Service {
@@ -192,6 +209,10 @@ impl Service {
         let listener = listen_at(&socket).inspect_err(|_| {
             let _ = fs::remove_dir_all(&directory);
         })?;
+        let given = given_beside(&socket);
+        segments::begin(&given, owner).map_err(|e| Error::File(given, e)).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&directory);
+        })?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         Ok(Service {
@@ -206,6 +227,8 @@ impl Service {
             clients: HashMap::new(),
             leases: HashMap::new(),
             trim_at: None,
+            look_at: None,
+            waiting: VecDeque::new(),
         })
     }
 
@@ -265,13 +288,76 @@ impl Service {
         if !bells.is_empty() {
             self.answer_bell();
         }
-        let due = self.trim_at.map(|at| at.saturating_duration_since(Instant::now()));
-        if due == Some(Duration::ZERO) {
+        let now = Instant::now();
+        if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = None;
             let _ = client::with(|ctx| ctx.trim().map_err(engine::util::arena_errno));
-            return None;
         }
-        due
+        if segments::must_look() {
+            self.look_at.get_or_insert(now + LOOK_AFTER);
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look_at = self.end_segments().then(|| now + LOOK_AGAIN);
+        }
+        let due = self.trim_at.into_iter().chain(self.look_at).min();
+        due.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Ends the segments that are over, and lets their memory go. Whether some have to be looked at again.
+    fn end_segments(&self) -> bool {
+        let left = client::with(|ctx| {
+            IpcNamespace::of(ctx.arena, ctx.host)?.asks.fetch_and(!namespace::ASK_SEGMENTS, AcqRel);
+            shm::sweep(ctx)
+        });
+        segments::release_unneeded();
+        segments::must_look();
+        left.unwrap_or(false)
+    }
+
+    /// Looks for ends of clients that have not been handled yet.
+    fn see_ends(&mut self) {
+        let dead: Vec<RawFd> =
+            self.clients.iter().filter(|(_, c)| c.has_ended()).map(|(fd, _)| *fd).collect();
+        for fd in dead {
+            self.gone(fd);
+        }
+    }
+
+    /// Counts the mappings of a segment. A client that had some and has none any more has detached it.
+    fn count(&mut self, id: i32) -> Result<(u64, u64), Errno> {
+        self.see_ends();
+        let memory = client::with(|ctx| shm::memory_of(ctx, id))?;
+        let counts = segments::count(memory);
+        let total = counts.values().sum();
+        client::with(|ctx| {
+            for client in self.clients.values().filter(|c| !counts.contains_key(&c.pid)) {
+                if shm::has_attached(ctx, client.process, id) {
+                    shm::detached_unseen(ctx, client.process, id);
+                }
+            }
+            shm::set_nattch(ctx, id, total)
+        })?;
+        Ok((total, 0))
+    }
+
+    /// Takes what has been asked by now.
+    fn pull(&mut self) {
+        let questions = self.questions.as_ref();
+        self.waiting.extend(questions.into_iter().flat_map(Receiver::try_iter));
+    }
+
+    /// A process whose parent had segments attached.
+    fn forked(&mut self, parent: i32, child_pid: i32) {
+        let parent = self.clients.values().find(|c| c.pid == parent).map(|c| c.process);
+        let Some(parent) = parent else { return };
+        let child = self.attach(child_pid, true);
+        let _ = client::with(|ctx| {
+            match child {
+                Ok(child) => shm::inherit(ctx, parent, child),
+                Err(_) => shm::inherited_and_ended(ctx, parent, child_pid.cast_unsigned()),
+            }
+            Ok(())
+        });
     }
 
     fn start_threads(&mut self) -> io::Result<EventFd> {
@@ -290,6 +376,10 @@ impl Service {
                 }
             }
         })?;
+        // The memory of each segment is a descriptor of ours.
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        }
         let (sender, questions) = channel();
         let door = Door {
             listener: self.listener.try_clone()?,
@@ -316,17 +406,30 @@ impl Service {
         if let Some(bell) = &self.bell {
             let _ = bell.read();
         }
-        while let Some(question) = self.questions.as_ref().and_then(|q| q.try_recv().ok()) {
-            let answer = self.answer(question.which, question.pid);
-            reply(&question.link, answer, (question.which == wire::ASK_ATTACH).then_some(&self.file));
-            if question.which == wire::ASK_LEASE && answer.is_ok() {
-                self.keep(question.link);
+        self.pull();
+        while let Some(question) = self.waiting.pop_front() {
+            let Question { link, which, arg, pid } = question;
+            if which == wire::TELL_FORKED {
+                self.forked(arg.cast_signed(), pid);
+                continue;
+            }
+            let answer = self.answer(which, arg, pid);
+            reply(&link, answer, (which == wire::ASK_ATTACH).then_some(&self.file));
+            if which == wire::ASK_LEASE && answer.is_ok() {
+                self.keep(link);
             }
         }
-        let asks = client::with(|ctx| Ok(IpcNamespace::of(ctx.arena, ctx.host)?.asks.swap(0, AcqRel)));
+        // That one stays until it is done, so that nobody rings for it again.
+        let kept = namespace::ASK_SEGMENTS;
+        let asks =
+            client::with(|ctx| Ok(IpcNamespace::of(ctx.arena, ctx.host)?.asks.fetch_and(kept, AcqRel)));
         let asks = asks.unwrap_or(0);
         if asks & namespace::ASK_TRIM != 0 && self.trim_at.is_none() {
             self.trim_at = Some(Instant::now() + TRIM_AFTER);
+        }
+        if asks & namespace::ASK_SEGMENTS != 0 {
+            let soon = Instant::now() + LOOK_AFTER;
+            self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
         }
         if asks & namespace::ASK_STALLED != 0 {
             stopped::release_locks();
@@ -341,19 +444,27 @@ impl Service {
         }
     }
 
-    fn answer(&mut self, which: u32, pid: i32) -> Result<Handle, Errno> {
+    fn answer(&mut self, which: u32, arg: u32, pid: i32) -> Result<[u32; 2], Errno> {
+        let small = |(a, b): (u64, u64)| [a, b].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         match which {
-            wire::ASK_ATTACH => self.attach(pid),
+            wire::ASK_ATTACH => Ok([self.attach(pid, arg != 0)?.0, 0]),
+            wire::ASK_COUNT => self.count(arg.cast_signed()).map(small),
+            wire::ASK_USAGE => {
+                self.see_ends();
+                self.end_segments();
+                Ok(small(segments::usage()))
+            }
             wire::ASK_THREADS => {
                 client::with(|ctx| ctx.add_thread_span().map_err(engine::util::arena_errno))?;
-                Ok(Handle::NULL)
+                Ok([0; 2])
             }
-            wire::ASK_LEASE => Ok(Handle::NULL),
+            wire::ASK_LEASE => Ok([0; 2]),
             _ => Err(Errno::EPROTO),
         }
     }
 
-    fn attach(&mut self, pid: i32) -> Result<Handle, Errno> {
+    /// The slot of a process. `same_program` says that what its memory is attached to is still true.
+    fn attach(&mut self, pid: i32, same_program: bool) -> Result<Handle, Errno> {
         let pidfd = pidfd_open(pid)?;
         let start = start_time(pid).ok_or(Errno::ESRCH)?;
         // A program after exec keeps its adjustments; what its threads had in their hands is gone.
@@ -363,6 +474,9 @@ impl Service {
                 let threads = ctx.threads().map_err(engine::util::arena_errno)?;
                 for (slot, _, tid) in threads.filter(|(_, owner, _)| *owner == process) {
                     reap::reap_thread(ctx, &slot, tid);
+                }
+                if !same_program {
+                    shm::detach_all(ctx, process);
                 }
                 Ok(())
             })?;
@@ -385,21 +499,34 @@ impl Service {
         let fd = pidfd.as_raw_fd();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
         self.epoll.add(&pidfd, event).map_err(|_| Errno::ENOMEM)?;
+        segments::note_client(pid, true);
         self.clients.insert(fd, Client { pid, start, process, pidfd });
         Ok(process)
     }
 
     /// A client has ended, or a lease was given back.
     fn gone(&mut self, fd: RawFd) {
+        // Its children have what it had, while that is still known.
+        if let Some(parent) = self.clients.get(&fd).map(|client| client.pid) {
+            self.pull();
+            let is_its = |q: &Question| q.which == wire::TELL_FORKED && q.arg.cast_signed() == parent;
+            let (its, others) = std::mem::take(&mut self.waiting).into_iter().partition(is_its);
+            self.waiting = others;
+            let its: VecDeque<Question> = its;
+            its.iter().for_each(|q| self.forked(parent, q.pid));
+        }
         if let Some(link) = self.leases.remove(&fd) {
             let _ = self.epoll.delete(&link);
         } else if let Some(client) = self.clients.remove(&fd) {
             let _ = self.epoll.delete(&client.pidfd);
+            segments::note_client(client.pid, false);
             let _ = client::with(|ctx| {
                 reap::reap_process(ctx, client.process);
                 Ok(())
             });
             self.trim_at.get_or_insert(Instant::now() + TRIM_AFTER);
+            // It may have died in the middle of a removal, and so may others that were no clients.
+            segments::look();
         }
     }
 
@@ -419,6 +546,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.socket);
+        let _ = fs::remove_file(given_beside(&self.socket));
         let _ = fs::remove_dir(&self.directory);
     }
 }
@@ -449,28 +577,25 @@ impl Door {
         if recv(fd, &mut question, MsgFlags::empty()) != Ok(wire::QUESTION) {
             return false;
         }
-        let [magic, which, ..] = wire::decode(&question);
+        let [magic, which, arg, high] = wire::decode(&question);
         let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
-        } else if !self.is_friend(peer.pid(), peer.uid()) || self.is_elsewhere(peer.pid()) {
+        } else if !is_friend(self.owner, peer.pid(), peer.uid()) || self.is_elsewhere(peer.pid()) {
             reply(&link, Err(Errno::EACCES), None);
         } else if which == wire::ASK_FILE {
-            reply(&link, Ok(Handle::NULL), Some(&self.file));
+            reply(&link, Ok([0; 2]), Some(&self.file));
+        } else if which == wire::ASK_TAKE {
+            segments::take();
+            reply(&link, Ok([0; 2]), None);
+        } else if which == wire::ASK_MEMORY || which == wire::ASK_MEMORY_TO_READ {
+            let memory = u64::from(high) << 32 | u64::from(arg);
+            let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);
+            reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
         } else {
-            return self.sender.send(Question { link, which, pid: peer.pid() }).is_ok();
+            return self.sender.send(Question { link, which, arg, pid: peer.pid() }).is_ok();
         }
         false
-    }
-
-    /// Whether the process is the owner's, by any of its user ids.
-    fn is_friend(&self, pid: i32, euid: u32) -> bool {
-        let ids = || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
-            Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(self.owner)))
-        };
-        euid == self.owner || ids().unwrap_or(false)
     }
 
     /// Whether the process is in another PID namespace, where thread ids mean others, or in another user namespace,
@@ -482,15 +607,33 @@ impl Door {
 }
 
 /// The user and the PID namespace of a process.
-fn namespaces(process: &str) -> io::Result<[u64; 2]> {
+pub(crate) fn namespaces(process: &str) -> io::Result<[u64; 2]> {
     let inode = |kind| fs::metadata(format!("/proc/{process}/ns/{kind}")).map(|meta| meta.ino());
     Ok([inode("user")?, inode("pid")?])
 }
 
-/// Answers a question, with the arena's file if there is one to give.
-fn reply(link: &OwnedFd, answer: Result<Handle, Errno>, file: Option<&OwnedFd>) {
+/// Whether the process is the owner's, by any of its user ids.
+pub(crate) fn is_friend(owner: u32, pid: i32, euid: u32) -> bool {
+    let ids = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
+        Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(owner)))
+    };
+    euid == owner || ids().unwrap_or(false)
+}
+
+/// Where we are given files.
+fn given_beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(wire::GIVEN);
+    path.into()
+}
+
+/// Answers a question, with a file if there is one to give.
+fn reply(link: &OwnedFd, answer: Result<[u32; 2], Errno>, file: Option<&OwnedFd>) {
     let error = answer.map_or_else(|e| e.raw().cast_unsigned(), |_| 0);
-    let bytes = wire::encode([wire::MAGIC, error, answer.unwrap_or(Handle::NULL).0, std::process::id()]);
+    let [first, second] = answer.unwrap_or([0; 2]);
+    let bytes = wire::encode([wire::MAGIC, error, first, second]);
     let iov = [io::IoSlice::new(&bytes)];
     let files = file.filter(|_| error == 0).map(|f| [f.as_raw_fd()]);
     let rights = files.as_ref().map(|f| [ControlMessage::ScmRights(f)]);

@@ -51,7 +51,7 @@ impl Job {
 /// A namespace from the side of one `run`.
 pub enum Namespace {
     /// Made for this `run`, which serves it.
-    Own(Service),
+    Own(Box<Service>),
     /// Another's, which is held as long as this `run` has processes.
     Joined(Lease),
     /// Given back.

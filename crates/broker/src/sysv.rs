@@ -7,6 +7,9 @@ use std::mem::MaybeUninit;
 
 /// MSG_STAT_ANY of `linux/msg.h`, which libc doesn't name.
 const MSG_STAT_ANY: libc::c_int = 13;
+/// Those of `linux/shm.h`, likewise.
+const SHM_INFO: libc::c_int = 14;
+const SHM_STAT_ANY: libc::c_int = 15;
 
 /// What every object has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,24 @@ pub struct Set {
     pub ctime: i64,
 }
 
+/// A segment of shared memory, as shmctl(2) describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names of struct shmid_ds")]
+pub struct Segment {
+    pub perm: Perm,
+    pub segsz: u64,
+    pub nattch: u64,
+    pub atime: i64,
+    pub dtime: i64,
+    pub ctime: i64,
+    pub cpid: i32,
+    pub lpid: i32,
+    /// Removed, and still attached.
+    pub dest: bool,
+    /// Locked in memory.
+    pub locked: bool,
+}
+
 /// One semaphore of a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Semaphore {
@@ -86,6 +107,36 @@ pub struct Limits {
     pub semvmx: i64,
     pub sets: i64,
     pub semaphores: i64,
+    pub shmmni: u64,
+    pub shmall: u64,
+    pub shmmax: u64,
+    pub shmmin: u64,
+    pub segments: i64,
+    pub pages: u64,
+}
+
+/// `struct shminfo`, which libc doesn't have.
+#[repr(C)]
+#[derive(Default)]
+struct ShmLimits {
+    shmmax: u64,
+    shmmin: u64,
+    shmmni: u64,
+    shmseg: u64,
+    shmall: u64,
+    unused: [u64; 4],
+}
+
+/// `struct shm_info`, likewise.
+#[repr(C)]
+#[derive(Default)]
+struct ShmInfo {
+    used_ids: libc::c_int,
+    shm_tot: u64,
+    shm_rss: u64,
+    shm_swp: u64,
+    swap_attempts: u64,
+    swap_successes: u64,
 }
 
 fn checked(result: libc::c_int) -> io::Result<i32> {
@@ -108,12 +159,27 @@ fn sem_info(command: libc::c_int) -> io::Result<(i32, libc::seminfo)> {
     Ok((highest, unsafe { info.assume_init() }))
 }
 
-/// What IPC_INFO, MSG_INFO and SEM_INFO tell.
+fn shm_limits() -> io::Result<ShmLimits> {
+    let mut info = ShmLimits::default();
+    // SAFETY: the command writes a struct shminfo.
+    checked(unsafe { libc::shmctl(0, libc::IPC_INFO, (&raw mut info).cast()) })?;
+    Ok(info)
+}
+
+fn shm_info() -> io::Result<(i32, ShmInfo)> {
+    let mut info = ShmInfo::default();
+    // SAFETY: the command writes a struct shm_info.
+    let highest = checked(unsafe { libc::shmctl(0, SHM_INFO, (&raw mut info).cast()) })?;
+    Ok((highest, info))
+}
+
+/// What IPC_INFO, MSG_INFO, SEM_INFO and SHM_INFO tell.
 pub fn limits() -> io::Result<Limits> {
     let (_, msg) = msg_info(libc::IPC_INFO)?;
     let (_, msg_used) = msg_info(libc::MSG_INFO)?;
     let (_, sem) = sem_info(libc::IPC_INFO)?;
     let (_, sem_used) = sem_info(libc::SEM_INFO)?;
+    let (shm, (_, shm_used)) = (shm_limits()?, shm_info()?);
     Ok(Limits {
         msgmni: msg.msgmni.into(),
         msgmax: msg.msgmax.into(),
@@ -126,6 +192,12 @@ pub fn limits() -> io::Result<Limits> {
         semvmx: sem.semvmx.into(),
         sets: sem_used.semusz.into(),
         semaphores: sem_used.semaem.into(),
+        shmmni: shm.shmmni,
+        shmall: shm.shmall,
+        shmmax: shm.shmmax,
+        shmmin: shm.shmmin,
+        segments: shm_used.used_ids.into(),
+        pages: shm_used.shm_tot,
     })
 }
 
@@ -139,6 +211,12 @@ pub fn queues() -> io::Result<Vec<Queue>> {
 pub fn sets() -> io::Result<Vec<Set>> {
     let (highest, _) = sem_info(libc::SEM_INFO)?;
     existing(highest, set_at)
+}
+
+/// All segments, by ascending index. Nobody needs a right to see them.
+pub fn segments() -> io::Result<Vec<Segment>> {
+    let (highest, _) = shm_info()?;
+    existing(highest, segment_at)
 }
 
 /// What there is at the indexes up to the highest.
@@ -179,6 +257,27 @@ fn set_at(index: i32) -> io::Result<Set> {
     })
 }
 
+fn segment_at(index: i32) -> io::Result<Segment> {
+    let mut found = MaybeUninit::<libc::shmid_ds>::zeroed();
+    // SAFETY: the command writes a struct shmid_ds.
+    let id = checked(unsafe { libc::shmctl(index, SHM_STAT_ANY, found.as_mut_ptr()) })?;
+    // SAFETY: zeroes are a valid value, and the call has written one.
+    let found = unsafe { found.assume_init() };
+    let mode = u32::from(found.shm_perm.mode);
+    Ok(Segment {
+        perm: Perm::new(id, &found.shm_perm),
+        segsz: found.shm_segsz as u64,
+        nattch: found.shm_nattch,
+        atime: found.shm_atime,
+        dtime: found.shm_dtime,
+        ctime: found.shm_ctime,
+        cpid: found.shm_cpid,
+        lpid: found.shm_lpid,
+        dest: mode & abi::shm::SHM_DEST != 0,
+        locked: mode & abi::shm::SHM_LOCKED != 0,
+    })
+}
+
 /// The semaphores of a set; needs the right to read it.
 pub fn semaphores(set: &Set) -> io::Result<Vec<Semaphore>> {
     let count = i32::try_from(set.nsems).map_err(io::Error::other)?;
@@ -206,6 +305,18 @@ pub fn queue_of(key: i32) -> io::Result<i32> {
 pub fn set_of(key: i32) -> io::Result<i32> {
     // SAFETY: no memory is passed.
     checked(unsafe { libc::semget(key, 0, 0) })
+}
+
+/// The segment of a key.
+pub fn segment_of(key: i32) -> io::Result<i32> {
+    // SAFETY: no memory is passed.
+    checked(unsafe { libc::shmget(key, 0, 0) })
+}
+
+/// Removes a segment.
+pub fn remove_segment(id: i32) -> io::Result<()> {
+    // SAFETY: the command takes no argument.
+    checked(unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
 }
 
 /// Removes a queue.

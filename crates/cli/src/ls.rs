@@ -1,7 +1,7 @@
 //! `ipcspace ls`: the objects of a namespace, with the look and the letters of lsipc(1).
 //!
 //! Otherwise than with lsipc: an unknown identifier is exit code 1, `-q -g` has the columns of the summary only, and numeric
-//! permissions work for queues too. Missing: shared memory.
+//! permissions work for queues too.
 
 mod columns;
 mod table;
@@ -19,17 +19,20 @@ use columns::{Column, Manner, Object, TimeFormat};
 use table::{Format, Style, Table};
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("kind").args(["queues", "semaphores"]))]
+#[command(group = ArgGroup::new("kind").args(["shmems", "queues", "semaphores"]))]
 #[command(group = ArgGroup::new("format").args(["json", "export", "list", "newline", "raw"]))]
 #[command(after_help = help_of_columns())]
 pub(crate) struct Ls {
+    /// Shared memory segments
+    #[arg(short = 'm', long)]
+    shmems: bool,
     /// Message queues
     #[arg(short, long)]
     queues: bool,
     /// Semaphores
     #[arg(short, long)]
     semaphores: bool,
-    /// Usage and limits of the namespace (may be used with -q and -s); the default
+    /// Usage and limits of the namespace (may be used with -m, -q and -s); the default
     #[arg(short, long, conflicts_with_all = ["id", "creator", "time"])]
     global: bool,
     /// Details of the resource of this identifier
@@ -73,7 +76,7 @@ pub(crate) struct Ls {
     /// Display in raw mode
     #[arg(short, long)]
     raw: bool,
-    /// Show times of sending, receiving, operation and change
+    /// Show times of attaching, detaching, sending, receiving, operation and change
     #[arg(short, long, requires = "kind")]
     time: bool,
     /// Use column names to be usable as shell variable identifiers
@@ -86,10 +89,11 @@ fn help_of_columns() -> String {
         let line = |column: &Column<T>| format!("  {:>12}  {}\n", column.name, column.help);
         format!("\n{title}:\n{}", columns.iter().map(line).collect::<String>())
     }
-    let (queues, sets) = (columns::of_queues(), columns::of_sets());
+    let (segments, queues, sets) = (columns::of_segments(), columns::of_queues(), columns::of_sets());
     let generic = queues.iter().position(|column| column.name == "USEDBYTES").unwrap_or(0);
     [
         lines("Generic columns", &queues[..generic]),
+        lines("Shared-memory columns (--shmems)", &segments[generic..]),
         lines("Message-queue columns (--queues)", &queues[generic..]),
         lines("Semaphore columns (--semaphores)", &sets[generic..]),
         lines("Summary columns (--global)", &columns::of_limits()),
@@ -133,7 +137,15 @@ pub(crate) fn ls(ls: &Ls) -> ExitCode {
 impl Ls {
     fn text(&self) -> Result<String, Failure> {
         source::enter(&self.place)?;
-        if self.queues && !self.global {
+        if self.shmems && !self.global {
+            self.objects(
+                sysv::segments()?,
+                "shared memory segment",
+                "sharedmemory",
+                columns::of_segments(),
+                SEGMENTS,
+            )
+        } else if self.queues && !self.global {
             self.objects(sysv::queues()?, "message queue", "messages", columns::of_queues(), QUEUES)
         } else if self.semaphores && !self.global {
             let sets = sysv::sets()?;
@@ -151,17 +163,20 @@ impl Ls {
     }
 
     fn summary(&self) -> Result<String, Failure> {
-        let (limits, both) = (sysv::limits()?, !self.queues && !self.semaphores);
+        let (limits, all) = (sysv::limits()?, !self.shmems && !self.queues && !self.semaphores);
         let mut rows = Vec::new();
-        if self.queues || both {
+        if self.queues || all {
             rows.extend(columns::queue_limits(&limits));
         }
-        if self.semaphores || both {
+        if self.shmems || all {
+            rows.extend(columns::segment_limits(&limits));
+        }
+        if self.semaphores || all {
             rows.extend(columns::semaphore_limits(&limits));
         }
-        let all = columns::of_limits();
-        let default: Vec<&str> = all.iter().map(|column| column.name).collect();
-        let chosen = self.chosen(&all, &default)?;
+        let columns = columns::of_limits();
+        let default: Vec<&str> = columns.iter().map(|column| column.name).collect();
+        let chosen = self.chosen(&columns, &default)?;
         Ok(self.table("ipclimits", &chosen, &rows))
     }
 
@@ -180,11 +195,12 @@ impl Ls {
             }
         }
         let mut names = default.always.to_vec();
-        if self.creator {
-            names.extend(["CUID", "CGID", "UID", "GID"]);
-        }
-        if self.time {
-            names.extend(default.times);
+        let times = if self.time { default.times } else { &[] };
+        let creator: &[&str] = if self.creator { &["CUID", "CGID", "UID", "GID"] } else { &[] };
+        if default.last.is_empty() {
+            names.extend(creator.iter().chain(times));
+        } else {
+            names.extend(times.iter().chain(default.last).chain(creator));
         }
         if !self.is_list() {
             return Ok(self.table(name, &self.chosen(&all, &names)?, &objects));
@@ -254,14 +270,22 @@ impl Ls {
 struct Default {
     always: &'static [&'static str],
     times: &'static [&'static str],
+    /// Behind the times.
+    last: &'static [&'static str],
 }
 
+const SEGMENTS: Default = Default {
+    always: &["KEY", "ID", "PERMS", "OWNER", "SIZE", "NATTCH", "STATUS", "CTIME", "CPID", "LPID"],
+    times: &["ATTACH", "DETACH"],
+    last: &["COMMAND"],
+};
 const QUEUES: Default = Default {
     always: &["KEY", "ID", "PERMS", "OWNER", "USEDBYTES", "MSGS", "LSPID", "LRPID"],
     times: &["SEND", "RECV", "CTIME"],
+    last: &[],
 };
 const SETS: Default =
-    Default { always: &["KEY", "ID", "PERMS", "OWNER", "NSEMS"], times: &["OTIME", "CTIME"] };
+    Default { always: &["KEY", "ID", "PERMS", "OWNER", "NSEMS"], times: &["OTIME", "CTIME"], last: &[] };
 
 /// The semaphores of one set, below its list.
 fn elements(set: &Set) -> String {
@@ -273,8 +297,7 @@ fn elements(set: &Set) -> String {
     };
     let row = |(number, semaphore): (usize, &sysv::Semaphore)| {
         let sysv::Semaphore { value, ncount, zcount, pid } = *semaphore;
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+        let command = columns::command(pid).unwrap_or_default();
         let numbers = [value, ncount, zcount, pid].map(|number| number.to_string());
         [number.to_string()].into_iter().chain(numbers).chain([command]).map(Some).collect()
     };

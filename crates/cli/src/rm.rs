@@ -1,6 +1,4 @@
 //! `ipcspace rm`: removes objects of a namespace, with the letters of ipcrm(1).
-//!
-//! Missing: shared memory.
 
 use std::io;
 use std::process::ExitCode;
@@ -13,6 +11,12 @@ use crate::source::{self, Place};
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Rm {
+    /// Remove the shared memory segment of this identifier
+    #[arg(short = 'm', long, value_name = "ID")]
+    shmem_id: Vec<i32>,
+    /// Remove the shared memory segment of this key
+    #[arg(short = 'M', long, value_name = "KEY", value_parser = key, allow_negative_numbers = true)]
+    shmem_key: Vec<i32>,
     /// Remove the message queue of this identifier
     #[arg(short = 'q', long, value_name = "ID")]
     queue_id: Vec<i32>,
@@ -37,6 +41,7 @@ pub(crate) struct Rm {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum All {
+    Shm,
     Msg,
     Sem,
     #[value(hide = true)]
@@ -67,6 +72,8 @@ struct Kind {
     remove: fn(i32) -> io::Result<()>,
 }
 
+const SEGMENT: Kind =
+    Kind { name: "shared memory segment", of_key: sysv::segment_of, remove: sysv::remove_segment };
 const QUEUE: Kind = Kind { name: "message queue", of_key: sysv::queue_of, remove: sysv::remove_queue };
 const SET: Kind = Kind { name: "semaphore set", of_key: sysv::set_of, remove: sysv::remove_set };
 
@@ -76,7 +83,9 @@ pub(crate) fn rm(rm: &Rm) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let by_id = |kind: Kind, ids: &[i32]| every(ids.iter().map(|id| rm.remove(kind, *id, "id", id)));
-    let mut good = by_id(QUEUE, &rm.queue_id);
+    let mut good = by_id(SEGMENT, &rm.shmem_id);
+    good &= rm.by_key(SEGMENT, &rm.shmem_key);
+    good &= by_id(QUEUE, &rm.queue_id);
     good &= rm.by_key(QUEUE, &rm.queue_key);
     good &= by_id(SET, &rm.semaphore_id);
     good &= rm.by_key(SET, &rm.semaphore_key);
@@ -106,10 +115,13 @@ impl Rm {
     fn all(&self, all: All) -> bool {
         let mut found = Vec::new();
         let listed = (|| {
-            if all != All::Sem {
+            if matches!(all, All::Shm | All::Every) {
+                found.extend(sysv::segments()?.iter().map(|segment| (SEGMENT, segment.perm.id)));
+            }
+            if matches!(all, All::Msg | All::Every) {
                 found.extend(sysv::queues()?.iter().map(|queue| (QUEUE, queue.perm.id)));
             }
-            if all != All::Msg {
+            if matches!(all, All::Sem | All::Every) {
                 found.extend(sysv::sets()?.iter().map(|set| (SET, set.perm.id)));
             }
             io::Result::Ok(())

@@ -114,7 +114,7 @@ fn open(
             }
             Ok(None)
         }
-        result => Ok(Some(Namespace::Own(result?))),
+        result => Ok(Some(Namespace::Own(Box::new(result?)))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
-/// Queues and sets of different modes, keys, contents and times.
+/// Segments, queues and sets of different modes, keys, contents and times.
 const OBJECTS: &str = r#"
     ipcmk -Q -p 0644; ipcmk -Q -p 0600; ipcmk -S 5 -p 0660; ipcmk -S 100
     perl -e 'use IPC::SysV qw(:all);
@@ -13,7 +13,9 @@ const OBJECTS: &str = r#"
         msgsnd($q, pack("l! a*", 1, "hello world"), 0); msgsnd($q, pack("l! a*", 1, "x" x 3000), 0);
         msgrcv($q, $b, 5000, 0, 0);
         my $s = semget(0x77, 3, IPC_CREAT | 0640); semop($s, pack("s3", 0, 1, 0));
-        msgget(-5, IPC_CREAT); semget(IPC_PRIVATE, 2, IPC_CREAT | 0111);'
+        msgget(-5, IPC_CREAT); semget(IPC_PRIVATE, 2, IPC_CREAT | 0111);
+        my $m = shmget(0x88, 5000, IPC_CREAT | 0640); shmread($m, $b, 0, 1);
+        my $l = shmget(IPC_PRIVATE, 70000, IPC_CREAT | 0600); shmctl($l, 11, 0); shmget(-7, 1, IPC_CREAT);'
     ipcrm -q 1
 "#;
 
@@ -55,6 +57,10 @@ fn tables_are_those_of_lsipc() {
             assert_same(&format!("{kind} {options}"));
         }
     }
+    for options in ["", "-t", "-c", "-c -t", "--noheadings", "-t --time-format=full", "-b", "-o +CUSER,size"]
+    {
+        assert_same(&format!("-m {options}"));
+    }
     assert_same("-s -P");
     assert_same("--semaphores --numeric-perms --output +CUSER,cgroup,USER,Group,UID");
     assert_same("-q -o msgs,id,KEY,Ctime");
@@ -62,7 +68,7 @@ fn tables_are_those_of_lsipc() {
 
 #[test]
 fn other_formats_are_those_of_lsipc() {
-    for kind in ["-q", "-s"] {
+    for kind in ["-m", "-q", "-s"] {
         for options in
             ["-J", "-e", "-r", "-n", "-J -t", "-e -t", "-r -t", "-n -t", "-e -y -c", "-r --noheadings"]
         {
@@ -77,23 +83,23 @@ fn details_are_those_of_lsipc() {
         for options in ["", "-t", "-c", "-J", "-e", "-l", "-r", "-n", "-o ID,KEY", "--time-format=short"] {
             assert_same(&format!("-q -i {id} {options}"));
             assert_same(&format!("-s -i {id} {options}"));
+            assert_same(&format!("-m -i {id} {options}"));
         }
     }
 }
 
 #[test]
-fn the_summary_is_that_of_lsipc_but_for_shared_memory() {
+fn the_summary_is_that_of_lsipc() {
     let output = text(&in_kernel_namespace("lsipc -J; echo =====; ours ls -J"));
     let (theirs, ours) = output.split_once("=====\n").unwrap();
     let [mut theirs, ours]: [Value; 2] = [theirs, ours].map(|json| serde_json::from_str(json).unwrap());
     let rows = theirs["ipclimits"].as_array_mut().unwrap();
-    rows.retain(|row| !row["resource"].as_str().unwrap().starts_with("SHM"));
     // lsipc miscounts them.
     rows.iter_mut().find(|row| row["resource"] == "SEMMNS").unwrap()["used"] = "110".into();
     assert_eq!(ours, theirs);
     for options in ["-e", "-r", "-g -y -e", "-b -r"] {
         let script = format!(
-            "lsipc {options} | grep -v SHM; echo =====; ours ls {options}) | (sed '/^SEMMNS/s/ 110 / 20 /; /SEMMNS/s/\"110\"/\"20\"/'"
+            "lsipc {options}; echo =====; ours ls {options}) | (sed '/^SEMMNS/s/ 110 / 20 /; /SEMMNS/s/\"110\"/\"20\"/'"
         );
         let output = text(&in_kernel_namespace(&format!("({script})")));
         let (theirs, ours) = output.split_once("=====\n").unwrap();
@@ -116,7 +122,7 @@ fn rm_removes_what_it_is_told() {
         ("-q 0 -S 0x77", "2\n3\n0\n1\n3\n"),
         ("-Q 0xfffffffb -Q 4660 -s 0 -s 1", "0\n2\n3\n"),
         ("-Q -5 --semaphore-id=3", "0\n2\n0\n1\n2\n"),
-        ("--all=msg", "0\n1\n2\n3\n"),
+        ("-m 0 -M 0xfffffff9 --all=msg", "0\n1\n2\n3\n"),
         ("-asem", "0\n2\n3\n"),
         ("-a", ""),
     ] {
@@ -125,6 +131,20 @@ fn rm_removes_what_it_is_told() {
             text(&in_kernel_namespace(&format!("ours rm {arguments} || echo failed; {left}"))),
             expected
         );
+    }
+}
+
+#[test]
+fn rm_removes_segments() {
+    for (arguments, expected) in [
+        ("-m 0 -m 1", "2\n"),
+        ("-M 0x88 --shmem-key -7", "1\n"),
+        ("--all=shm", ""),
+        ("-a", ""),
+        ("--all=sem", "0\n1\n2\n"),
+    ] {
+        let script = format!("ours rm {arguments} || echo failed; ours ls -m -r -o id --noheadings");
+        assert_eq!(text(&in_kernel_namespace(&script)), expected, "{arguments}");
     }
 }
 
@@ -144,6 +164,7 @@ fn what_is_wrong_is_said() {
     says("ours ls -i 3", 2, "required");
     says("ours ls -q --time-format=foo", 2, "[possible values: short, full, iso]");
     says("ours rm -q 77", 1, "no message queue with the id 77");
+    says("ours rm -m 77", 1, "no shared memory segment with the id 77");
     says("ours rm -S 0x99", 1, "no semaphore set with the key 0x00000099");
     says("ours rm -Q 0", 2, "private");
     says("ours rm -Q zero", 2, "invalid");

@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "the wiped page is raw memory")]
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
@@ -135,9 +135,13 @@ fn path() -> Result<&'static [u8]> {
     Ok(unsafe { core::slice::from_raw_parts((&raw const PATH).cast::<u8>(), len) })
 }
 
-fn ask(which: u32) -> Result<([u32; 4], Option<sys::net::Fd>)> {
+/// Asks the broker.
+///
+/// # Errors
+/// The broker's, and `ENOSYS` if there is none.
+pub(crate) fn ask(which: u32, args: [u32; 2]) -> Result<([u32; 4], Option<sys::net::Fd>)> {
     let mut answer = [0; wire::ANSWER];
-    let request = wire::encode([wire::MAGIC, which, 0, 0]);
+    let request = wire::encode([wire::MAGIC, which, args[0], args[1]]);
     let mut tries = 0;
     let asked = loop {
         match sys::net::ask(path()?, &request, &mut answer) {
@@ -161,9 +165,13 @@ fn ask(which: u32) -> Result<([u32; 4], Option<sys::net::Fd>)> {
 
 /// Asks, and uses the file that comes with the answer before it is closed again. Where the process has no descriptor free, a
 /// thread does it that has its own.
-fn ask_for_file<R>(which: u32, use_file: impl Fn([u32; 4], &sys::net::Fd) -> Result<R>) -> Result<R> {
+fn ask_for_file<R>(
+    which: u32,
+    arg: u32,
+    use_file: impl Fn([u32; 4], &sys::net::Fd) -> Result<R>,
+) -> Result<R> {
     let try_it = || {
-        let (words, file) = ask(which)?;
+        let (words, file) = ask(which, [arg, 0])?;
         // With one descriptor left for the question, the one in the answer is lost.
         use_file(words, &file.ok_or(Errno::EMFILE)?)
     };
@@ -171,6 +179,68 @@ fn ask_for_file<R>(which: u32, use_file: impl Fn([u32; 4], &sys::net::Fd) -> Res
         Err(Errno::EMFILE) => sys::thread::without_descriptors(try_it).map_err(|_| Errno::EMFILE)?,
         done => done,
     }
+}
+
+/// Tells the broker something, and waits for no answer.
+///
+/// # Errors
+/// The socket's.
+pub(crate) fn tell(message: [u32; 4]) -> Result<()> {
+    sys::net::send(&sys::net::connect(path()?)?, &wire::encode(message))
+}
+
+/// The connection by which files are given to the broker: the descriptor plus one, and the low half of its inode's number.
+static GIVING: AtomicU64 = AtomicU64::new(0);
+
+/// The kept connection, if it is still ours: the program may have closed it, or put something else in its place.
+fn giving() -> Option<i32> {
+    const S_IFMT: u32 = 0o170_000;
+    const S_IFSOCK: u32 = 0o140_000;
+    let kept = GIVING.load(Acquire);
+    let fd = i32::try_from((kept >> 32).checked_sub(1)?).ok()?;
+    let stat = sys::memory::stat(fd).ok()?;
+    (stat.ino & 0xffff_ffff == kept & 0xffff_ffff && stat.mode & S_IFMT == S_IFSOCK).then_some(fd)
+}
+
+fn connect_to_give() -> Result<i32> {
+    let path = path()?;
+    let mut name = [0; 108];
+    let len = path.len() + wire::GIVEN.len();
+    name.get_mut(..path.len()).ok_or(Errno::ENOSYS)?.copy_from_slice(path);
+    name.get_mut(path.len()..len).ok_or(Errno::ENOSYS)?.copy_from_slice(wire::GIVEN.as_bytes());
+    let seen = GIVING.load(Acquire);
+    let socket = sys::net::connect(&name[..len])?;
+    let ino = sys::memory::stat(socket.raw())?.ino & 0xffff_ffff;
+    let new = (socket.raw() as u64 + 1) << 32 | ino;
+    if GIVING.compare_exchange(seen, new, AcqRel, Relaxed).is_err() {
+        return giving().ok_or(Errno::EAGAIN); // Another thread was faster.
+    }
+    let fd = socket.leak();
+    // It is accepted at once; later, nobody needs to hear of what is given until somebody asks for it.
+    ask(wire::ASK_TAKE, [0; 2])?;
+    Ok(fd)
+}
+
+/// Gives the broker a file, and waits for no answer: it lies in the broker's socket from now on, whatever becomes of this process.
+///
+/// # Errors
+/// `ENOSYS` if there is no broker; those of having no descriptor.
+pub(crate) fn give(message: [u32; 4], file: &sys::net::Fd) -> Result<()> {
+    let message = wire::encode(message);
+    for _ in 0..64 {
+        let socket = giving().map_or_else(connect_to_give, Ok);
+        let sent = socket.and_then(|socket| sys::net::send_file(socket, &message, file));
+        match sent {
+            Ok(()) => return Ok(()),
+            // Full: whoever asks empties it.
+            Err(Errno::EAGAIN | Errno::ETOOMANYREFS) => drop(ask(wire::ASK_TAKE, [0; 2])?),
+            Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EACCES)) => {
+                return Err(error);
+            }
+            Err(_) => return Err(Errno::ENOSYS),
+        }
+    }
+    Err(Errno::ENOSYS)
 }
 
 /// Attaches the process, if it is not; returns the attachment's number.
@@ -216,7 +286,9 @@ fn attach_locked() -> Result<()> {
 
 /// A process slot for this process, and its pair of pages if they can be mapped.
 fn ask_for_slot() -> Result<(Handle, Result<NonNull<u8>>)> {
-    ask_for_file(wire::ASK_ATTACH, |words, file| {
+    // After exec, all of this library's memory is new.
+    let forked = GENERATIONS.load(Relaxed) != 0;
+    ask_for_file(wire::ASK_ATTACH, forked.into(), |words, file| {
         let process = Handle(words[2]);
         Ok((process, sys::map_page_pair(file.raw(), process.offset())))
     })
@@ -279,14 +351,14 @@ pub(crate) fn map_extent(index: u32) -> core::result::Result<NonNull<u8>, ArenaE
     if fixed != usize::MAX {
         return sys::map_shared(fixed as i32, offset, len).map_err(|_| ArenaError::NoMemory);
     }
-    ask_for_file(wire::ASK_FILE, |_, file| sys::map_shared(file.raw(), offset, len))
+    ask_for_file(wire::ASK_FILE, 0, |_, file| sys::map_shared(file.raw(), offset, len))
         .map_err(|_| ArenaError::NoMemory)
 }
 
 pub(crate) fn more_threads() -> Result<()> {
-    match ask(wire::ASK_THREADS) {
+    match ask(wire::ASK_THREADS, [0; 2]) {
         Err(Errno::EMFILE) => {
-            sys::thread::without_descriptors(|| ask(wire::ASK_THREADS)).map_err(|_| Errno::EMFILE)?
+            sys::thread::without_descriptors(|| ask(wire::ASK_THREADS, [0; 2])).map_err(|_| Errno::EMFILE)?
         }
         done => done,
     }

@@ -1,13 +1,15 @@
 //! What the doors share: attaching to a namespace, fork and exec, the thread's place in it, credentials, sleeping.
 //!
-//! What users see: nothing. A process attaches at its first call, and keeps no descriptor. A child of fork finds its
+//! What users see: nothing. A process attaches at its first call, and keeps no descriptor but those of some segments. A child of fork finds its
 //! page wiped and attaches anew; a program after exec starts from nothing, and the broker knows it by its id.
 #![no_std]
 #![deny(unsafe_code)]
 
 mod attach;
+mod attachments;
 mod cancel;
 mod host;
+mod memory;
 mod park;
 pub mod signal;
 mod tls;
@@ -21,8 +23,10 @@ use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Task as _};
 
 pub use attach::{found, wait_doorbell};
+pub use attachments::{Unmapped, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy};
+pub use memory::{Keeper, keep_memory};
 pub use park::wait;
 pub use tls::credentials_changed;
 pub use vfork::{after_vfork, before_vfork, in_vfork_child};

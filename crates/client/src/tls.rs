@@ -86,6 +86,7 @@ const IPC_OWNER: u32 = 1;
 const SYS_ADMIN: u32 = 2;
 const SYS_RESOURCE: u32 = 4;
 const CHECKPOINT_RESTORE: u32 = 8;
+const IPC_LOCK: u32 = 16;
 
 impl Tls {
     /// Learns what does not change while the thread lives.
@@ -118,6 +119,7 @@ impl Tls {
             ipc_owner: rights & IPC_OWNER != 0,
             sys_admin: rights & SYS_ADMIN != 0,
             checkpoint_restore: rights & CHECKPOINT_RESTORE != 0,
+            ipc_lock: rights & IPC_LOCK != 0,
             sys_resource: rights & SYS_RESOURCE != 0,
         }
     }
@@ -135,6 +137,7 @@ impl Tls {
             (SYS_ADMIN, is_owner || has(21)),
             (CHECKPOINT_RESTORE, is_owner || has(21) || has(40)),
             (SYS_RESOURCE, initial_userns && has(24)),
+            (IPC_LOCK, has(14)),
         ] {
             rights |= if granted { right } else { 0 };
         }

@@ -14,9 +14,28 @@ pub const ASK_THREADS: u32 = 3;
 /// Keep the namespace as long as this connection lives.
 pub const ASK_LEASE: u32 = 4;
 
+/// Give me the memory of a segment, whose number the arguments are.
+pub const ASK_MEMORY: u32 = 5;
+/// As [`ASK_MEMORY`], so that it can't be written.
+pub const ASK_MEMORY_TO_READ: u32 = 6;
+/// Count the mappings of the segment in the first argument, and destroy it if it is over.
+pub const ASK_COUNT: u32 = 7;
+/// Destroy what is over, and say how much memory the segments have: pages that are resident, and pages swapped out.
+pub const ASK_USAGE: u32 = 8;
+
+/// Take what was given.
+pub const ASK_TAKE: u32 = 9;
+/// I am a child of the process in the first argument, and have what it had attached. Nothing is answered.
+pub const TELL_FORKED: u32 = 10;
+
+/// Files are given at a socket of their own: the other one's name with this behind it.
+pub const GIVEN: &str = ".given";
+/// Here is the memory of the segment whose handle is the first argument; the second one is the giver's process id.
+pub const GIVE_MEMORY: u32 = 16;
+
 /// Bytes of a question: magic, which, and two words of argument.
 pub const QUESTION: usize = 16;
-/// Bytes of an answer: magic, error number or 0, process slot's handle, the broker's process id.
+/// Bytes of an answer: magic, error number or 0, and two words: for [`ASK_ATTACH`] the process slot's handle.
 pub const ANSWER: usize = 16;
 
 /// Four words as bytes.

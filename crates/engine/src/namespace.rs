@@ -66,6 +66,8 @@ arena::shared! {
 pub const ASK_TRIM: u32 = 1;
 /// Somebody waits for a lock for too long.
 pub const ASK_STALLED: u32 = 2;
+/// A segment of shared memory may be over.
+pub const ASK_SEGMENTS: u32 = 4;
 
 impl IpcNamespace {
     /// The namespace of an arena.

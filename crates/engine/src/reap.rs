@@ -5,6 +5,7 @@ use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter
 use crate::{
     msg::{self, KIND_RECV, KIND_SEND},
     sem::{self, KIND_SEM},
+    shm::{self, KIND_SHM},
     task::Task,
     util::KernIpcPerm,
 };
@@ -41,6 +42,7 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     if !doomed.is_null() {
         let _ = match in_flight.doomed_class.load(Relaxed) {
             KIND_SEM => sem::set(ctx, doomed).and_then(|s| sem::freeary(ctx, &s)),
+            KIND_SHM => shm::segment(ctx, doomed).and_then(|s| shm::freeseg(ctx, &s)),
             _ => msg::queue(ctx, doomed).and_then(|q| msg::freeque(ctx, &q)),
         };
         in_flight.doomed.store(0, Relaxed);
@@ -87,7 +89,7 @@ fn kind_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> u32 {
     kind
 }
 
-/// Ends all that a dead process had begun, applies its undo adjustments, and frees its slot.
+/// Ends all that a dead process had begun, applies its undo adjustments, detaches its segments, and frees its slot.
 pub fn reap_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) {
     let Ok(slot) = ctx.at::<ProcSlot>(process) else { return };
     slot.state.store(SLOT_DEAD, Relaxed);
@@ -100,6 +102,7 @@ pub fn reap_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) {
         let _ = sem::exit_process(ctx, process);
     }
     slot.has_undo.store(0, Relaxed);
+    let _ = shm::exit_process(ctx, process);
     slot.liveness.store(0, Relaxed);
     slot.state.store(SLOT_FREE, Release);
     ctx.hold(process);

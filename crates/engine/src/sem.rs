@@ -179,8 +179,8 @@ pub fn do_semget<T: Task>(ctx: &Ctx<'_, T>, key: i32, nsems: i32, flags: i32) ->
             ctx.free_chain();
         },
         |tx, ids| {
-            let used = ids.used_sems.load(Relaxed) + u64::from(nsems);
-            tx.set(ids, |i| &i.used_sems, used);
+            let used = ids.used.load(Relaxed) + u64::from(nsems);
+            tx.set(ids, |i| &i.used, used);
             Ok(())
         },
     )
@@ -191,7 +191,7 @@ fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i
         return Err(Errno::EINVAL);
     }
     let semmns = u64::try_from(ns.limit(Limit::SemMns)).unwrap_or(0);
-    if ns.sem_ids.used_sems.load(Relaxed) + u64::from(nsems) > semmns {
+    if ns.sem_ids.used.load(Relaxed) + u64::from(nsems) > semmns {
         return Err(Errno::ENOSPC);
     }
     let sems = Table::alloc::<Sem, T>(ctx, nsems as usize).inspect_err(|_| ctx.free_chain())?;
@@ -1088,7 +1088,7 @@ pub fn semctl_info<T: Task>(ctx: &Ctx<'_, T>, cmd: i32) -> Result<(i32, SemInfo)
     };
     if cmd == SEM_INFO {
         info.semusz = ns.sem_ids.in_use().cast_signed();
-        info.semaem = i32::try_from(ns.sem_ids.used_sems.load(Relaxed)).unwrap_or(i32::MAX);
+        info.semaem = i32::try_from(ns.sem_ids.used.load(Relaxed)).unwrap_or(i32::MAX);
     }
     Ok((ns.sem_ids.max_idx(), info))
 }
@@ -1349,7 +1349,7 @@ pub(crate) fn freeary<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()
     ctx.flush_wakes();
     let nsems = u64::from(set.nsems.load(Relaxed));
     rm_id(ctx, set, |tx, ids| {
-        tx.set(ids, |i| &i.used_sems, ids.used_sems.load(Relaxed).wrapping_sub(nsems));
+        tx.set(ids, |i| &i.used, ids.used.load(Relaxed).wrapping_sub(nsems));
     })?;
     loop {
         let Locked { object: set, mut tx } = lock_object(ctx, *set)?;

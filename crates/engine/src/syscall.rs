@@ -4,13 +4,14 @@
 //! more of a sleeping call than this value and its deadline. A door that knows which call it makes uses that call's own
 //! type; one that has registers uses [`Syscall`].
 //!
-//! What is missing: shared memory, POSIX queues, the 32-bit `ipc(2)`.
+//! What is missing: POSIX queues, the 32-bit `ipc(2)`.
 
 use abi::{
     Errno, Result,
     ipc::{IPC_INFO, IPC_RMID, IPC_SET, IPC_STAT},
     msg::{MSG_INFO, MSG_STAT, MSG_STAT_ANY},
     sem::{GETALL, SEM_INFO, SEM_STAT, SEM_STAT_ANY, SETALL, SETVAL},
+    shm::{SHM_INFO, SHM_LOCK, SHM_STAT, SHM_STAT_ANY, SHM_UNLOCK},
     syscall as nr,
     time::Timespec,
 };
@@ -18,7 +19,7 @@ use arena::Ctx;
 
 pub use crate::msg::Msgrcv;
 use crate::{
-    msg, sem,
+    msg, sem, shm,
     task::{Cause, Outcome, Task},
 };
 
@@ -71,6 +72,10 @@ pub enum Syscall {
     Semget(Semget),
     Semtimedop(Semtimedop),
     Semctl(Semctl),
+    Shmget(Shmget),
+    Shmat(Shmat),
+    Shmdt(Shmdt),
+    Shmctl(Shmctl),
 }
 
 impl Syscall {
@@ -95,6 +100,10 @@ impl Syscall {
             nr::SEMOP => semop(0),
             nr::SEMTIMEDOP => semop(d),
             nr::SEMCTL => Syscall::Semctl(Semctl { id: int(a), num: int(b), cmd: int(c), arg: d }),
+            nr::SHMGET => Syscall::Shmget(Shmget { key: int(a), size: b, flags: int(c) }),
+            nr::SHMAT => Syscall::Shmat(Shmat { id: int(a), addr: b, flags: int(c) }),
+            nr::SHMDT => Syscall::Shmdt(Shmdt { addr: a }),
+            nr::SHMCTL => Syscall::Shmctl(Shmctl { id: int(a), cmd: int(b), buf: c }),
             _ => return None,
         })
     }
@@ -111,6 +120,10 @@ macro_rules! with_call {
             Syscall::Semget($call) => $result,
             Syscall::Semtimedop($call) => $result,
             Syscall::Semctl($call) => $result,
+            Syscall::Shmget($call) => $result,
+            Syscall::Shmat($call) => $result,
+            Syscall::Shmdt($call) => $result,
+            Syscall::Shmctl($call) => $result,
         }
     };
 }
@@ -291,6 +304,88 @@ impl Call for Semctl {
             SETALL => sem::semctl_setall(ctx, id, arg).and_then(|()| done(0)),
             GETALL => sem::semctl_getall(ctx, id, arg).and_then(|()| done(0)),
             _ => done(sem::semctl_get(ctx, id, num, cmd)?),
+        }
+    }
+}
+
+// ---- shared memory
+
+/// The arguments of a `shmget(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Shmget {
+    pub key: i32,
+    pub size: u64,
+    pub flags: i32,
+}
+
+impl Call for Shmget {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        done(shm::do_shmget(ctx, self.key, self.size, self.flags)?)
+    }
+}
+
+/// The arguments of a `shmat(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Shmat {
+    pub id: i32,
+    pub addr: u64,
+    pub flags: i32,
+}
+
+impl Call for Shmat {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        done(shm::do_shmat(ctx, self.id, self.addr, self.flags)?.cast_signed())
+    }
+}
+
+/// The argument of a `shmdt(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Shmdt {
+    pub addr: u64,
+}
+
+impl Call for Shmdt {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        shm::do_shmdt(ctx, self.addr).and_then(|()| done(0))
+    }
+}
+
+/// The arguments of a `shmctl(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct Shmctl {
+    pub id: i32,
+    pub cmd: i32,
+    pub buf: u64,
+}
+
+impl Call for Shmctl {
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        let Shmctl { id, cmd, buf } = *self;
+        shm::check_shmctl(id, cmd)?;
+        match cmd {
+            IPC_STAT | SHM_STAT | SHM_STAT_ANY => {
+                let (result, stat) = shm::shmctl_stat(ctx, id, cmd)?;
+                ctx.host.put_user(buf, &stat)?;
+                done(result)
+            }
+            IPC_INFO => {
+                let (highest, info) = shm::shmctl_ipc_info(ctx)?;
+                ctx.host.put_user(buf, &info)?;
+                done(highest)
+            }
+            SHM_INFO => {
+                let (highest, info) = shm::shmctl_shm_info(ctx)?;
+                ctx.host.put_user(buf, &info)?;
+                done(highest)
+            }
+            IPC_SET => shm::shmctl_set(ctx, id, &ctx.host.get_user(buf)?).and_then(|()| done(0)),
+            IPC_RMID => shm::shmctl_rmid(ctx, id).and_then(|()| done(0)),
+            SHM_LOCK | SHM_UNLOCK => shm::shmctl_lock(ctx, id, cmd == SHM_LOCK).and_then(|()| done(0)),
+            _ => Err(Errno::EINVAL),
         }
     }
 }

@@ -18,12 +18,91 @@ pub struct Cred {
     pub sys_admin: bool,
     /// Whether `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` in the namespace is held.
     pub checkpoint_restore: bool,
+    /// Whether `CAP_IPC_LOCK` is held.
+    pub ipc_lock: bool,
     /// Whether `CAP_SYS_RESOURCE` in the initial user namespace is held.
     pub sys_resource: bool,
 }
 
+/// The memory that a new segment wants.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMemory {
+    /// The segment's key, which names the memory for people.
+    pub key: i32,
+    /// Bytes.
+    pub size: u64,
+    /// Of `shmget`: `SHM_HUGETLB` and the size of its pages, `SHM_NORESERVE`.
+    pub flags: i32,
+}
+
+/// Where a segment is to be mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapPlace {
+    /// Where there is room.
+    Anywhere,
+    /// There, if nothing is.
+    Free(u64),
+    /// There, in place of what is.
+    Over(u64),
+}
+
+/// How a segment is to be mapped.
+#[derive(Clone, Copy, Debug)]
+pub struct MapRequest {
+    /// The segment's identifier.
+    pub id: i32,
+    /// The number of its memory.
+    pub memory: u64,
+    /// Where.
+    pub place: MapPlace,
+    /// Whether it may be written, now or ever.
+    pub write: bool,
+    /// Whether it may be executed.
+    pub execute: bool,
+}
+
+/// The memory of segments. The engine knows it by numbers: no two that exist have the same one. A *keeper* holds it while
+/// nobody has it mapped.
+pub trait Backing {
+    /// Makes memory, calls `named` with its number, and gives it to the keeper, to be kept for the segment that `named` returns.
+    ///
+    /// # Errors
+    /// As the kernel's for a segment: `EINVAL EPERM ENOMEM ENFILE`.
+    fn make_memory(&self, wanted: NewMemory, named: impl FnOnce(u64) -> Handle) -> Result<()>;
+    /// Maps a segment into the caller's process; returns where. `replaced` is told of other attachments in that place: the
+    /// segment, and whether all of it is gone.
+    ///
+    /// # Errors
+    /// `EINVAL` if the place is not free; those of mmap.
+    fn map_memory(&self, wanted: &MapRequest, replaced: impl FnMut(i32, bool)) -> Result<u64>;
+    /// Unmaps what is left of the attachment at an address of the caller's process, and returns the segment's identifier. `segment_of` knows
+    /// it by the number of its memory, and its size in whole pages.
+    ///
+    /// # Errors
+    /// `EINVAL` if nothing is attached there.
+    fn unmap_memory(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32>;
+    /// No segment needs the memory any more.
+    fn drop_memory(&self, memory: u64);
+    /// Makes sure that nobody has the memory mapped, nor ever will again, and returns true; or false if somebody has. Not to be
+    /// called with a lock held. `read_only` names the segment if somebody may have mapped it for reading only.
+    ///
+    /// # Errors
+    /// If that can't be found out.
+    fn retire_memory(&self, memory: u64, read_only: Option<i32>) -> Result<bool>;
+    /// Has all mappings of one segment counted, and what is over destroyed; returns the pages of all memory, resident and
+    /// swapped out. Not to be called with a lock held.
+    ///
+    /// # Errors
+    /// If there is nobody who could do it.
+    fn settle(&self, id: Option<i32>) -> Result<(u64, u64)>;
+    /// A removed segment is still mapped: somebody must look for its end.
+    fn watch_removed(&self);
+    /// `RLIMIT_MEMLOCK`, bytes.
+    fn memlock_limit(&self) -> u64;
+}
+
 /// A thread that makes a call, on a [`Host`].
-pub trait Task: Host {
+pub trait Task: Host + Backing {
     /// The process's id.
     fn tgid(&self) -> u32;
     /// The process's slot.

@@ -79,8 +79,8 @@ arena::shared! {
         pub next_id: AtomicI32,
         keys: AtomicU32,
         table: [AtomicU32; 2],
-        /// Semaphores in use, of all sets.
-        pub(crate) used_sems: AtomicU64,
+        /// Of all objects: semaphores of the sets, pages of the segments.
+        pub(crate) used: AtomicU64,
         bitmap: [AtomicU64; BITMAP],
     }
 }
@@ -96,6 +96,10 @@ pub(crate) trait Object: Shared {
     #[inline(always)]
     fn changes_max(&self) -> usize {
         0
+    }
+    /// Whether it can be found by its key.
+    fn has_key(&self) -> bool {
+        true
     }
     /// Ends what a dead holder of the lock left unfinished beyond its transaction.
     fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, object: &Ref<'_, Self>) -> Result<()>;
@@ -440,7 +444,10 @@ fn find_key<'a, O: Object + 'a, T: Task>(
     for _ in 0..IPCMNI {
         let Some(block) = at.some() else { return Ok(None) };
         let object: Ref<'a, O> = ctx.at(block).or_errno()?;
-        if object.perm().key.load(Relaxed) == key && object.perm().state.load(Relaxed) == STATE_LIVE {
+        if object.perm().key.load(Relaxed) == key
+            && object.perm().state.load(Relaxed) == STATE_LIVE
+            && object.has_key()
+        {
             return Ok(Some(object));
         }
         at = Handle(object.perm().key_next.load(Relaxed));

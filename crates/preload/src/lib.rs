@@ -1,10 +1,10 @@
 //! The libc symbols of System V IPC, for dynamic programs.
 //!
-//! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl`, and `syscall` with their numbers,
-//! act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
+//! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl shmget shmat shmdt shmctl`, and `syscall`
+//! with their numbers, act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
 //! credentials are watched, those that install signal handlers or change signal masks are, and `dlopen` is, for its
 //! `RTLD_DEEPBIND`.
-//! What is missing: shared memory, POSIX queues.
+//! What is missing: POSIX queues.
 //!
 //! No logic here, but for that of descriptors in [`files`]: decode, call, encode. `errno` is written in [`finish`] only.
 //!
@@ -21,6 +21,8 @@ mod files;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod loader;
 #[expect(unreachable_pub, reason = "exported to C by name")]
+mod mappings;
+#[expect(unreachable_pub, reason = "exported to C by name")]
 mod process;
 mod runtime;
 #[expect(unreachable_pub, reason = "exported to C by name")]
@@ -31,7 +33,7 @@ use core::ffi::{c_int, c_long};
 use abi::Result;
 use engine::{
     Syscall,
-    syscall::{Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop},
+    syscall::{Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop, Shmat, Shmctl, Shmdt, Shmget},
 };
 
 unsafe extern "C" {
@@ -120,6 +122,32 @@ pub extern "C" fn semtimedop(id: c_int, sops: usize, nsops: usize, timeout: usiz
 #[unsafe(no_mangle)]
 pub extern "C" fn semctl(id: c_int, num: c_int, cmd: c_int, arg: usize) -> c_int {
     finish_int(client::call(&Semctl { id, num, cmd, arg: arg as u64 }))
+}
+
+/// `shmget(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmget(key: c_int, size: usize, flags: c_int) -> c_int {
+    finish_int(client::call(&Shmget { key, size: size as u64, flags }))
+}
+
+/// `shmat(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmat(id: c_int, addr: usize, flags: c_int) -> isize {
+    #[expect(clippy::cast_possible_truncation, reason = "the same width")]
+    let at = finish(client::call(&Shmat { id, addr: addr as u64, flags })) as isize;
+    at
+}
+
+/// `shmdt(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmdt(addr: usize) -> c_int {
+    finish_int(client::call(&Shmdt { addr: addr as u64 }))
+}
+
+/// `shmctl(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn shmctl(id: c_int, cmd: c_int, buf: usize) -> c_int {
+    finish_int(client::call(&Shmctl { id, cmd, buf: buf as u64 }))
 }
 
 /// `syscall(2)`. The numbers of the calls that the engine has come here, all others go to the kernel.

@@ -13,6 +13,7 @@ use abi::{Errno, Result, time::Timespec};
 
 pub mod copy;
 pub mod file;
+pub mod memory;
 pub mod net;
 pub mod park;
 pub mod robust;

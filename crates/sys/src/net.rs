@@ -6,6 +6,7 @@ use crate::{check, syscall6};
 
 const AF_UNIX: u16 = 1;
 const SOCK_SEQPACKET_CLOEXEC: usize = 5 | 0o2_000_000;
+const MSG_DONTWAIT: usize = 0x40;
 const MSG_NOSIGNAL: usize = 0x4000;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const SCM_RIGHTS: i32 = 1;
@@ -58,6 +59,11 @@ impl Fd {
         fd
     }
 
+    /// Takes a descriptor over.
+    pub fn new(fd: i32) -> Fd {
+        Fd(fd)
+    }
+
     /// Its number.
     pub fn raw(&self) -> i32 {
         self.0
@@ -80,23 +86,67 @@ fn retry(mut call: impl FnMut() -> isize) -> Result<usize> {
     }
 }
 
-/// Asks the broker at `path`: sends `request`, receives `reply` and, if one comes, a descriptor.
-///
-/// # Errors
-/// The socket's; `EPROTO` for a reply of another size.
-pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<Option<Fd>> {
+fn address(path: &[u8]) -> Result<SockaddrUn> {
     let mut address = SockaddrUn { family: AF_UNIX, path: [0; 108] };
     address.path.get_mut(..path.len()).filter(|p| p.len() < 108).ok_or(Errno::EINVAL)?.copy_from_slice(path);
+    Ok(address)
+}
+
+/// Connects to the broker at `path`.
+///
+/// # Errors
+/// The socket's.
+pub fn connect(path: &[u8]) -> Result<Fd> {
+    let address = address(path)?;
     // SAFETY: no memory involved.
     let socket =
         Fd(check(unsafe { syscall6(41, AF_UNIX as usize, SOCK_SEQPACKET_CLOEXEC, 0, 0, 0, 0) })? as i32);
     let at = core::ptr::from_ref(&address) as usize;
     // SAFETY: a valid address of that length.
     retry(|| unsafe { syscall6(42, socket.0 as usize, at, 3 + path.len(), 0, 0, 0) })?;
-    // SAFETY: `request` is valid for its length.
+    Ok(socket)
+}
+
+/// Sends a message.
+///
+/// # Errors
+/// The socket's.
+pub fn send(socket: &Fd, message: &[u8]) -> Result<()> {
+    // SAFETY: `message` is valid for its length.
     retry(|| unsafe {
-        syscall6(44, socket.0 as usize, request.as_ptr() as usize, request.len(), MSG_NOSIGNAL, 0, 0)
-    })?;
+        syscall6(44, socket.0 as usize, message.as_ptr() as usize, message.len(), MSG_NOSIGNAL, 0, 0)
+    })
+    .map(|_| ())
+}
+
+/// Sends a message with a descriptor, without waiting.
+///
+/// # Errors
+/// The socket's: `EAGAIN` or `ETOOMANYREFS` if it is full.
+pub fn send_file(socket: i32, message: &[u8], file: &Fd) -> Result<()> {
+    let mut iov = Iovec { base: message.as_ptr() as usize, len: message.len() };
+    let mut control = Control { len: 20, level: SOL_SOCKET, kind: SCM_RIGHTS, fd: file.0, pad: 0 };
+    let header = Msghdr {
+        name: 0,
+        namelen: 0,
+        iov: core::ptr::from_mut(&mut iov) as usize,
+        iovlen: 1,
+        control: core::ptr::from_mut(&mut control) as usize,
+        controllen: size_of::<Control>(),
+        flags: 0,
+    };
+    let at = core::ptr::from_ref(&header) as usize;
+    // SAFETY: all places that the header names are valid for their lengths.
+    retry(|| unsafe { syscall6(46, socket as usize, at, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0, 0) }).map(|_| ())
+}
+
+/// Asks the broker at `path`: sends `request`, receives `reply` and, if one comes, a descriptor.
+///
+/// # Errors
+/// The socket's; `EPROTO` for a reply of another size.
+pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<Option<Fd>> {
+    let socket = connect(path)?;
+    send(&socket, request)?;
     receive(&socket, reply)
 }
 

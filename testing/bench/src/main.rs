@@ -7,7 +7,7 @@
 //! under `ipcspace run`. They take turns (A B A B …) in samples of about 50 ms, so that what the machine does
 //! meanwhile hits both. The figures are medians over the rounds.
 //!
-//! Missing: shared memory and POSIX message queues. Memory and CPU time are not measured, only elapsed time.
+//! Missing: POSIX message queues. Memory and CPU time are not measured, only elapsed time.
 
 mod door;
 mod report;

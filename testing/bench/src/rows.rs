@@ -10,7 +10,7 @@ use std::{fmt, io, mem, ptr};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const ALL: [&str; 18] = [
+const ALL: [&str; 22] = [
     "msg.pair.64",
     "msg.pair.1k",
     "msg.pair.8k",
@@ -28,6 +28,10 @@ const ALL: [&str; 18] = [
     "msg.stat",
     "msg.create",
     "sem.create",
+    "shm.attach",
+    "shm.attach.stat",
+    "shm.cycle.4k",
+    "shm.cycle.16m",
     "exec.true",
 ];
 
@@ -68,6 +72,10 @@ pub(crate) fn run(row: &str, n: u64, cpus: &Cpus) -> Outcome<Duration> {
         "msg.stat" => msg_stat(n),
         "msg.create" => timed(n, || Queue::create(libc::IPC_PRIVATE)?.remove()),
         "sem.create" => timed(n, || Set::create(1)?.remove()),
+        "shm.attach" => shm_attach(n),
+        "shm.attach.stat" => shm_attach_stat(n),
+        "shm.cycle.4k" => shm_cycle(n, 4 << 10),
+        "shm.cycle.16m" => shm_cycle(n, 16 << 20),
         "exec.true" => timed(n, exec_true),
         _ => Err(format!("unknown row {row}").into()),
     }
@@ -169,6 +177,29 @@ fn msg_stat(n: u64) -> Outcome<Duration> {
     })
 }
 
+fn shm_attach(n: u64) -> Outcome<Duration> {
+    let segment = Segment::create(4 << 10)?;
+    timed(n, || segment.attach()?.detach())
+}
+
+/// IPC_STAT of a segment that this process has attached.
+fn shm_attach_stat(n: u64) -> Outcome<Duration> {
+    let segment = Segment::create(4 << 10)?;
+    let attached = segment.attach()?;
+    let elapsed = timed(n, || segment.stat());
+    attached.detach()?;
+    elapsed
+}
+
+/// Make, attach, detach, remove; nothing is written.
+fn shm_cycle(n: u64, size: usize) -> Outcome<Duration> {
+    timed(n, || {
+        let segment = Segment::create(size)?;
+        segment.attach()?.detach()?;
+        segment.remove()
+    })
+}
+
 /// Under ours the environment names the library to preload, so the child loads it.
 fn exec_true() -> Outcome<()> {
     let status = Command::new("/bin/true").status()?;
@@ -267,6 +298,59 @@ impl Set {
 }
 
 impl Drop for Set {
+    fn drop(&mut self) {
+        // As for a queue.
+        let _ = self.remove_now();
+    }
+}
+
+/// A segment of shared memory, removed when dropped.
+struct Segment(c_int);
+
+/// Where one is attached.
+struct Attached(*mut c_void);
+
+impl Segment {
+    fn create(size: usize) -> Outcome<Segment> {
+        // SAFETY: no pointers are passed.
+        checked("shmget", unsafe { libc::shmget(libc::IPC_PRIVATE, size, 0o600) }).map(Segment)
+    }
+
+    fn attach(&self) -> Outcome<Attached> {
+        // SAFETY: it goes where there is room.
+        let at = unsafe { libc::shmat(self.0, ptr::null(), 0) };
+        if at.addr() == usize::MAX {
+            return Err(format!("shmat: {}", io::Error::last_os_error()).into());
+        }
+        Ok(Attached(at))
+    }
+
+    fn stat(&self) -> Outcome<()> {
+        let mut stat = mem::MaybeUninit::<libc::shmid_ds>::uninit();
+        // SAFETY: `stat` has room for what IPC_STAT writes.
+        checked("shmctl", unsafe { libc::shmctl(self.0, libc::IPC_STAT, stat.as_mut_ptr()) }).map(drop)
+    }
+
+    fn remove(self) -> Outcome<()> {
+        let removed = self.remove_now();
+        mem::forget(self);
+        removed
+    }
+
+    fn remove_now(&self) -> Outcome<()> {
+        // SAFETY: IPC_RMID ignores the pointer.
+        checked("shmctl", unsafe { libc::shmctl(self.0, libc::IPC_RMID, ptr::null_mut()) }).map(drop)
+    }
+}
+
+impl Attached {
+    fn detach(self) -> Outcome<()> {
+        // SAFETY: attached there, and nothing refers to it.
+        checked("shmdt", unsafe { libc::shmdt(self.0) }).map(drop)
+    }
+}
+
+impl Drop for Segment {
     fn drop(&mut self) {
         // As for a queue.
         let _ = self.remove_now();

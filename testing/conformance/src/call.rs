@@ -7,7 +7,7 @@
 
 use std::{ffi::c_void, mem, ptr};
 
-use libc::{c_int, c_long, msginfo, msqid_ds, sembuf, semid_ds, seminfo, timespec};
+use libc::{c_int, c_long, msginfo, msqid_ds, sembuf, semid_ds, seminfo, shmid_ds, timespec};
 use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
@@ -257,4 +257,148 @@ pub(crate) fn sem_info(command: c_int) -> Answer<(i32, seminfo)> {
 /// Sleepers that wait for the semaphore `num` to grow, and for it to be 0.
 pub(crate) fn waiting(id: i32, num: c_int) -> Answer<(i32, i32)> {
     Ok((semctl(id, num, libc::GETNCNT, 0)?, semctl(id, num, libc::GETZCNT, 0)?))
+}
+
+/// `struct shm_info`, which libc does not have.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ShmInfo {
+    pub(crate) used_ids: c_int,
+    pub(crate) shm_tot: u64,
+    pub(crate) shm_rss: u64,
+    pub(crate) shm_swp: u64,
+    pub(crate) swap_attempts: u64,
+    pub(crate) swap_successes: u64,
+}
+
+/// `struct shminfo`, likewise.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ShmLimits {
+    pub(crate) shmmax: u64,
+    pub(crate) shmmin: u64,
+    pub(crate) shmmni: u64,
+    pub(crate) shmseg: u64,
+    pub(crate) shmall: u64,
+    unused: [u64; 4],
+}
+
+pub(crate) const SHM_STAT: c_int = 13;
+pub(crate) const SHM_INFO: c_int = 14;
+pub(crate) const SHM_STAT_ANY: c_int = 15;
+pub(crate) const SHM_LOCK: c_int = 11;
+pub(crate) const SHM_UNLOCK: c_int = 12;
+pub(crate) const SHM_DEST: u32 = 0o1000;
+pub(crate) const SHM_LOCKED: u32 = 0o2000;
+
+pub(crate) fn shmget(key: i32, size: usize, flags: c_int) -> Answer<i32> {
+    // SAFETY: no memory is passed.
+    answer(unsafe { libc::shmget(key, size, flags) })
+}
+
+/// A segment of its own, for the owner only.
+pub(crate) fn segment(size: usize) -> Answer<i32> {
+    shmget(libc::IPC_PRIVATE, size, 0o600)
+}
+
+/// The address as a number: what lies there is not Rust's business.
+pub(crate) fn shmat(id: i32, addr: usize, flags: c_int) -> Answer<usize> {
+    // SAFETY: see the module's head; the cases map over nothing but their own mappings.
+    let at = unsafe { libc::shmat(id, ptr::without_provenance(addr), flags) };
+    if at.addr() == usize::MAX { answer(-1).map(|_: i32| 0) } else { Ok(at.expose_provenance()) }
+}
+
+pub(crate) fn shmdt(addr: usize) -> Answer<i32> {
+    // SAFETY: see the module's head; no reference into an attachment outlives a call here.
+    answer(unsafe { libc::shmdt(ptr::without_provenance(addr)) })
+}
+
+pub(crate) fn shmctl_raw(id: i32, command: c_int, buffer: *mut c_void) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    answer(unsafe { libc::shmctl(id, command, buffer.cast()) })
+}
+
+/// A command that takes no structure.
+pub(crate) fn shmctl(id: i32, command: c_int) -> Answer<i32> {
+    shmctl_raw(id, command, ptr::null_mut())
+}
+
+/// The answer of `IPC_STAT`, `SHM_STAT` or `SHM_STAT_ANY`, and what it wrote.
+pub(crate) fn shm_stat_by(id: i32, command: c_int) -> Answer<(i32, shmid_ds)> {
+    // SAFETY: all zeroes is a valid shmid_ds.
+    let mut ds: shmid_ds = unsafe { mem::zeroed() };
+    let value = shmctl_raw(id, command, (&raw mut ds).cast())?;
+    Ok((value, ds))
+}
+
+pub(crate) fn shm_stat(id: i32) -> Answer<shmid_ds> {
+    Ok(shm_stat_by(id, libc::IPC_STAT)?.1)
+}
+
+/// How often the segment is attached.
+pub(crate) fn nattch(id: i32) -> Answer<u64> {
+    Ok(shm_stat(id)?.shm_nattch)
+}
+
+pub(crate) fn shm_set(id: i32, mut ds: shmid_ds) -> Answer<i32> {
+    shmctl_raw(id, libc::IPC_SET, (&raw mut ds).cast())
+}
+
+pub(crate) fn shm_remove(id: i32) -> Answer<i32> {
+    shmctl(id, libc::IPC_RMID)
+}
+
+pub(crate) fn shm_info() -> Answer<(i32, ShmInfo)> {
+    let mut info = ShmInfo::default();
+    let highest = shmctl_raw(0, SHM_INFO, (&raw mut info).cast())?;
+    Ok((highest, info))
+}
+
+pub(crate) fn shm_limits() -> Answer<(i32, ShmLimits)> {
+    let mut info = ShmLimits::default();
+    let highest = shmctl_raw(0, libc::IPC_INFO, (&raw mut info).cast())?;
+    Ok((highest, info))
+}
+
+/// The byte at an address of an attachment.
+pub(crate) fn byte_at(addr: usize) -> u8 {
+    // SAFETY: the case has the address attached.
+    unsafe { ptr::with_exposed_provenance::<u8>(addr).read_volatile() }
+}
+
+/// Writes a byte to an address of an attachment.
+pub(crate) fn set_byte(addr: usize, value: u8) {
+    // SAFETY: the case has the address attached, so that it can be written.
+    unsafe { ptr::with_exposed_provenance_mut::<u8>(addr).write_volatile(value) };
+}
+
+pub(crate) fn munmap(addr: usize, len: usize) -> Answer<i32> {
+    // SAFETY: see `shmdt`.
+    answer(unsafe { libc::munmap(ptr::without_provenance_mut(addr), len) })
+}
+
+pub(crate) fn mprotect(addr: usize, len: usize, access: c_int) -> Answer<i32> {
+    // SAFETY: see `shmdt`.
+    answer(unsafe { libc::mprotect(ptr::without_provenance_mut(addr), len, access) })
+}
+
+/// Moves a mapping to where there is a lot of room.
+pub(crate) fn move_away(addr: usize, len: usize) -> Answer<usize> {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    let to = room(64 * len);
+    // SAFETY: the place was found free; the case has one thread.
+    let at = unsafe { libc::mremap(ptr::without_provenance_mut(addr), len, len, flags, to) };
+    if at == libc::MAP_FAILED { answer(-1).map(|_: i32| 0) } else { Ok(at.expose_provenance()) }
+}
+
+/// An address behind which nothing is mapped for `len` bytes.
+pub(crate) fn room(len: usize) -> usize {
+    let (none, anonymous) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a mapping wherever there is room, and removed at once.
+    unsafe {
+        let at = libc::mmap(ptr::null_mut(), len, none, anonymous, -1, 0);
+        assert_ne!(at, libc::MAP_FAILED, "mmap");
+        libc::munmap(at, len);
+        at.addr()
+    }
 }

@@ -30,6 +30,11 @@ impl Case {
         self
     }
 
+    /// Whether it needs mappings, which tasks of the simulated machine don't have: they share one memory.
+    pub(crate) fn needs_mappings(&self) -> bool {
+        self.name.starts_with("shm")
+    }
+
     pub(crate) const fn differs(mut self, reason: &'static str) -> Self {
         self.differs = Some(reason);
         self

@@ -6,10 +6,11 @@ use serde::Deserialize;
 
 use crate::case::Case;
 
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("coverage/msg.toml", include_str!("../../../coverage/msg.toml")),
     ("coverage/sem.toml", include_str!("../../../coverage/sem.toml")),
     ("coverage/sysctl.toml", include_str!("../../../coverage/sysctl.toml")),
+    ("coverage/shm.toml", include_str!("../../../coverage/shm.toml")),
 ];
 
 #[derive(Deserialize)]

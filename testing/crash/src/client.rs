@@ -61,7 +61,8 @@ impl Worker {
                 72..80 => self.use_mutex(),
                 80..88 => self.use_pools(),
                 88..94 => self.transfer(),
-                94..97 => self.churn_queue(),
+                94..96 => self.churn_queue(),
+                96..98 => self.churn_segment(),
                 _ => self.churn_set(),
             }
             self.shared.clients[self.place].threads[self.thread].end();
@@ -246,6 +247,48 @@ impl Worker {
                 let got = ipc::msgrcv(queue, &mut self.message, TEXT_SIZE, 0, wait);
                 self.expect("msgrcv from a passing queue", got.map(drop), allowed);
             }
+        }
+    }
+
+    fn churn_segment(&mut self) {
+        const GONE: [Errno; 2] = [libc::EINVAL, libc::EIDRM];
+        const SIZE: usize = 3 * 4096;
+        self.begin(Doing::Churn);
+        let private = self.random.random();
+        let key = if private { libc::IPC_PRIVATE } else { KEY + self.random.random_range(0..KEYS) };
+        let segment = match ipc::shmget(key, SIZE, libc::IPC_CREAT | 0o600) {
+            Ok(segment) => segment,
+            Err(error) => {
+                self.expect("shmget", Err(error), &[]);
+                return;
+            }
+        };
+        let allowed = if private { &[][..] } else { &GONE };
+        let read_only = self.random.random_ratio(1, 4);
+        let attached = match ipc::shmat(segment, if read_only { libc::SHM_RDONLY } else { 0 }) {
+            Ok(attached) => attached,
+            Err(error) => {
+                self.expect("shmat", Err(error), allowed);
+                return;
+            }
+        };
+        let offset = self.random.random_range(0..SIZE);
+        let before = attached.get(offset);
+        if private && before != 0 {
+            self.shared.violation(&format!("a new segment has a {before}"));
+        }
+        if !read_only {
+            attached.set(offset, 1);
+        }
+        let removed_first = self.random.random();
+        if removed_first {
+            self.expect("IPC_RMID of an attached segment", ipc::shm_remove(segment), allowed);
+        }
+        // What is attached stays, removed or not.
+        attached.get(SIZE - 1 - offset);
+        self.expect("shmdt", attached.detach(), &[]);
+        if private && !removed_first {
+            self.expect("IPC_RMID of an own segment", ipc::shm_remove(segment), allowed);
         }
     }
 

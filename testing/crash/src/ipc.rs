@@ -169,6 +169,73 @@ pub(crate) fn sem_remove(set: c_int) -> Result<(), Errno> {
     checked(unsafe { libc::semctl(set, 0, libc::IPC_RMID) }).map(drop)
 }
 
+/// `struct shm_info`, which the libc crate doesn't have.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct ShmInfo {
+    pub(crate) used_ids: c_int,
+    pub(crate) shm_tot: u64,
+    pub(crate) shm_rss: u64,
+    pub(crate) shm_swp: u64,
+    swap_attempts: u64,
+    swap_successes: u64,
+}
+
+pub(crate) fn shmget(key: libc::key_t, size: usize, flags: c_int) -> Result<c_int, Errno> {
+    // SAFETY: no pointers are passed.
+    checked(unsafe { libc::shmget(key, size, flags) })
+}
+
+/// An attached segment.
+pub(crate) struct Attached(*mut u8);
+
+pub(crate) fn shmat(segment: c_int, flags: c_int) -> Result<Attached, Errno> {
+    // SAFETY: it goes where there is room.
+    let at = unsafe { libc::shmat(segment, ptr::null(), flags) };
+    if at.addr() == usize::MAX { Err(errno()) } else { Ok(Attached(at.cast())) }
+}
+
+impl Attached {
+    /// The byte at an offset, which must be in the segment.
+    pub(crate) fn get(&self, offset: usize) -> u8 {
+        // SAFETY: attached, and the caller's promise.
+        unsafe { self.0.add(offset).read_volatile() }
+    }
+
+    /// Sets the byte at an offset, which must be in the segment.
+    pub(crate) fn set(&self, offset: usize, value: u8) {
+        // SAFETY: as above; it was not attached for reading only.
+        unsafe { self.0.add(offset).write_volatile(value) };
+    }
+
+    pub(crate) fn detach(self) -> Result<(), Errno> {
+        // SAFETY: attached there, and nothing refers to it.
+        checked(unsafe { libc::shmdt(self.0.cast()) }).map(drop)
+    }
+}
+
+/// The segment in this slot of the namespace's table: its id, and what SHM_STAT says.
+pub(crate) fn shm_at(index: c_int) -> Result<(c_int, libc::shmid_ds), Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut stat: libc::shmid_ds = unsafe { mem::zeroed() };
+    // SAFETY: `stat` has room for what SHM_STAT (13) writes.
+    let id = checked(unsafe { libc::shmctl(index, 13, &mut stat) })?;
+    Ok((id, stat))
+}
+
+/// The highest slot in use, and the namespace's totals.
+pub(crate) fn shm_info() -> Result<(c_int, ShmInfo), Errno> {
+    let mut info = ShmInfo::default();
+    // SAFETY: `info` has room for what SHM_INFO (14) writes.
+    let highest = checked(unsafe { libc::shmctl(0, 14, ptr::from_mut(&mut info).cast()) })?;
+    Ok((highest, info))
+}
+
+pub(crate) fn shm_remove(segment: c_int) -> Result<(), Errno> {
+    // SAFETY: IPC_RMID ignores the pointer.
+    checked(unsafe { libc::shmctl(segment, libc::IPC_RMID, ptr::null_mut()) }).map(drop)
+}
+
 /// Runs `child` in a forked process that dies with its parent, and ends with the code it returns.
 ///
 /// Only for processes with one thread.

@@ -9,7 +9,7 @@
 //! All of it runs under `ipcspace run`, or with `--door kernel` on the kernel itself, where every invariant must hold
 //! too: that is what shows the checks to be right.
 //!
-//! Missing: clients that exec in the middle, shared memory, POSIX message queues.
+//! Missing: clients that exec in the middle, POSIX message queues.
 
 mod client;
 mod door;

@@ -21,6 +21,8 @@ use crate::ipc::{self, Errno, Message, TEXT_SIZE, op};
 use crate::matching::{self, Receive};
 use crate::shared::{Activity, CLIENTS, Doing, Letter, MUTEXES, QUEUES, Shared, THREADS};
 
+/// Of a segment's mode: removed.
+const SHM_DEST: u32 = 0o1000;
 const EPOCH_KILLS: u64 = 250;
 /// With no progress of anybody for this long, those who are asleep would sleep on.
 const SETTLED: Duration = Duration::from_secs(1);
@@ -580,6 +582,13 @@ impl Driver {
                 "the namespace tells of {found:?} queues, messages, bytes, sets and semaphores; there are {wanted:?}"
             ));
         }
+        let (_, shm) = ipc::shm_info().map_err(failed("SHM_INFO"))?;
+        let found = [shm.used_ids.unsigned_abs().into(), shm.shm_tot, shm.shm_rss, shm.shm_swp];
+        if found != [0; 4] {
+            self.shared.violation(&format!(
+                "the namespace tells of {found:?} segments, pages, resident and swapped ones; there are none"
+            ));
+        }
         Ok(())
     }
 
@@ -599,6 +608,17 @@ impl Driver {
             if !lasting.contains(&set) {
                 allow_gone(ipc::sem_remove(set)).map_err(failed("IPC_RMID"))?;
             }
+        }
+        let (highest, _) = ipc::shm_info().map_err(failed("SHM_INFO"))?;
+        for (segment, stat) in (0..=highest).filter_map(|index| ipc::shm_at(index).ok()) {
+            let alive = self.shared.clients.iter().any(|client| client.pid.load(SeqCst) != 0);
+            if !alive && (stat.shm_nattch != 0 || u32::from(stat.shm_perm.mode) & SHM_DEST != 0) {
+                self.shared.violation(&format!(
+                    "segment {segment} of mode {:o} is attached {} times, and nobody is there",
+                    stat.shm_perm.mode, stat.shm_nattch
+                ));
+            }
+            allow_gone(ipc::shm_remove(segment)).map_err(failed("IPC_RMID"))?;
         }
         Ok(())
     }

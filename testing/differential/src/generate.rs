@@ -3,7 +3,7 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use world::{Arg, Call, Ptr, SemBuf, Set, Text, Timeout};
+use world::{ARENA, Arg, Call, Ptr, SemBuf, Set, Text, Timeout};
 
 use crate::lockstep::{Limits, Lockstep};
 use crate::step::{Action, Id, Name, Step};
@@ -15,6 +15,8 @@ pub enum Kind {
     Msg,
     /// Semaphores.
     Sem,
+    /// Shared memory.
+    Shm,
 }
 
 /// What the second world can do besides the calls themselves.
@@ -41,6 +43,13 @@ pub struct Generator {
 const TASKS: usize = 8;
 const MSG_STAT_ANY: i32 = 13;
 const SEM_STAT_ANY: i32 = 20;
+const SHM_STAT: i32 = 13;
+const SHM_INFO: i32 = 14;
+const SHM_STAT_ANY: i32 = 15;
+const PAGE: u64 = 4096;
+/// Attachments begin at one of so many places, so many pages apart: they collide now and then.
+const PLACES: u64 = 6;
+const PAGES_APART: u64 = 2;
 /// Length of the arrays for SETALL: no set that is made successfully is larger.
 const LARGEST_SET: i32 = 64;
 
@@ -112,6 +121,7 @@ impl Generator {
         let call = match kind {
             Kind::Msg => self.msg(makes, careful),
             Kind::Sem => self.sem(makes, careful),
+            Kind::Shm => self.shm(makes),
         };
         Step { task, action: Action::Call(call), makes }
     }
@@ -455,6 +465,90 @@ impl Generator {
             self.forget_removed(id);
         }
         Call::Semctl { id, num, cmd, arg }
+    }
+
+    fn shm(&mut self, makes: Name) -> Call<Id> {
+        let few = self.objects.iter().filter(|object| object.1 == Kind::Shm).count() < 2;
+        match self.random.random_range(0..100) {
+            _ if few && self.chance(50) => self.shmget(makes),
+            0..=6 => self.shmget(makes),
+            7..=34 => self.shmat(),
+            35..=49 => Call::Shmdt { addr: self.address() },
+            50..=57 => Call::Poke { addr: self.inside(), value: self.random.random_range(1..=255) },
+            58..=65 => Call::Peek { addr: self.inside() },
+            66..=70 => Call::Munmap { addr: self.place(), len: PAGE * self.pick(&[1, 1, 2, 3, 5]) },
+            _ => self.shmctl(),
+        }
+    }
+
+    fn shmget(&mut self, makes: Name) -> Call<Id> {
+        let size = match self.random.random_range(0..30) {
+            0 => 0,
+            1 => u64::MAX,
+            2 => u64::MAX - (1 << 24),
+            3 => 1 << 62,
+            4 => 20 * PAGE,
+            _ => self.pick(&[1, 4095, 4096, 4097, 2 * PAGE, 3 * PAGE, 5 * PAGE]),
+        };
+        self.objects.push((makes, Kind::Shm, 0));
+        Call::Shmget { key: self.key(), size, flags: self.get_flags() }
+    }
+
+    fn place(&mut self) -> u64 {
+        ARENA.start + PAGE * PAGES_APART * self.random.random_range(0..PLACES)
+    }
+
+    /// An address for shmat or shmdt.
+    fn address(&mut self) -> u64 {
+        match self.random.random_range(0..40) {
+            0..=5 => 1,
+            6 => self.place() + 1,
+            7..=8 => self.place() + PAGE,
+            9 => u64::MAX - PAGE + 1,
+            10 => 1 << 47,
+            _ => self.place(),
+        }
+    }
+
+    /// An address in the range of attachments.
+    fn inside(&mut self) -> u64 {
+        self.place() + PAGE * self.pick(&[0, 0, 1, 2, 4]) + self.pick(&[0, 1, 4095])
+    }
+
+    fn shmat(&mut self) -> Call<Id> {
+        let mut addr = self.address();
+        let mut flags = 0;
+        for (flag, percent) in
+            [(libc::SHM_RDONLY, 20), (libc::SHM_RND, 15), (libc::SHM_REMAP, 10), (libc::SHM_EXEC, 4)]
+        {
+            flags |= if self.chance(percent) { flag } else { 0 };
+        }
+        if addr == 1 {
+            // Rounded down it would be address 0, whose rights differ from user to user.
+            addr = 0;
+        }
+        Call::Shmat { id: self.id(Kind::Shm), addr, flags }
+    }
+
+    fn shmctl(&mut self) -> Call<Id> {
+        let out = Arg::Buf(self.ptr(&[0, 1, 8, 100]));
+        let id = self.id(Kind::Shm);
+        let (id, cmd, arg) = match self.random.random_range(0..100) {
+            0..=39 => (id, libc::IPC_STAT, out),
+            40..=47 => (id, libc::IPC_SET, Arg::Set(self.ptr(&[8, 100]), self.set())),
+            48..=65 => (id, libc::IPC_RMID, out),
+            66..=72 => (self.stat_id(Kind::Shm), SHM_STAT, out),
+            73..=79 => (self.stat_id(Kind::Shm), SHM_STAT_ANY, out),
+            80..=82 => (Id::Raw(self.pick(&[0, 0, 5, -1])), libc::IPC_INFO, out),
+            83..=89 => (Id::Raw(self.pick(&[0, 0, 5, -1])), SHM_INFO, out),
+            90..=92 => (id, libc::SHM_LOCK, out),
+            93..=95 => (id, libc::SHM_UNLOCK, out),
+            _ => (id, self.pick(&[-1, 99, 0x102, i32::MAX, 5]), out),
+        };
+        if cmd == libc::IPC_RMID {
+            self.forget_removed(id);
+        }
+        Call::Shmctl { id, cmd, arg }
     }
 
     fn values(&mut self) -> Arg {

@@ -202,7 +202,7 @@ impl Lockstep {
         let leader = self.tasks.get(&step.task).map_or(step.task, |task| task.leader);
         match call {
             _ if reply.errno != 0 => {}
-            Call::Msgget { .. } | Call::Semget { .. } => {
+            Call::Msgget { .. } | Call::Semget { .. } | Call::Shmget { .. } => {
                 self.objects.insert(step.makes, reply.ret as i32);
             }
             Call::Fork => {

@@ -59,7 +59,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Step { task, action, makes } = self;
         match action {
-            Action::Call(call @ (Call::Msgget { .. } | Call::Semget { .. })) => {
+            Action::Call(call @ (Call::Msgget { .. } | Call::Semget { .. } | Call::Shmget { .. })) => {
                 write!(f, "T{task}: id{makes} = {call}")
             }
             Action::Call(call @ (Call::Fork | Call::SpawnThread)) => write!(f, "T{task}: T{makes} = {call}"),

@@ -21,6 +21,10 @@ pub fn comparable(call: &Call, mut reply: Reply, task_of: impl Fn(i32) -> Option
             (stat.lspid, stat.lrpid) = (task(stat.lspid), task(stat.lrpid));
             [&mut stat.stime, &mut stat.rtime, &mut stat.ctime].into_iter().for_each(clock);
         }
+        Data::ShmStat(stat) => {
+            (stat.cpid, stat.lpid) = (task(stat.cpid), task(stat.lpid));
+            [&mut stat.atime, &mut stat.dtime, &mut stat.ctime].into_iter().for_each(clock);
+        }
         Data::SemStat(stat) => [&mut stat.otime, &mut stat.ctime].into_iter().for_each(clock),
         Data::Text(text) => *text = comparable_list(text, task, clock),
         _ => {}

@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 use std::ptr::NonNull;
 use std::slice;
 
-use abi::{Plain, Result};
+use abi::{Errno, Plain, Result};
 use arena::{Arena, ArenaError, Handle, Host, SharedBytes, sync::AtomicU32};
-use engine::{Cred, Task};
+use engine::{Backing, Cred, MapRequest, NewMemory, Task};
 
 use crate::{Memory, PAGE};
 
@@ -127,6 +127,37 @@ unsafe impl<M: Memory> Host for Cpu<'_, M> {
     }
 }
 
+/// A simulated machine maps nothing: it has no shared memory.
+impl<M: Memory> Backing for Cpu<'_, M> {
+    fn make_memory(&self, _wanted: NewMemory, _named: impl FnOnce(u64) -> Handle) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+
+    fn map_memory(&self, _wanted: &MapRequest, _replaced: impl FnMut(i32, bool)) -> Result<u64> {
+        Err(Errno::ENOSYS)
+    }
+
+    fn unmap_memory(&self, _addr: u64, _segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+        Err(Errno::EINVAL)
+    }
+
+    fn drop_memory(&self, _memory: u64) {}
+
+    fn retire_memory(&self, _memory: u64, _read_only: Option<i32>) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn settle(&self, _id: Option<i32>) -> Result<(u64, u64)> {
+        Ok((0, 0))
+    }
+
+    fn watch_removed(&self) {}
+
+    fn memlock_limit(&self) -> u64 {
+        0
+    }
+}
+
 impl<M: Memory> Task for Cpu<'_, M> {
     fn tgid(&self) -> u32 {
         self.pid
@@ -146,6 +177,7 @@ impl<M: Memory> Task for Cpu<'_, M> {
             ipc_owner: root,
             sys_admin: root,
             checkpoint_restore: root,
+            ipc_lock: root,
             sys_resource: root && self.hardware.sys_resource,
         }
     }

@@ -6,8 +6,9 @@
 use std::ffi::c_long;
 use std::ptr;
 
-use crate::name::{MSG_STAT_ANY, SEM_STAT_ANY};
+use crate::name::{MSG_STAT_ANY, SEM_STAT_ANY, SHM_INFO, SHM_STAT, SHM_STAT_ANY};
 use crate::{Arg, Call, Data, MsgInfo, MsgStat, Perm, Ptr, Reply, SemBuf, SemInfo, SemStat, Timeout};
+use crate::{ShmInfo, ShmLimits, ShmStat};
 
 /// Bytes that a valid pointer points to; behind them nothing can be accessed.
 pub(crate) const CAPACITY: usize = 1 << 20;
@@ -70,6 +71,14 @@ pub(crate) fn encode(buffers: &mut impl Buffers, call: &Call) -> Option<SystemCa
             let at = argument(buffers, arg, sem_set);
             (libc::SYS_semctl, [int(*id), int(*num), int(*cmd), at, 0, 0])
         }
+        Call::Shmget { key, size, flags } => (libc::SYS_shmget, [int(*key), *size, int(*flags), 0, 0, 0]),
+        Call::Shmat { id, addr, flags } => (libc::SYS_shmat, [int(*id), *addr, int(*flags), 0, 0, 0]),
+        Call::Shmdt { addr } => (libc::SYS_shmdt, [*addr, 0, 0, 0, 0, 0]),
+        Call::Shmctl { id, cmd, arg } => {
+            buffers.fill(0, size_of::<libc::shmid_ds>());
+            let at = argument(buffers, arg, shm_set);
+            (libc::SYS_shmctl, [int(*id), int(*cmd), at, 0, 0, 0])
+        }
         _ => return None,
     })
 }
@@ -105,6 +114,12 @@ fn written(buffers: &impl Buffers, call: &Call) -> Data {
             libc::IPC_STAT | libc::SEM_STAT | SEM_STAT_ANY => Data::SemStat(sem_stat(&structure(buffers))),
             libc::IPC_INFO | libc::SEM_INFO => Data::SemInfo(sem_info(&structure(buffers))),
             libc::GETALL => Data::Values(values(&buffers.read(VALUES))),
+            _ => Data::None,
+        },
+        Call::Shmctl { cmd, arg: Arg::Buf(Ptr::Valid), .. } => match *cmd {
+            libc::IPC_STAT | SHM_STAT | SHM_STAT_ANY => Data::ShmStat(shm_stat(&structure(buffers))),
+            libc::IPC_INFO => Data::ShmLimits(structure(buffers)),
+            SHM_INFO => Data::ShmInfo(structure(buffers)),
             _ => Data::None,
         },
         _ => Data::None,
@@ -172,6 +187,12 @@ unsafe impl Plain for libc::msqid_ds {}
 // SAFETY: integers only.
 unsafe impl Plain for libc::msginfo {}
 // SAFETY: integers only.
+unsafe impl Plain for libc::shmid_ds {}
+// SAFETY: integers only.
+unsafe impl Plain for ShmInfo {}
+// SAFETY: integers only.
+unsafe impl Plain for ShmLimits {}
+// SAFETY: integers only.
 unsafe impl Plain for libc::semid_ds {}
 // SAFETY: integers only.
 unsafe impl Plain for libc::seminfo {}
@@ -224,6 +245,26 @@ fn sem_set(set: &crate::Set) -> Vec<u8> {
     (value.sem_perm.uid, value.sem_perm.gid) = (set.uid, set.gid);
     value.sem_perm.mode = set.mode as _;
     bytes_of(&value)
+}
+
+fn shm_set(set: &crate::Set) -> Vec<u8> {
+    let mut value: libc::shmid_ds = zeroed();
+    (value.shm_perm.uid, value.shm_perm.gid) = (set.uid, set.gid);
+    value.shm_perm.mode = set.mode as _;
+    bytes_of(&value)
+}
+
+fn shm_stat(stat: &libc::shmid_ds) -> ShmStat {
+    ShmStat {
+        perm: perm(&stat.shm_perm),
+        segsz: stat.shm_segsz as u64,
+        atime: stat.shm_atime,
+        dtime: stat.shm_dtime,
+        ctime: stat.shm_ctime,
+        cpid: stat.shm_cpid,
+        lpid: stat.shm_lpid,
+        nattch: stat.shm_nattch,
+    }
 }
 
 fn perm(perm: &libc::ipc_perm) -> Perm {

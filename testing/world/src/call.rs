@@ -95,7 +95,7 @@ pub struct Set {
     pub qbytes: u64,
 }
 
-/// The last argument of `msgctl` and `semctl`.
+/// The last argument of `msgctl`, `semctl` and `shmctl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Arg {
     /// A number, such as SETVAL's.
@@ -159,6 +159,39 @@ pub enum Call<I = i32> {
         num: i32,
         cmd: i32,
         arg: Arg,
+    },
+    Shmget {
+        key: i32,
+        size: u64,
+        flags: i32,
+    },
+    /// At an address of the [`arena`](crate::ARENA), or at 0: then `ret` is 1, and so may the address of `Shmdt` be.
+    Shmat {
+        id: I,
+        addr: u64,
+        flags: i32,
+    },
+    Shmdt {
+        addr: u64,
+    },
+    Shmctl {
+        id: I,
+        cmd: i32,
+        arg: Arg,
+    },
+    /// Of a range of the [`arena`](crate::ARENA).
+    Munmap {
+        addr: u64,
+        len: u64,
+    },
+    /// Reads the byte at an address, by a call that gives EFAULT where there is none.
+    Peek {
+        addr: u64,
+    },
+    /// Writes the byte at an address, likewise.
+    Poke {
+        addr: u64,
+        value: u8,
     },
     /// A child process; `ret` is its [`TaskId`](crate::TaskId).
     Fork,
@@ -251,6 +284,13 @@ impl<I> Call<I> {
                 Call::Semtimedop { id: f(id), ptr, ops, count, timeout }
             }
             Call::Semctl { id, num, cmd, arg } => Call::Semctl { id: f(id), num, cmd, arg },
+            Call::Shmget { key, size, flags } => Call::Shmget { key, size, flags },
+            Call::Shmat { id, addr, flags } => Call::Shmat { id: f(id), addr, flags },
+            Call::Shmdt { addr } => Call::Shmdt { addr },
+            Call::Shmctl { id, cmd, arg } => Call::Shmctl { id: f(id), cmd, arg },
+            Call::Munmap { addr, len } => Call::Munmap { addr, len },
+            Call::Peek { addr } => Call::Peek { addr },
+            Call::Poke { addr, value } => Call::Poke { addr, value },
             Call::Fork => Call::Fork,
             Call::SpawnThread => Call::SpawnThread,
             Call::Exit => Call::Exit,
@@ -339,6 +379,17 @@ impl<I: fmt::Display> fmt::Display for Call<I> {
             Call::Semctl { id, num, cmd, arg } => {
                 write!(f, "semctl({id}, {num}, {}, {arg})", name::sem_cmd(*cmd))
             }
+            Call::Shmget { key, size, flags } => {
+                write!(f, "shmget({key}, {size:#x}, {})", name::get_flags(*flags))
+            }
+            Call::Shmat { id, addr, flags } => {
+                write!(f, "shmat({id}, {addr:#x}, {})", name::shmat_flags(*flags))
+            }
+            Call::Shmdt { addr } => write!(f, "shmdt({addr:#x})"),
+            Call::Shmctl { id, cmd, arg } => write!(f, "shmctl({id}, {}, {arg})", name::shm_cmd(*cmd)),
+            Call::Munmap { addr, len } => write!(f, "munmap({addr:#x}, {len:#x})"),
+            Call::Peek { addr } => write!(f, "read of {addr:#x}"),
+            Call::Poke { addr, value } => write!(f, "write of {value} to {addr:#x}"),
             Call::Fork => f.write_str("fork()"),
             Call::SpawnThread => f.write_str("pthread_create()"),
             Call::Exit => f.write_str("_exit(0)"),

@@ -10,7 +10,7 @@
 //! An executable that uses [`Processes`] calls [`run_worker_if_asked`] first thing in `main`: the workers
 //! are the same executable, started again.
 //!
-//! Missing: shared memory and POSIX message queues.
+//! Missing: POSIX message queues; mprotect(2) and mremap(2) of attachments; shared memory in the simulated world.
 
 mod arguments;
 mod call;
@@ -25,9 +25,12 @@ mod worker;
 
 pub use call::{Arg, Call, Ptr, SemBuf, Set, Text, Timeout};
 pub use processes::{Processes, Start};
-pub use reply::{Data, MsgInfo, MsgStat, Perm, Reply, SemInfo, SemStat};
+pub use reply::{Data, MsgInfo, MsgStat, Perm, Reply, SemInfo, SemStat, ShmInfo, ShmLimits, ShmStat};
 pub use simulated::Simulated;
 pub use worker::run_worker_if_asked;
+
+/// Addresses at which nothing is mapped but what calls of tasks map there: so they mean the same in every world.
+pub const ARENA: std::ops::Range<u64> = 0x2000_0000_0000..0x2000_0010_0000;
 
 /// A task of a world: a process, or a thread of one. Numbers are given in order of birth and never again.
 pub type TaskId = u32;

@@ -73,6 +73,27 @@ pub(crate) fn sem_cmd(cmd: i32) -> String {
     named(cmd, &[&COMMON[..], &own].concat())
 }
 
+pub(crate) fn shmat_flags(flags: i32) -> String {
+    let names = [
+        (libc::SHM_RDONLY, "SHM_RDONLY"),
+        (libc::SHM_RND, "SHM_RND"),
+        (libc::SHM_REMAP, "SHM_REMAP"),
+        (libc::SHM_EXEC, "SHM_EXEC"),
+    ];
+    bits(flags, &names)
+}
+
+pub(crate) fn shm_cmd(cmd: i32) -> String {
+    let own = [
+        (libc::SHM_LOCK, "SHM_LOCK"),
+        (libc::SHM_UNLOCK, "SHM_UNLOCK"),
+        (SHM_STAT, "SHM_STAT"),
+        (SHM_INFO, "SHM_INFO"),
+        (SHM_STAT_ANY, "SHM_STAT_ANY"),
+    ];
+    named(cmd, &[&COMMON[..], &own].concat())
+}
+
 /// `EINVAL` for 22.
 pub(crate) fn errno(errno: i32) -> String {
     match nix::errno::Errno::from_raw(errno) {
@@ -81,6 +102,12 @@ pub(crate) fn errno(errno: i32) -> String {
     }
 }
 
+/// Missing from the libc crate.
+pub(crate) const SHM_STAT: i32 = 13;
+/// Missing from the libc crate.
+pub(crate) const SHM_INFO: i32 = 14;
+/// Missing from the libc crate.
+pub(crate) const SHM_STAT_ANY: i32 = 15;
 /// Missing from the libc crate.
 pub(crate) const MSG_STAT_ANY: i32 = 13;
 /// Missing from the libc crate.

@@ -29,6 +29,7 @@ pub struct Start {
     executable: PathBuf,
     prefix: Vec<OsString>,
     mode: Mode,
+    patient: bool,
 }
 
 impl Start {
@@ -38,7 +39,7 @@ impl Start {
     /// Where /proc is not mounted.
     pub fn kernel() -> Start {
         let executable = env::current_exe().expect("/proc/self/exe");
-        Start { executable, prefix: Vec::new(), mode: Mode { kernel: true, raw: false } }
+        Start { executable, prefix: Vec::new(), mode: Mode { kernel: true, raw: false }, patient: false }
     }
 
     /// Below a command that takes a command, such as `ipcspace run --`.
@@ -50,6 +51,12 @@ impl Start {
     /// The calls are made by syscall(2), not by their own symbols.
     pub fn raw(mut self) -> Start {
         self.mode.raw = true;
+        self
+    }
+
+    /// After a death, all that the broker does for it is waited for: which process used a segment last is noted by it.
+    pub fn patient(mut self) -> Start {
+        self.patient = true;
         self
     }
 
@@ -106,6 +113,7 @@ pub struct Processes {
     servant: Option<Servant>,
     /// The kernel's own calls are made.
     kernel: bool,
+    patient: bool,
     /// A task has died, and the servant may not have done all that follows from it.
     mourning: bool,
 }
@@ -142,6 +150,7 @@ impl Processes {
             stopped: HashSet::new(),
             servant: None,
             kernel: start.mode.kernel,
+            patient: start.patient,
             mourning: false,
         };
         world.welcome(FACTORY);
@@ -262,7 +271,7 @@ impl Processes {
     fn at_rest(&mut self) -> bool {
         // Whoever makes a call must find a death that it knows of done with, broker or not; only sleepers may
         // hear of it a little later.
-        if !self.mourning || !self.tasks.iter().any(Task::in_call) {
+        if !self.mourning || !self.patient && !self.tasks.iter().any(Task::in_call) {
             return self.tasks_at_rest();
         }
         let Some(servant) = &self.servant else { return self.tasks_at_rest() };

@@ -48,6 +48,9 @@ pub enum Data {
     MsgInfo(MsgInfo),
     SemStat(SemStat),
     SemInfo(SemInfo),
+    ShmStat(ShmStat),
+    ShmInfo(ShmInfo),
+    ShmLimits(ShmLimits),
     Values(Vec<u16>),
     Text(String),
     /// The call wrote where it should not have: behind the message, or although it failed.
@@ -90,6 +93,47 @@ pub struct SemStat {
     pub otime: i64,
     pub ctime: i64,
     pub nsems: u64,
+}
+
+/// `struct shmid_ds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named by the man pages")]
+pub struct ShmStat {
+    pub perm: Perm,
+    pub segsz: u64,
+    pub atime: i64,
+    pub dtime: i64,
+    pub ctime: i64,
+    pub cpid: i32,
+    pub lpid: i32,
+    pub nattch: u64,
+}
+
+/// `struct shm_info`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named by the man pages")]
+pub struct ShmInfo {
+    pub used_ids: i32,
+    pub pad: i32,
+    pub shm_tot: u64,
+    pub shm_rss: u64,
+    pub shm_swp: u64,
+    pub swap_attempts: u64,
+    pub swap_successes: u64,
+}
+
+/// `struct shminfo`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named by the man pages")]
+pub struct ShmLimits {
+    pub shmmax: u64,
+    pub shmmin: u64,
+    pub shmmni: u64,
+    pub shmseg: u64,
+    pub shmall: u64,
+    pub unused: [u64; 4],
 }
 
 /// `struct msginfo`.

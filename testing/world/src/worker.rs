@@ -5,19 +5,22 @@
 //! answer with EFAULT.
 
 use std::ffi::{c_int, c_long, c_void};
+use std::io::{IoSlice, IoSliceMut};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::{env, fs, io, ptr, thread};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
 
 use crate::arguments::{self, SystemCall, failed, returned};
 use crate::memory::Memory;
 use crate::wire::{self, Channel, Hello};
-use crate::{Call, Data, Reply, TaskId};
+use crate::{ARENA, Call, Data, Reply, TaskId};
 
 /// The first argument of an executable that is to be a worker.
 pub(crate) const ARGUMENT: &str = "--world-worker";
@@ -60,6 +63,8 @@ pub fn run_worker_if_asked() {
         if task == FACTORY {
             become_factory(mode);
         }
+        // In the kernel an exec detaches at once; ours learns of it by the new program's first call.
+        by_libc((libc::SYS_shmctl, [0, libc::IPC_INFO as u64, 0, 0, 0, 0]));
         Worker::new(address.clone(), task, mode).serve();
         end_process();
     }
@@ -165,6 +170,14 @@ impl Worker {
             Call::ReadFile { path } => read_file(&path),
             Call::Exit => end_process(),
             Call::Fork | Call::ExitThread => unreachable!("done by serve"),
+            Call::Munmap { addr, len } => munmap(addr, len),
+            Call::Peek { addr } => peek(addr),
+            Call::Poke { addr, value } => poke(addr, value),
+            // Where there was room differs from world to world.
+            Call::Shmdt { addr: 1 } => {
+                let addr = floating().pop().unwrap_or(1);
+                self.system_call(&Call::Shmdt { addr })
+            }
             call => self.system_call(&call),
         }
     }
@@ -183,7 +196,14 @@ impl Worker {
             -1 => Err(nix::errno::Errno::last_raw()),
             value => Ok(value),
         };
-        arguments::decode(&self.memory, call, result)
+        let mut reply = arguments::decode(&self.memory, call, result);
+        if let (Call::Shmat { .. }, Ok(at)) = (call, result)
+            && !ARENA.contains(&(at as u64))
+        {
+            floating().push(at as u64);
+            reply.ret = 1;
+        }
+        reply
     }
 }
 
@@ -209,8 +229,44 @@ fn by_libc((number, [a, b, c, d, e, _]): SystemCall) -> c_long {
             libc::SYS_semop => libc::semop(int(a), at(b).cast(), size(c)).into(),
             libc::SYS_semtimedop => semtimedop(int(a), at(b).cast(), size(c), at(d).cast()).into(),
             libc::SYS_semctl => libc::semctl(int(a), int(b), int(c), at(d)).into(),
+            libc::SYS_shmget => libc::shmget(int(a), size(b), int(c)).into(),
+            libc::SYS_shmat => libc::shmat(int(a), at(b), int(c)) as c_long,
+            libc::SYS_shmdt => libc::shmdt(at(a)).into(),
+            libc::SYS_shmctl => libc::shmctl(int(a), int(b), at(c).cast()).into(),
             _ => unreachable!("arguments::encode gives no other"),
         }
+    }
+}
+
+/// Where this process has attached something at no address of its choice.
+fn floating() -> MutexGuard<'static, Vec<u64>> {
+    static FLOATING: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    FLOATING.lock().expect("nobody panics with it")
+}
+
+fn munmap(addr: u64, len: u64) -> Reply {
+    assert!(ARENA.contains(&addr) && addr + len <= ARENA.end, "a place where nothing of ours is");
+    // SAFETY: just made sure.
+    match unsafe { libc::munmap(ptr::without_provenance_mut(addr as usize), len as usize) } {
+        -1 => failed(nix::errno::Errno::last_raw()),
+        _ => returned(0),
+    }
+}
+
+fn peek(addr: u64) -> Reply {
+    let mut byte = [0];
+    let there = [RemoteIoVec { base: addr as usize, len: 1 }];
+    match process_vm_readv(unistd::getpid(), &mut [IoSliceMut::new(&mut byte)], &there) {
+        Ok(_) => returned(byte[0].into()),
+        Err(error) => failed(error as i32),
+    }
+}
+
+fn poke(addr: u64, value: u8) -> Reply {
+    let there = [RemoteIoVec { base: addr as usize, len: 1 }];
+    match process_vm_writev(unistd::getpid(), &[IoSlice::new(&[value])], &there) {
+        Ok(_) => returned(0),
+        Err(error) => failed(error as i32),
     }
 }
 

@@ -9,8 +9,10 @@ const UNSAFE: &[&str] = &[
     // Shared memory.
     "crates/arena/",
     "crates/client/src/attach.rs",
+    "crates/client/src/attachments.rs",
     "crates/client/src/cancel.rs",
     "crates/client/src/host.rs",
+    "crates/client/src/memory.rs",
     "crates/client/src/signal.rs",
     "crates/client/src/tls.rs",
     "crates/client/src/vfork.rs",
@@ -18,6 +20,7 @@ const UNSAFE: &[&str] = &[
     "crates/preload/",
     "crates/broker/src/sysv.rs",
     // Processes and descriptors.
+    "crates/broker/src/segments.rs",
     "crates/broker/src/service.rs",
     "crates/broker/src/supervise",
     "crates/broker/src/stopped.rs",

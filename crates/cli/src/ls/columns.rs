@@ -1,6 +1,6 @@
 //! The columns of lsipc: their names, labels and values.
 
-use broker::sysv::{Limits, Perm, Queue, Set};
+use broker::sysv::{Limits, Perm, Queue, Segment, Set};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use nix::unistd::{Gid, Group, Uid, User};
@@ -74,6 +74,15 @@ impl Object for Set {
     }
 }
 
+impl Object for Segment {
+    fn perm(&self) -> &Perm {
+        &self.perm
+    }
+    fn ctime(&self) -> i64 {
+        self.ctime
+    }
+}
+
 fn generic<T: Object>() -> Vec<Column<T>> {
     vec![
         column("KEY", "Key", Left, "Resource key", |o, _| Some(format!("0x{:08x}", o.perm().key))),
@@ -90,6 +99,36 @@ fn generic<T: Object>() -> Vec<Column<T>> {
         column("GROUP", "Group name", Left, "Group name", |o, _| group(o.perm().gid)),
         column("CTIME", "Last change", Right, "Time of the last change", |o, m| time(o.ctime(), m)),
     ]
+}
+
+/// In the order of the list of one segment.
+pub(crate) fn of_segments() -> Vec<Column<Segment>> {
+    let mut columns = generic();
+    columns.extend([
+        column("SIZE", "Segment size", Right, "Segment size", |s: &Segment, m| Some(size(s.segsz, m))),
+        column("NATTCH", "Attached processes", Right, "Number of attached processes", |s, _| {
+            Some(s.nattch.to_string())
+        }),
+        column("STATUS", "Status", Left, "Status", |s, _| status(s)),
+        column("ATTACH", "Attach time", Right, "Attach time", |s, m| time(s.atime, m)),
+        column("DETACH", "Detach time", Right, "Detach time", |s, m| time(s.dtime, m)),
+        column("COMMAND", "Creator command", Left, "Creator command line", |s, _| command(s.cpid)),
+        column("CPID", "Creator PID", Right, "PID of the creator", |s, _| Some(s.cpid.to_string())),
+        column("LPID", "Last user PID", Right, "PID of last user", |s, _| Some(s.lpid.to_string())),
+    ]);
+    columns
+}
+
+fn status(segment: &Segment) -> Option<String> {
+    let states = [(segment.dest, "dest"), (segment.locked, "locked")];
+    let states: Vec<&str> = states.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    (!states.is_empty()).then(|| states.join(","))
+}
+
+/// The command line of a process, if it is there.
+pub(crate) fn command(pid: i32) -> Option<String> {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " "))
 }
 
 /// In the order of the list of one queue.
@@ -123,16 +162,21 @@ pub(crate) fn of_sets() -> Vec<Column<Set>> {
 pub(crate) struct Limit {
     resource: &'static str,
     description: &'static str,
-    limit: i64,
+    limit: u64,
     /// For a limit of a number of things, how many there are.
-    used: Option<i64>,
+    used: Option<u64>,
     is_size: bool,
 }
 
 /// The limits of queues.
 pub(crate) fn queue_limits(l: &Limits) -> Vec<Limit> {
-    let limit =
-        |resource, description, limit, used, is_size| Limit { resource, description, limit, used, is_size };
+    let limit = |resource, description, limit: i64, used: Option<i64>, is_size| Limit {
+        resource,
+        description,
+        limit: limit.unsigned_abs(),
+        used: used.map(i64::unsigned_abs),
+        is_size,
+    };
     vec![
         limit("MSGMNI", "Number of message queues", l.msgmni, Some(l.queues), false),
         limit("MSGMAX", "Max size of message (bytes)", l.msgmax, None, true),
@@ -140,10 +184,27 @@ pub(crate) fn queue_limits(l: &Limits) -> Vec<Limit> {
     ]
 }
 
+/// The limits of shared memory.
+pub(crate) fn segment_limits(l: &Limits) -> Vec<Limit> {
+    let limit =
+        |resource, description, limit, used, is_size| Limit { resource, description, limit, used, is_size };
+    vec![
+        limit("SHMMNI", "Shared memory segments", l.shmmni, Some(l.segments.unsigned_abs()), false),
+        limit("SHMALL", "Shared memory pages", l.shmall, Some(l.pages), false),
+        limit("SHMMAX", "Max size of shared memory segment (bytes)", l.shmmax, None, true),
+        limit("SHMMIN", "Min size of shared memory segment (bytes)", l.shmmin, None, true),
+    ]
+}
+
 /// The limits of semaphores.
 pub(crate) fn semaphore_limits(l: &Limits) -> Vec<Limit> {
-    let limit =
-        |resource, description, limit, used| Limit { resource, description, limit, used, is_size: false };
+    let limit = |resource, description, limit: i64, used: Option<i64>| Limit {
+        resource,
+        description,
+        limit: limit.unsigned_abs(),
+        used: used.map(i64::unsigned_abs),
+        is_size: false,
+    };
     vec![
         limit("SEMMNI", "Number of semaphore identifiers", l.semmni, Some(l.sets)),
         limit("SEMMNS", "Total number of semaphores", l.semmns, Some(l.semaphores)),
@@ -159,7 +220,7 @@ pub(crate) fn of_limits() -> Vec<Column<Limit>> {
         column("RESOURCE", "Resource", Left, "Resource name", |l: &Limit, _| Some(l.resource.into())),
         column("DESCRIPTION", "Description", Left, "Resource description", |l, _| Some(l.description.into())),
         column("LIMIT", "Limit", Right, "Limit of the namespace", |l, m| {
-            Some(if l.is_size { size(l.limit.unsigned_abs(), m) } else { l.limit.to_string() })
+            Some(if l.is_size { size(l.limit, m) } else { l.limit.to_string() })
         }),
         column("USED", "Used", Right, "Currently used", |l, _| {
             Some(l.used.map_or_else(|| "-".into(), |used| used.to_string()))

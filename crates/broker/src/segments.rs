@@ -1,0 +1,308 @@
+//! The keeper of shared memory: the files of all segments, held while nobody has them mapped.
+//!
+//! What users see: a segment outlives who made it, and its memory is given back when it is gone.
+//! What is missing: mappings in processes that are neither clients nor descendants of the broker or of clients are not counted.
+//!
+//! Who makes a segment gives us its file and goes on; the file lies in our end of a connection by then, and nobody needs to be woken for it. Before a
+//! file is looked for, all that was given is taken. One lock guards all that is here; no lock of the arena is taken under it.
+//!
+//! # Safety
+//! A descriptor that was just received or made belongs to nobody else; system calls get integers and places of ours.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use abi::Errno;
+use arena::Handle;
+use client::{Keeper, wire};
+use engine::shm;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
+    getsockopt, recvmsg, socket, sockopt,
+};
+use sys::memory::Mapping;
+
+use crate::service::{is_friend, namespaces};
+
+/// The memory of a segment.
+struct Held {
+    file: OwnedFd,
+    dev: u64,
+    /// Where the arena says what it is for.
+    segment: Handle,
+    /// Who made it.
+    maker: i32,
+}
+
+struct Segments {
+    /// By the inode's number.
+    held: HashMap<u64, Held>,
+    /// The socket at which connections are made, and those by which we are given files.
+    listener: Option<OwnedFd>,
+    links: Vec<OwnedFd>,
+    owner: u32,
+    /// Processes that may have mappings; their descendants may too.
+    clients: BTreeSet<i32>,
+}
+
+static SEGMENTS: Mutex<Option<Segments>> = Mutex::new(None);
+static LOOK: AtomicBool = AtomicBool::new(false);
+
+fn with<R>(use_it: impl FnOnce(&mut Segments) -> R) -> R {
+    let mut guard: MutexGuard<'_, _> = SEGMENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    use_it(guard.get_or_insert_with(|| Segments {
+        held: HashMap::new(),
+        listener: None,
+        links: Vec::new(),
+        owner: 0,
+        clients: BTreeSet::new(),
+    }))
+}
+
+/// Begins to keep memory for the owner's processes, given at a socket at `path`.
+pub(crate) fn begin(path: &Path, owner: u32) -> io::Result<()> {
+    static KEEPER: Keeper = Keeper { retire, look };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
+    with(|all| {
+        all.listener = Some(listener);
+        all.owner = owner;
+    });
+    client::keep_memory(&KEEPER);
+    Ok(())
+}
+
+/// A process may have mappings from now on, or can't have any more.
+pub(crate) fn note_client(pid: i32, lives: bool) {
+    with(|all| if lives { all.clients.insert(pid) } else { all.clients.remove(&pid) });
+}
+
+/// Takes all that was given.
+pub(crate) fn take() {
+    with(Segments::drain);
+}
+
+/// The file of a segment, for a client.
+pub(crate) fn file(memory: u64, to_read: bool) -> Result<OwnedFd, Errno> {
+    with(|all| {
+        all.drain();
+        all.held.get(&memory).ok_or(Errno::EIDRM).and_then(|held| {
+            if to_read {
+                let path = format!("/proc/self/fd/{}", held.file.as_raw_fd());
+                fs::File::open(path).map(OwnedFd::from).map_err(|_| Errno::EACCES)
+            } else {
+                held.file.try_clone().map_err(|_| Errno::ENFILE)
+            }
+        })
+    })
+}
+
+/// Lets go what no segment needs.
+pub(crate) fn release_unneeded() {
+    // What is held is copied: the arena is looked at without our lock.
+    let all: Vec<(u64, Handle, i32)> = with(|all| {
+        all.drain();
+        all.held.iter().map(|(memory, held)| (*memory, held.segment, held.maker)).collect()
+    });
+    let lives = |pid| fs::metadata(format!("/proc/{pid}")).is_ok();
+    let unneeded = client::with(|ctx| {
+        let mut unneeded = all;
+        unneeded
+            .retain(|(memory, segment, maker)| !shm::needs_memory(ctx, *segment, *memory, || lives(*maker)));
+        Ok(unneeded)
+    });
+    with(|all| {
+        for (memory, segment, _) in unneeded.unwrap_or_default() {
+            if all.held.get(&memory).is_some_and(|held| held.segment == segment) {
+                all.held.remove(&memory);
+            }
+        }
+    });
+}
+
+/// Pages of all memory held: resident, and swapped out.
+pub(crate) fn usage() -> (u64, u64) {
+    with(|all| {
+        all.held.values().fold((0, 0), |(resident, swapped), held| {
+            let pages = nix::sys::stat::fstat(&held.file)
+                .map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) / (4096 / 512));
+            let cached = cached_pages(&held.file).unwrap_or(pages).min(pages);
+            (resident + cached, swapped + pages - cached)
+        })
+    })
+}
+
+/// Pages of a file that are in memory, where the kernel tells (from Linux 6.5 on).
+fn cached_pages(file: &OwnedFd) -> Option<u64> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let whole = [0u64; 2];
+    let mut counts = [0u64; 5];
+    // SAFETY: a range of two words and room for five counts.
+    let done =
+        unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), whole.as_ptr(), counts.as_mut_ptr(), 0u32) };
+    (done == 0).then_some(counts[0])
+}
+
+/// How often each process has some memory mapped.
+pub(crate) fn count(memory: u64) -> HashMap<i32, u64> {
+    let (dev, clients) = with(|all| {
+        all.drain();
+        (all.held.get(&memory).map(|h| h.dev), all.clients.clone())
+    });
+    let Some(dev) = dev else { return HashMap::new() };
+    with_descendants(clients)
+        .into_iter()
+        .map(|pid| (pid, mappings_in(pid, dev, memory)))
+        .filter(|(_, n)| *n > 0)
+        .collect()
+}
+
+fn mappings_in(pid: i32, dev: u64, ino: u64) -> u64 {
+    let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return 0 };
+    let is_it = |line: &&[u8]| Mapping::parse(line).is_some_and(|m| m.ino == ino && m.dev == dev);
+    maps.split(|b| *b == b'\n').filter(is_it).count() as u64
+}
+
+/// These processes, the descendants of each, and those of the broker.
+fn with_descendants(clients: BTreeSet<i32>) -> BTreeSet<i32> {
+    let mut next: Vec<i32> = clients.iter().copied().collect();
+    let mut all = clients;
+    next.extend(children(std::process::id().cast_signed()));
+    while let Some(pid) = next.pop() {
+        all.insert(pid);
+        next.extend(children(pid).into_iter().filter(|child| !all.contains(child)));
+    }
+    all
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).ok();
+    let numbers = |text: String| text.split_whitespace().filter_map(|n| n.parse().ok()).collect::<Vec<_>>();
+    tasks.flatten().filter_map(of_task).flat_map(numbers).collect()
+}
+
+/// [`engine::Backing::retire_memory`], for the process that has it.
+fn retire(memory: u64, read_only: Option<i32>) -> abi::Result<bool> {
+    if read_only.is_some() && !count(memory).is_empty() {
+        return Ok(false);
+    }
+    with(|all| {
+        all.drain();
+        let Some(held) = all.held.get(&memory) else { return Ok(true) };
+        match seal(&held.file, libc::F_SEAL_WRITE) {
+            Ok(()) => Ok(true),
+            Err(nix::Error::EBUSY) => Ok(false),
+            Err(error) => Err(Errno::from_raw(error as i32)),
+        }
+    })
+}
+
+fn seal(file: &OwnedFd, seals: i32) -> nix::Result<()> {
+    let seals = nix::fcntl::SealFlag::from_bits_retain(seals);
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).map(drop)
+}
+
+/// Something may be over: a look should be taken.
+pub(crate) fn look() {
+    LOOK.store(true, Relaxed);
+}
+
+/// Whether something may be over, since the last time this was asked.
+pub(crate) fn must_look() -> bool {
+    LOOK.swap(false, Relaxed)
+}
+
+impl Segments {
+    /// Takes all that was given.
+    fn drain(&mut self) {
+        while let Some(link) = self.listener.as_ref().and_then(accept) {
+            let peer = getsockopt(&link, sockopt::PeerCredentials);
+            let is_elsewhere = |pid: i32| {
+                let own = namespaces("self");
+                namespaces(&pid.to_string()).is_ok_and(|theirs| own.is_ok_and(|own| own != theirs))
+            };
+            if peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+                self.links.push(link);
+            }
+        }
+        let mut wanted: Vec<PollFd<'_>> =
+            self.links.iter().map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)).collect();
+        if poll(&mut wanted, PollTimeout::ZERO).unwrap_or(0) == 0 {
+            return;
+        }
+        let ready: Vec<bool> = wanted.iter().map(|w| w.any().unwrap_or(false)).collect();
+        let links = std::mem::take(&mut self.links);
+        for (link, ready) in links.into_iter().zip(ready) {
+            let mut is_open = true;
+            while ready && is_open {
+                match receive(&link) {
+                    Ok(Some(given)) => self.accept_given(given),
+                    Ok(None) => is_open = false,
+                    Err(_) => break,
+                }
+            }
+            if is_open {
+                self.links.push(link);
+            }
+        }
+    }
+
+    fn accept_given(&mut self, (words, file): ([u32; 4], Option<OwnedFd>)) {
+        let [magic, which, segment, maker] = words;
+        if let (wire::MAGIC, wire::GIVE_MEMORY, Some(file)) = (magic, which, file) {
+            self.hold(file, Handle(segment), maker.cast_signed());
+        }
+    }
+
+    /// Holds a file that is as it must be: of memory, of a fixed size, for its user only. One of size 0 was given up already.
+    fn hold(&mut self, file: OwnedFd, segment: Handle, maker: i32) {
+        if nix::sys::stat::fstat(&file).is_ok_and(|stat| stat.st_size == 0) {
+            return;
+        }
+        let fixed = seal(&file, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW);
+        let private =
+            nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR);
+        if let (Ok(()), Ok(()), Ok(stat)) = (fixed, private, nix::sys::stat::fstat(&file))
+            && stat.st_size != 0
+        {
+            self.held.entry(stat.st_ino).or_insert(Held { file, dev: stat.st_dev, segment, maker });
+        }
+    }
+}
+
+fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
+    let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK).ok()?;
+    // SAFETY: just accepted, nobody else has it.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// One message: its words, and the descriptor that came with it; none at the connection's end.
+fn receive(link: &OwnedFd) -> nix::Result<Option<([u32; 4], Option<OwnedFd>)>> {
+    let mut bytes = [0; wire::QUESTION];
+    let mut iov = [IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let message = recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut file = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(files) = control {
+            // SAFETY: just received, nobody else has them. All but one are closed here.
+            file = files.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
+        }
+    }
+    match message.bytes {
+        0 if file.is_none() => Ok(None),
+        wire::QUESTION => Ok(Some((wire::decode(&bytes), file))),
+        _ => Ok(Some(([0; 4], file))),
+    }
+}

@@ -1,0 +1,309 @@
+//! What this process has attached: `shmat`, `shmdt`, and fork.
+//!
+//! What users see: a segment is mapped where and how the kernel would map it; `shmdt` unmaps what is left of the attachment, also
+//! after the program has cut it up.
+//! What is missing: a mapping that the program has put over an attachment, wholly and by a raw system call, is taken for
+//! the attachment by `shmdt`.
+//!
+//! A small table says what was mapped where. It is a hint: what it says is made sure of, and what it doesn't say is looked up in
+//! /proc/self/maps.
+//!
+//! # Safety
+//! Mappings are made where the program asks for them, and removed where it asks: what it still uses there is its own
+//! affair, as with the kernel's calls.
+#![expect(unsafe_code, reason = "mapping is what shmat is for; libc is told of the handlers for fork")]
+
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+
+use abi::{Errno, Result};
+use engine::{MapPlace, MapRequest, shm};
+use sys::{
+    memory::{self as files, Mapping, Place},
+    net::Fd,
+};
+
+use crate::{attach, memory, wire};
+
+const ENTRIES: usize = 64;
+/// How many attachments of one `munmap` are noted; what is beyond is when somebody asks.
+const NOTED: usize = 4;
+const FREE: usize = 0;
+/// Being filled or emptied.
+const BUSY: usize = 1;
+
+struct Entry {
+    at: AtomicUsize,
+    len: AtomicUsize,
+    id: AtomicI32,
+    memory: AtomicU64,
+    /// The program has changed it by itself.
+    cut: AtomicBool,
+}
+
+static TABLE: [Entry; ENTRIES] = [const {
+    Entry {
+        at: AtomicUsize::new(FREE),
+        len: AtomicUsize::new(0),
+        id: AtomicI32::new(0),
+        memory: AtomicU64::new(0),
+        cut: AtomicBool::new(false),
+    }
+}; ENTRIES];
+/// Whether the program has ever attached anything.
+static EVER: AtomicBool = AtomicBool::new(false);
+/// The process that forked last.
+static FORKER: AtomicU32 = AtomicU32::new(0);
+
+impl Entry {
+    fn claim(&self, seen: usize) -> bool {
+        self.at.compare_exchange(seen, BUSY, AcqRel, Relaxed).is_ok()
+    }
+}
+
+/// Remembers an attachment, and forgets what was at its place before.
+fn remember(at: usize, len: usize, id: i32, memory: u64) {
+    let mut put = false;
+    for entry in &TABLE {
+        let seen = entry.at.load(Acquire);
+        let entry_end = seen + entry.len.load(Relaxed);
+        let covered = seen > BUSY && at <= seen && entry_end <= at + len;
+        if seen > BUSY && seen < at + len && at < entry_end && !covered {
+            entry.cut.store(true, Relaxed);
+        }
+        if !(covered || seen == FREE && !put) || !entry.claim(seen) {
+            continue;
+        }
+        if put {
+            entry.at.store(FREE, Release);
+            continue;
+        }
+        entry.len.store(len, Relaxed);
+        entry.id.store(id, Relaxed);
+        entry.memory.store(memory, Relaxed);
+        entry.cut.store(false, Relaxed);
+        entry.at.store(at, Release);
+        put = true;
+    }
+}
+
+/// An attachment of which the program unmaps something.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    id: i32,
+    memory: u64,
+    at: usize,
+    len: usize,
+    whole: bool,
+}
+
+/// Attachments that the program has unmapped by itself, wholly or in part: they are noted when that is done.
+#[derive(Debug, Default)]
+pub struct Unmapped {
+    left: [Option<Left>; NOTED],
+}
+
+/// The program is about to unmap a range by itself: what the table says of it is over. Returns at once if nothing was ever
+/// attached.
+#[inline(always)]
+pub fn unmapping(at: usize, len: usize) -> Unmapped {
+    let mut unmapped = Unmapped::default();
+    if EVER.load(Relaxed) {
+        leave(at, len, false, &mut unmapped);
+    }
+    unmapped
+}
+
+/// The program is about to move mappings away by itself.
+#[inline(always)]
+pub fn moving(at: usize, len: usize) -> Unmapped {
+    let mut unmapped = Unmapped::default();
+    if EVER.load(Relaxed) {
+        leave(at, len, true, &mut unmapped);
+    }
+    unmapped
+}
+
+/// Whether anything of the attachment of some memory that was made at `at` is mapped in a range.
+fn is_there(memory: u64, at: usize, from: usize, end: usize) -> bool {
+    let its = |m: &Mapping| m.start >= at && m.offset == (m.start - at) as u64;
+    let here =
+        |m: &Mapping| m.ino == memory && memory::is_device(m.dev) && its(m) && m.start < end && from < m.end;
+    files::find_mapping(here).is_ok_and(|found| found.is_some())
+}
+
+#[cold]
+#[inline(never)]
+fn leave(from: usize, len: usize, stays: bool, unmapped: &mut Unmapped) {
+    let end = from.saturating_add(len);
+    let mut places = unmapped.left.iter_mut();
+    for entry in &TABLE {
+        let at = entry.at.load(Acquire);
+        let len = entry.len.load(Relaxed);
+        if at <= BUSY || at >= end || from >= at + len {
+            continue;
+        }
+        let (id, memory) = (entry.id.load(Relaxed), entry.memory.load(Relaxed));
+        // Of one that was cut before, there may be nothing left in that range.
+        let is_cut = entry.cut.load(Relaxed);
+        let mut left =
+            Left { id, memory, at, len, whole: !stays && !is_cut && from <= at && at + len <= end };
+        if is_cut && !is_there(memory, at, from, end) {
+            continue;
+        }
+        if left.whole {
+            left.whole = entry.claim(at);
+        }
+        if left.whole {
+            entry.at.store(FREE, Release);
+        } else {
+            entry.cut.store(true, Relaxed);
+        }
+        if let Some(place) = places.next() {
+            *place = Some(left);
+        }
+    }
+}
+
+impl Unmapped {
+    /// It is done.
+    #[inline(always)]
+    pub fn note(&self) {
+        if self.left[0].is_some() {
+            let _ = crate::with(|ctx| {
+                self.each(|id, whole| shm::unmapped(ctx, id, whole));
+                Ok(())
+            });
+        }
+    }
+
+    /// Each segment of which something was unmapped, and whether nothing is left of that attachment.
+    #[cold]
+    #[inline(never)]
+    fn each(&self, mut note: impl FnMut(i32, bool)) {
+        for left in self.left.iter().flatten() {
+            let mut whole = left.whole;
+            if !whole && !is_there(left.memory, left.at, left.at, left.at + left.len) {
+                whole = true;
+                if let Some(entry) = TABLE.iter().find(|e| e.at.load(Acquire) == left.at && e.claim(left.at))
+                {
+                    entry.at.store(FREE, Release);
+                }
+            }
+            note(left.id, whole);
+        }
+    }
+}
+
+/// See [`engine::Backing::map_memory`].
+pub(crate) fn map(wanted: &MapRequest, mut replaced: impl FnMut(i32, bool)) -> Result<u64> {
+    let (file, size) = memory::file_of(wanted.memory, !wanted.write)?;
+    let done = usize::try_from(size).map_err(|_| Errno::ENOMEM).and_then(|len| {
+        let gone = match wanted.place {
+            MapPlace::Over(at) => unmapping(usize::try_from(at).unwrap_or(usize::MAX), len),
+            _ => Unmapped::default(),
+        };
+        let mapped = map_file(&file, len, wanted)?;
+        gone.each(&mut replaced);
+        Ok(mapped)
+    });
+    if wanted.write {
+        memory::keep(file, wanted.memory);
+    }
+    let (at, len) = done?;
+    // Before it is counted: a child that is forked from now on has it.
+    if !EVER.swap(true, AcqRel) {
+        watch_forks();
+    }
+    remember(at, len, wanted.id, wanted.memory);
+    Ok(at as u64)
+}
+
+fn map_file(file: &Fd, len: usize, wanted: &MapRequest) -> Result<(usize, usize)> {
+    let address = |at| usize::try_from(at).map_err(|_| Errno::EINVAL);
+    let place = match wanted.place {
+        MapPlace::Anywhere => Place::Anywhere,
+        MapPlace::Over(at) => Place::Over(address(at)?),
+        MapPlace::Free(at) => Place::Free(address(at)?),
+    };
+    // SAFETY: over what is there only if the program says so.
+    let at = unsafe { files::map_file(file, len, place, wanted.write, wanted.execute) };
+    Ok((at.map_err(|e| if e == Errno::EEXIST { Errno::EINVAL } else { e })?, len))
+}
+
+/// See [`engine::Backing::unmap_memory`].
+pub(crate) fn unmap(addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+    let addr = usize::try_from(addr).map_err(|_| Errno::EINVAL)?;
+    let known = TABLE.iter().find(|e| addr > BUSY && e.at.load(Acquire) == addr && e.claim(addr));
+    let Some(entry) = known else { return unmap_pieces(addr, segment_of) };
+    let (len, id) = (entry.len.load(Relaxed), entry.id.load(Relaxed));
+    let unmapped = if !entry.cut.load(Relaxed) && files::is_one_mapping(addr, len) {
+        // SAFETY: the attachment that the program wants to be rid of.
+        unsafe { files::unmap_range(addr, len) }.map(|()| id)
+    } else {
+        unmap_pieces(addr, segment_of)
+    };
+    entry.at.store(FREE, Release);
+    unmapped
+}
+
+/// Unmaps what is left of the attachment at `addr`: its first piece at or above that address whose place in the file is its distance
+/// from there, and then the others of the same file.
+fn unmap_pieces(addr: usize, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+    let fits =
+        |m: &Mapping| m.start >= addr && m.offset == (m.start - addr) as u64 && memory::is_device(m.dev);
+    let mut above = addr;
+    let (first, id, size) = loop {
+        let next = files::find_mapping(|m| m.start >= above && fits(m)).map_err(|_| Errno::EINVAL)?;
+        let next = next.ok_or(Errno::EINVAL)?;
+        match segment_of(next.ino) {
+            Some((id, size)) => break (next, id, size),
+            None => above = next.end, // A memory file of the program's own.
+        }
+    };
+    let end = addr.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
+    let mut piece = Some(first);
+    while let Some(Mapping { start, end: piece_end, .. }) = piece {
+        // SAFETY: a piece of the attachment that the program wants to be rid of.
+        unsafe { files::unmap_range(start, piece_end - start) }?;
+        let same = |m: &Mapping| fits(m) && m.ino == first.ino && m.dev == first.dev && m.start < end;
+        piece = files::find_mapping(same).unwrap_or(None);
+    }
+    Ok(id)
+}
+
+// ---- fork
+
+core::arch::global_asm!(".weak __register_atfork");
+
+unsafe extern "C" {
+    /// libc's own of `pthread_atfork`.
+    fn __register_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+        library: usize,
+    ) -> i32;
+}
+
+/// From now on, forks are noted: the child has what its parent had.
+fn watch_forks() {
+    // SAFETY: a weak symbol, looked at before it is called. The library is never unloaded.
+    unsafe {
+        if __register_atfork as *const () as usize != 0 {
+            __register_atfork(Some(before_fork), None, Some(in_child), 0);
+        }
+    }
+}
+
+extern "C" fn before_fork() {
+    FORKER.store(sys::getpid(), Relaxed);
+    let _ = crate::with(|ctx| {
+        shm::fork_begin(ctx);
+        Ok(())
+    });
+}
+
+extern "C" fn in_child() {
+    // The broker then knows of this process before it can have ended.
+    let _ = attach::tell([wire::MAGIC, wire::TELL_FORKED, FORKER.load(Relaxed), 0]);
+}

@@ -1,0 +1,257 @@
+//! Memory that is a file: segments of shared memory, and what is mapped where.
+//!
+//! # Safety
+//! Mappings are made and removed where the program asked for it, by `shmat` and `shmdt`; the places of the other calls'
+//! structures are ours and valid for them.
+
+use core::ffi::CStr;
+
+use abi::{Errno, Result};
+
+use crate::{check, net::Fd, syscall6};
+
+/// `memfd_create`: closed by exec.
+pub const MFD_CLOEXEC: u32 = 1;
+/// `memfd_create`: may be sealed.
+pub const MFD_ALLOW_SEALING: u32 = 2;
+/// `memfd_create`: of huge pages.
+pub const MFD_HUGETLB: u32 = 4;
+/// No mapping can write from now on; refused with `EBUSY` while one could.
+pub const F_SEAL_WRITE: u32 = 8;
+const F_ADD_SEALS: usize = 1033;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stat {
+    /// The file system's device.
+    pub dev: u64,
+    /// The inode's number.
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// The unit of its memory, bytes.
+    pub block: u64,
+    /// Its kind and mode.
+    pub mode: u32,
+}
+
+/// A new file in memory.
+///
+/// # Errors
+/// `EINVAL` for a size of huge pages that there is not, `EMFILE ENFILE ENOMEM`.
+pub fn memfd(name: &CStr, flags: u32) -> Result<Fd> {
+    // SAFETY: a terminated name.
+    let fd = check(unsafe { syscall6(319, name.as_ptr() as usize, flags as usize, 0, 0, 0, 0) })?;
+    Ok(Fd::new(fd as i32))
+}
+
+/// Sets a file's size.
+///
+/// # Errors
+/// `EFBIG EINVAL ENOMEM`.
+pub fn resize(file: &Fd, size: u64) -> Result<()> {
+    // SAFETY: two integers.
+    check(unsafe { syscall6(77, file.raw() as usize, size as usize, 0, 0, 0, 0) }).map(|_| ())
+}
+
+/// What the file of a descriptor is.
+///
+/// # Errors
+/// `EBADF`.
+pub fn stat(fd: i32) -> Result<Stat> {
+    let mut words = [0u64; 18];
+    // SAFETY: room for a `struct stat`.
+    check(unsafe { syscall6(5, fd as usize, words.as_mut_ptr() as usize, 0, 0, 0, 0) })?;
+    let mode = (words[3] & u64::from(u32::MAX)) as u32;
+    Ok(Stat { dev: words[0], ino: words[1], size: words[6], block: words[7], mode })
+}
+
+/// Adds seals to a file.
+///
+/// # Errors
+/// `EBUSY` for [`F_SEAL_WRITE`] while it is mapped so that it could be written; `EPERM` if no seal may be added.
+pub fn seal(file: &Fd, seals: u32) -> Result<()> {
+    // SAFETY: integers.
+    check(unsafe { syscall6(72, file.raw() as usize, F_ADD_SEALS, seals as usize, 0, 0, 0) }).map(|_| ())
+}
+
+/// Where a mapping of a file goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where there is room.
+    Anywhere,
+    /// There, if nothing is.
+    Free(usize),
+    /// There, in place of what is.
+    Over(usize),
+}
+
+/// Maps a whole file, shared.
+///
+/// # Safety
+/// What is mapped at [`Place::Over`] must be the program's to replace, at its wish.
+///
+/// # Errors
+/// `EEXIST` if the place is not free; mmap's.
+pub unsafe fn map_file(file: &Fd, len: usize, place: Place, write: bool, execute: bool) -> Result<usize> {
+    const MAP_SHARED: usize = 1;
+    const MAP_FIXED: usize = 0x10;
+    const MAP_FIXED_NOREPLACE: usize = 0x10_0000;
+    let (at, fixed) = match place {
+        Place::Anywhere => (0, 0),
+        Place::Free(at) => (at, MAP_FIXED_NOREPLACE),
+        Place::Over(at) => (at, MAP_FIXED),
+    };
+    let prot = 1 | if write { 2 } else { 0 } | if execute { 4 } else { 0 };
+    // SAFETY: the caller's promise; a new mapping harms nobody.
+    check(unsafe { syscall6(9, at, len, prot, MAP_SHARED | fixed, file.raw() as usize, 0) })
+}
+
+/// Removes mappings.
+///
+/// # Safety
+/// They must be the program's to remove, at its wish.
+///
+/// # Errors
+/// `EINVAL ENOMEM`.
+pub unsafe fn unmap_range(at: usize, len: usize) -> Result<()> {
+    // SAFETY: the caller's promise.
+    check(unsafe { syscall6(11, at, len, 0, 0, 0, 0) }).map(|_| ())
+}
+
+/// Whether a range is part of one single mapping.
+pub fn is_one_mapping(at: usize, len: usize) -> bool {
+    // SAFETY: to the size it has already, and not to be moved: nothing changes.
+    check(unsafe { syscall6(25, at, len, len, 0, 0, 0) }) == Ok(at)
+}
+
+/// `RLIMIT_MEMLOCK`, bytes; all ones if there is none.
+pub fn memlock_limit() -> u64 {
+    let mut limit = [0u64; 2];
+    // SAFETY: room for a `struct rlimit`.
+    unsafe { syscall6(97, 8, limit.as_mut_ptr() as usize, 0, 0, 0, 0) };
+    limit[0]
+}
+
+/// All memory of the machine and its swap space, bytes.
+pub fn total_memory() -> u64 {
+    let mut words = [0u64; 14];
+    // SAFETY: room for a `struct sysinfo`.
+    unsafe { syscall6(99, words.as_mut_ptr() as usize, 0, 0, 0, 0, 0) };
+    let unit = (words[13] & u64::from(u32::MAX)).max(1);
+    (words[4].saturating_add(words[8])).saturating_mul(unit)
+}
+
+fn open(path: &CStr) -> Result<Fd> {
+    const AT_FDCWD: usize = -100isize as usize;
+    const O_CLOEXEC: usize = 0o2_000_000;
+    // SAFETY: a terminated path.
+    let fd = check(unsafe { syscall6(257, AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC, 0, 0, 0) })?;
+    Ok(Fd::new(fd as i32))
+}
+
+fn read(file: &Fd, to: &mut [u8]) -> Result<usize> {
+    loop {
+        // SAFETY: `to` is valid for its length.
+        let len = unsafe { syscall6(0, file.raw() as usize, to.as_mut_ptr() as usize, to.len(), 0, 0, 0) };
+        match check(len) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(|n| n.min(to.len())),
+        }
+    }
+}
+
+/// The number in a file of /proc/sys.
+pub fn read_number(path: &CStr) -> Option<u32> {
+    let mut text = [0; 16];
+    let len = read(&open(path).ok()?, &mut text).ok()?;
+    core::str::from_utf8(text.get(..len)?).ok()?.trim().parse().ok()
+}
+
+/// A mapping, by a line of /proc/PID/maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mapping {
+    /// First address.
+    pub start: usize,
+    /// Address behind it.
+    pub end: usize,
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// The file's device, as in [`Stat`].
+    pub dev: u64,
+    /// The file's inode, 0 if there is no file.
+    pub ino: u64,
+}
+
+/// Room for all of a line but the file's name.
+const FIELDS: usize = 120;
+
+impl Mapping {
+    /// Reads the fields of a line.
+    pub fn parse(line: &[u8]) -> Option<Mapping> {
+        let mut fields = line.split(|b| *b == b' ').filter(|f| !f.is_empty());
+        let (start, end) = pair(fields.next()?, b'-')?;
+        let offset = hex(fields.nth(1)?)?;
+        let (major, minor) = pair(fields.next()?, b':')?;
+        let ino = core::str::from_utf8(fields.next()?).ok()?.trim_end().parse().ok()?;
+        let dev = (major & 0xfff) << 8 | minor & 0xff | (minor & !0xff) << 12 | (major & !0xfff) << 32;
+        Some(Mapping { start: start as usize, end: end as usize, offset, dev, ino })
+    }
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+fn pair(field: &[u8], between: u8) -> Option<(u64, u64)> {
+    let at = field.iter().position(|b| *b == between)?;
+    Some((hex(field.get(..at)?)?, hex(field.get(at + 1..)?)?))
+}
+
+/// The first mapping of this process for which `wanted` says so.
+///
+/// # Errors
+/// If /proc can't be read.
+pub fn find_mapping(mut wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
+    let maps = open(c"/proc/self/maps")?;
+    let mut buffer = [0; 512];
+    let mut line = [0; FIELDS];
+    let mut len = 0;
+    loop {
+        let got = read(&maps, &mut buffer)?;
+        if got == 0 {
+            return Ok(None);
+        }
+        for &byte in &buffer[..got] {
+            if byte != b'\n' {
+                if let Some(place) = line.get_mut(len) {
+                    *place = byte;
+                    len += 1;
+                }
+                continue;
+            }
+            if let Some(mapping) = Mapping::parse(&line[..len]).filter(&mut wanted) {
+                return Ok(Some(mapping));
+            }
+            len = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_maps_is_read() {
+        let line = b"7f4d8140e000-7f4d81410000 rwxs 00001000 00:01 6                          /SYSV00000000";
+        let mapping =
+            Mapping { start: 0x7f4d_8140_e000, end: 0x7f4d_8141_0000, offset: 4096, dev: 1, ino: 6 };
+        assert_eq!(Mapping::parse(line), Some(mapping));
+        assert_eq!(
+            Mapping::parse(b"7f4d8140e000-7f4d81410000 rw-p 00000000 103:02 77").map(|m| m.dev),
+            Some(0x1_0302)
+        );
+        assert_eq!(Mapping::parse(b"nonsense"), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! shmdt(2): what it finds, and what it unmaps.
+
+use libc::PROT_READ;
+
+use crate::{
+    call::{byte_at, move_away, mprotect, munmap, nattch, room, segment, set_byte, shm_stat, shmat, shmdt},
+    case::cases,
+    check::{Failure, Outcome, ok, same},
+    errno::EINVAL,
+    task::{Task, now},
+};
+
+cases! { "shmdt":
+    wrong_addresses,
+    notes_time_and_process,
+    only_its_own_attachment,
+    after_the_head_is_unmapped,
+    after_the_middle_is_unmapped,
+    after_protection_has_cut_it_up,
+    not_a_piece_that_was_moved,
+    after_all_was_unmapped,
+    not_what_was_mapped_since,
+    inherited_by_a_child,
+    of_a_mapping_that_another_thread_made,
+}
+
+const PAGE: usize = 4096;
+
+fn wrong_addresses() -> Outcome {
+    let id = ok!(segment(2 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    for wrong in [at + 1, at + PAGE, at - PAGE, 0, 1, usize::MAX, usize::MAX - PAGE + 1] {
+        same!(shmdt(wrong), Err(EINVAL));
+    }
+    same!(nattch(id), Ok(1));
+    ok!(shmdt(at));
+    same!(shmdt(at), Err(EINVAL));
+    Ok(())
+}
+
+fn notes_time_and_process() -> Outcome {
+    let id = ok!(segment(PAGE));
+    let before = now();
+    let child = Task::start(move || shmat(id, 0, 0).and_then(shmdt))?;
+    let pid = child.pid();
+    ok!(child.report()?);
+    let ds = ok!(shm_stat(id));
+    same!((ds.shm_lpid, ds.shm_nattch), (pid, 0));
+    same!((before..=now()).contains(&ds.shm_dtime), true);
+    Ok(())
+}
+
+fn only_its_own_attachment() -> Outcome {
+    let id = ok!(segment(PAGE));
+    let free = room(4 * PAGE);
+    for page in 0..4 {
+        same!(shmat(id, free + page * PAGE, 0), Ok(free + page * PAGE));
+    }
+    ok!(shmdt(free + PAGE));
+    same!(nattch(id), Ok(3));
+    for page in [0, 2, 3] {
+        same!(byte_at(free + page * PAGE), 0);
+        ok!(shmdt(free + page * PAGE));
+    }
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
+
+fn after_the_head_is_unmapped() -> Outcome {
+    let id = ok!(segment(3 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    ok!(munmap(at, PAGE));
+    same!(nattch(id), Ok(1));
+    same!(shmdt(at + PAGE), Err(EINVAL));
+    ok!(shmdt(at));
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
+
+fn after_the_middle_is_unmapped() -> Outcome {
+    let id = ok!(segment(3 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    ok!(munmap(at + PAGE, PAGE));
+    same!(nattch(id), Ok(2));
+    ok!(shmdt(at));
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
+
+fn after_protection_has_cut_it_up() -> Outcome {
+    let id = ok!(segment(5 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    ok!(mprotect(at + PAGE, PAGE, PROT_READ));
+    ok!(mprotect(at + 3 * PAGE, PAGE, PROT_READ));
+    same!(nattch(id), Ok(5));
+    ok!(shmdt(at));
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
+
+fn not_a_piece_that_was_moved() -> Outcome {
+    let id = ok!(segment(2 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    set_byte(at + PAGE, 4);
+    let moved = ok!(move_away(at + PAGE, PAGE));
+    ok!(shmdt(at));
+    same!(nattch(id), Ok(1));
+    same!(byte_at(moved), 4);
+    // What is left begins one page into the segment.
+    same!(shmdt(moved), Err(EINVAL));
+    ok!(shmdt(moved - PAGE));
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
+
+fn after_all_was_unmapped() -> Outcome {
+    let id = ok!(segment(2 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    ok!(munmap(at, 2 * PAGE));
+    same!(nattch(id), Ok(0));
+    same!(ok!(shm_stat(id)).shm_dtime != 0, true);
+    same!(shmdt(at), Err(EINVAL));
+    Ok(())
+}
+
+/// Memory of the program's own at the place of an attachment is not one.
+fn not_what_was_mapped_since() -> Outcome {
+    let id = ok!(segment(2 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    ok!(munmap(at, 2 * PAGE));
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let access = PROT_READ | libc::PROT_WRITE;
+    // SAFETY: only where nothing is mapped.
+    let own = unsafe { libc::mmap(std::ptr::without_provenance_mut(at), 2 * PAGE, access, flags, -1, 0) };
+    same!(own.addr(), at);
+    set_byte(own.expose_provenance(), 1);
+    same!(shmdt(at), Err(EINVAL));
+    same!(byte_at(at), 1);
+    Ok(())
+}
+
+fn inherited_by_a_child() -> Outcome {
+    let id = ok!(segment(2 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    let child = Task::start(move || (shmdt(at), nattch(id), shmdt(at)))?;
+    let pid = child.pid();
+    same!(child.report()?, (Ok(0), Ok(1), Err(EINVAL)));
+    let ds = ok!(shm_stat(id));
+    same!((ds.shm_nattch, ds.shm_lpid), (1, pid));
+    same!(byte_at(at), 0);
+    Ok(())
+}
+
+fn of_a_mapping_that_another_thread_made() -> Outcome {
+    let id = ok!(segment(PAGE));
+    let at = std::thread::spawn(move || shmat(id, 0, 0)).join().map_err(|_| Failure("thread".into()))?;
+    same!(nattch(id), Ok(1));
+    ok!(shmdt(ok!(at)));
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
