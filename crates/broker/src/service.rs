@@ -329,6 +329,20 @@ impl Service {
         let memory = client::with(|ctx| shm::memory_of(ctx, id))?;
         let counts = segments::count(memory);
         let total = counts.values().sum();
+        // A child that has not come to tell of itself yet: its end is to be noted too.
+        for pid in counts
+            .keys()
+            .filter(|pid| self.clients.values().all(|c| c.pid != **pid))
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            if let Ok(process) = self.attach(pid, true) {
+                let _ = client::with(|ctx| {
+                    shm::found_attached(ctx, process, id);
+                    Ok(())
+                });
+            }
+        }
         client::with(|ctx| {
             for client in self.clients.values().filter(|c| !counts.contains_key(&c.pid)) {
                 if shm::has_attached(ctx, client.process, id) {

@@ -414,8 +414,17 @@ pub fn fork_begin<T: Task>(ctx: &Ctx<'_, T>) {
 pub fn inherit<T: Task>(ctx: &Ctx<'_, T>, parent: Handle, child: Handle) {
     let (Ok(parent), Ok(child)) = (ctx.at::<ProcSlot>(parent), ctx.at::<ProcSlot>(child)) else { return };
     child.attached_more.fetch_or(parent.attached_more.load(Relaxed), Relaxed);
-    for (id, count) in table(&parent) {
+    for (id, count) in table(&parent).filter(|(id, _)| table(&child).all(|(known, _)| known != *id)) {
         table_add(&child, id, count);
+    }
+}
+
+/// A process was found to have a segment mapped.
+pub fn found_attached<T: Task>(ctx: &Ctx<'_, T>, process: Handle, id: i32) {
+    if !has_attached(ctx, process, id)
+        && let Ok(slot) = ctx.at::<ProcSlot>(process)
+    {
+        table_add(&slot, id, 1);
     }
 }
 
