@@ -197,10 +197,10 @@ impl Ls {
         let mut names = default.always.to_vec();
         let times = if self.time { default.times } else { &[] };
         let creator: &[&str] = if self.creator { &["CUID", "CGID", "UID", "GID"] } else { &[] };
-        if default.last.is_empty() {
-            names.extend(creator.iter().chain(times));
+        if self.creator {
+            names.extend(default.last.iter().chain(creator).chain(times));
         } else {
-            names.extend(times.iter().chain(default.last).chain(creator));
+            names.extend(times.iter().chain(default.last));
         }
         if !self.is_list() {
             return Ok(self.table(name, &self.chosen(&all, &names)?, &objects));
@@ -270,7 +270,7 @@ impl Ls {
 struct Default {
     always: &'static [&'static str],
     times: &'static [&'static str],
-    /// Behind the times.
+    /// Behind the times, or before the creator.
     last: &'static [&'static str],
 }
 

@@ -94,12 +94,15 @@ fn the_summary_is_that_of_lsipc() {
     let (theirs, ours) = output.split_once("=====\n").unwrap();
     let [mut theirs, ours]: [Value; 2] = [theirs, ours].map(|json| serde_json::from_str(json).unwrap());
     let rows = theirs["ipclimits"].as_array_mut().unwrap();
-    // lsipc miscounts them.
-    rows.iter_mut().find(|row| row["resource"] == "SEMMNS").unwrap()["used"] = "110".into();
+    // lsipc miscounts the semaphores, and counts pages by the bytes of all segments together.
+    for (resource, used) in [("SEMMNS", "110"), ("SHMALL", "21")] {
+        rows.iter_mut().find(|row| row["resource"] == resource).unwrap()["used"] = used.into();
+    }
     assert_eq!(ours, theirs);
     for options in ["-e", "-r", "-g -y -e", "-b -r"] {
         let script = format!(
-            "lsipc {options}; echo =====; ours ls {options}) | (sed '/^SEMMNS/s/ 110 / 20 /; /SEMMNS/s/\"110\"/\"20\"/'"
+            "lsipc {options}; echo =====; ours ls {options}) | (sed '/^SEMMNS/s/ 110 / 20 /; /SEMMNS/s/\"110\"/\"20\"/;
+                /^SHMALL/s/ 21 / 18 /; /SHMALL/s/\"21\"/\"18\"/'"
         );
         let output = text(&in_kernel_namespace(&format!("({script})")));
         let (theirs, ours) = output.split_once("=====\n").unwrap();

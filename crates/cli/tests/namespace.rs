@@ -64,8 +64,9 @@ fn the_summary_shows_limits_and_use() {
         &["--sysctl", "kernel.msgmnb=12345", "--sysctl", "kernel/msgmni = 7"],
         "ipcmk -Q >/dev/null; ipcmk -S 4 >/dev/null; $ipcspace ls -b -r -o RESOURCE,LIMIT,USED --noheadings",
     );
-    let expected = "MSGMNI 7 1\nMSGMAX 8192 -\nMSGMNB 12345 -\nSEMMNI 32000 1\nSEMMNS 1024000000 4\n\
-                    SEMMSL 32000 -\nSEMOPM 500 -\nSEMVMX 32767 -\n";
+    let expected = "MSGMNI 7 1\nMSGMAX 8192 -\nMSGMNB 12345 -\n\
+                    SHMMNI 4096 0\nSHMALL 18446744073692774399 0\nSHMMAX 18446744073692774399 -\nSHMMIN 1 -\n\
+                    SEMMNI 32000 1\nSEMMNS 1024000000 4\nSEMMSL 32000 -\nSEMOPM 500 -\nSEMVMX 32767 -\n";
     assert_eq!(text(&output), expected);
 }
 

@@ -109,7 +109,8 @@ pub(crate) fn of_segments() -> Vec<Column<Segment>> {
         column("NATTCH", "Attached processes", Right, "Number of attached processes", |s, _| {
             Some(s.nattch.to_string())
         }),
-        column("STATUS", "Status", Left, "Status", |s, _| status(s)),
+        // Said of every segment, if only by nothing.
+        column("STATUS", "Status", Left, "Status", |s, _| Some(status(s))),
         column("ATTACH", "Attach time", Right, "Attach time", |s, m| time(s.atime, m)),
         column("DETACH", "Detach time", Right, "Detach time", |s, m| time(s.dtime, m)),
         column("COMMAND", "Creator command", Left, "Creator command line", |s, _| command(s.cpid)),
@@ -119,10 +120,10 @@ pub(crate) fn of_segments() -> Vec<Column<Segment>> {
     columns
 }
 
-fn status(segment: &Segment) -> Option<String> {
+fn status(segment: &Segment) -> String {
     let states = [(segment.dest, "dest"), (segment.locked, "locked")];
     let states: Vec<&str> = states.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
-    (!states.is_empty()).then(|| states.join(","))
+    states.join(",")
 }
 
 /// The command line of a process, if it is there.

@@ -20,7 +20,7 @@ pub(crate) enum Align {
     Right,
 }
 
-/// Rows under headings. A cell without a value is empty, and null in JSON.
+/// Rows under headings. A cell without a value is empty; an empty one is null in JSON.
 #[derive(Debug)]
 pub(crate) struct Table {
     /// Of the list in JSON.
@@ -76,8 +76,11 @@ impl Table {
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let last = self.columns.len().saturating_sub(1);
         let cell = |(column, value): (usize, &String)| match self.columns[column].1 {
+            // Nothing stands behind the last one.
+            _ if column == last && (value.is_empty() || self.columns[column].1 == Align::Left) => {
+                value.clone()
+            }
             Align::Right => format!("{value:>0$}", widths[column]),
-            Align::Left if column == last => value.clone(),
             Align::Left => format!("{value:<0$}", widths[column]),
         };
         let line =
@@ -105,7 +108,8 @@ impl Table {
     fn json(&self, style: Style) -> String {
         let keys: Vec<String> = self.headings(style).iter().map(|name| name.to_lowercase()).collect();
         let pair = |(key, cell): (&String, &Option<String>)| {
-            let value = cell.as_ref().map_or_else(|| "null".into(), |value| quoted(value));
+            let value = cell.as_ref().filter(|value| !value.is_empty());
+            let value = value.map_or_else(|| "null".into(), |value| quoted(value));
             format!("         {}: {value}", quoted(key))
         };
         let row = |row: &Vec<_>| keys.iter().zip(row).map(pair).collect::<Vec<_>>().join(",\n");
