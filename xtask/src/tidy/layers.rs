@@ -129,9 +129,9 @@ mod tests {
     }
 
     #[test]
-    fn the_tests_of_the_whole_know_the_command_only() {
+    fn the_tests_of_the_whole_know_the_command_and_the_simulated_machine_only() {
         assert_eq!(broken("conformance", "[dependencies]\nengine.workspace = true"), 1);
-        assert_eq!(broken("world", "[dependencies]\nabi.workspace = true"), 1);
+        assert_eq!(broken("world", "[dependencies]\nclient.workspace = true"), 1);
         assert_eq!(broken("conformance", "[dependencies]\nworld.workspace = true"), 0);
     }
 
