@@ -155,6 +155,8 @@ null: EFAULT
 bad address: EFAULT
 bad address, access: EFAULT
 bad address, fopen: EFAULT
+bad address and mode, access: EINVAL
+bad address and mode, fopen: EINVAL
 access: 0
 access to execute: EACCES
 access to write: 0
@@ -220,6 +222,9 @@ child that reads: 0
 cancelled: 1
 cleaned up: 1'
 diff <(echo "$expected") <("$FETCHED/bin/files" "$HOME/files" 2>&1) || { echo 'FAILED files.c'; failed=1; }
+
+is 'a thread that a constructor waits for' 0 \
+	"$(timeout 20 python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$FETCHED/bin/constructor.so"; echo $?)"
 
 if ((EUID == 0)); then
 	as_other=(setpriv --reuid=65534 --regid=65534 --clear-groups)

@@ -97,6 +97,9 @@ static void paths(const char *directory)
 	say("bad address", open(bad, O_RDONLY));
 	say("bad address, access", access(bad, R_OK));
 	say("bad address, fopen", fopen(bad, "r") ? 0 : -1);
+	/* Refused before the path is read. */
+	say("bad address and mode, access", access(bad, 8));
+	say("bad address and mode, fopen", fopen(bad, "?") ? 0 : -1);
 	say("access", access(MSG, R_OK));
 	say("access to execute", access(MSG, X_OK));
 	say("access to write", access(MSGMAX, R_OK | W_OK));

@@ -61,7 +61,11 @@ extern "C" fn absent() -> isize {
 
 /// `name` calls libc's, then `behind` with the result and the first three arguments, whose result is the call's.
 macro_rules! behind {
-    ($($name:ident = $libc:literal, $next:ident, $behind:path;)*) => { $(
+    ($($name:ident = $libc:literal, $next:ident, $behind:path;)*) => {
+        fn find_behind() {
+            $($next.find();)*
+        }
+    $(
         static $next: Next = Next::new($libc);
 
         /// libc's, and what was opened is looked at.
@@ -139,7 +143,11 @@ behind! {
 
 /// `name` asks `choose` which function to jump to.
 macro_rules! in_front {
-    ($($name:ident = $libc:literal, $next:ident, $choose:path;)*) => { $(
+    ($($name:ident = $libc:literal, $next:ident, $choose:path;)*) => {
+        fn find_in_front() {
+            $($next.find();)*
+        }
+    $(
         static $next: Next = Next::new($libc);
 
         /// libc's, but for descriptors of ours.
@@ -182,7 +190,11 @@ in_front! {
 
 /// `name` goes to libc's at once if the table says so of its descriptor, and asks `choose` otherwise.
 macro_rules! by_table {
-    ($($name:ident = $libc:literal, $next:ident, $choose:path;)*) => { $(
+    ($($name:ident = $libc:literal, $next:ident, $choose:path;)*) => {
+        fn find_by_table() {
+            $($next.find();)*
+        }
+    $(
         static $next: Next = Next::new($libc);
 
         /// libc's, but for descriptors of ours.
@@ -251,6 +263,17 @@ libc_functions! {
     libc_fcntl64 = FCNTL64: Dup;
 }
 
+/// Finds all of libc's functions, before there are threads and handlers: `dlsym` takes the loader's lock, which a `dlopen` holds while it
+/// runs constructors, and those may wait for another thread's `write`.
+pub(super) fn find_all() {
+    find_behind();
+    find_in_front();
+    find_by_table();
+    for next in [&DUP, &DUP2, &DUP3] {
+        next.find();
+    }
+}
+
 // ---- what is behind
 
 /// Why libc's function failed; none if it didn't.
@@ -258,10 +281,12 @@ fn refused(result: isize) -> Option<Errno> {
     (result == -1).then(|| Errno::from_raw(crate::errno()))
 }
 
-/// Whether the path, which the kernel has seen, can be one of ours.
+/// Whether the path, which the kernel has seen, can be one of ours. Of other refusals than these nothing would come, and some (`EINVAL`)
+/// are made before the path is read.
 fn is_candidate(why: Option<Errno>, path: usize) -> bool {
+    let was_read = matches!(why, None | Some(Errno::EACCES | Errno::EROFS | Errno::ENOENT));
     // SAFETY: the kernel has read it.
-    path != 0 && why != Some(Errno::EFAULT) && unsafe { may_be_ours(path) }
+    was_read && path != 0 && unsafe { may_be_ours(path) }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the calls return an int, and take them")]

@@ -14,7 +14,7 @@ use abi::{Errno, Result};
 use engine::ipc_sysctl::{Sysctl, Text};
 use sys::file;
 
-use super::{WRITTEN, with};
+use super::{WRITTEN, symbols, with};
 
 /// Numbers that the table has.
 pub(super) const NUMBERS: usize = 1 << 16;
@@ -49,6 +49,7 @@ pub(super) fn copied(old: i32, new: i32) {
 
 /// What the program was started with: its standard output may be ours.
 extern "C" fn at_start() {
+    symbols::find_all();
     for fd in [1, 2] {
         if look(fd).is_some() {
             let _ = opened(fd);
