@@ -328,8 +328,14 @@ fn settle_stream(result: *mut c_void, why: Option<Errno>, path: usize, mode: *co
     // SAFETY: the kernel has read the path, libc the mode.
     let opened = unsafe { open_refused(why, sys::file::AT_FDCWD, path, flags_of(mode)) };
     match opened {
-        // SAFETY: a descriptor of ours, and the program's mode.
-        Ok(fd) => unsafe { fdopen(fd, mode) },
+        Ok(fd) => {
+            // SAFETY: a descriptor of ours, and the program's mode.
+            let stream = unsafe { fdopen(fd, mode) };
+            if stream.is_null() {
+                sys::file::close(fd);
+            }
+            stream
+        }
         Err(error) => {
             crate::finish(Err(error));
             core::ptr::null_mut()
