@@ -267,16 +267,20 @@ fn default_action(signal: i32, info: *mut Siginfo, fault: bool) {
     }
 }
 
-/// The program's `rt_sigprocmask`.
+/// The program's `rt_sigprocmask`; the mask before goes to `old`.
+///
+/// # Safety
+/// `old` is the program's, null, or a bad address.
 ///
 /// # Errors
-/// `EINVAL`.
-pub fn sigprocmask(how: i32, set: Option<Mask>) -> Result<Mask> {
+/// `EINVAL EFAULT`.
+pub unsafe fn sigprocmask(how: i32, set: Option<Mask>, old: *mut Mask) -> Result<()> {
     const SIG_UNBLOCK: i32 = 1;
     if how != SIG_UNBLOCK && set.is_some_and(|set| set & PROTECTING != 0) {
         mask_changes();
     }
-    sys::signal::rt_sigprocmask(how, set.map(|set| set & !LIBC))
+    // SAFETY: the caller's promise.
+    unsafe { sys::signal::rt_sigprocmask_to(how, set.map(|set| set & !LIBC), old) }
 }
 
 /// The thread's mask is about to change, unknown how.

@@ -122,7 +122,11 @@ fn set(signal: c_int, handler: usize) -> Result<usize> {
         SIG_HOLD => install(signal, None)?,
         _ => install(signal, Some(&new))?,
     };
-    let blocked = signal::sigprocmask(if hold { SIG_BLOCK } else { SIG_UNBLOCK }, Some(own))?;
+    let mut blocked = 0;
+    // SAFETY: a valid place.
+    unsafe {
+        signal::sigprocmask(if hold { SIG_BLOCK } else { SIG_UNBLOCK }, Some(own), &raw mut blocked)?;
+    }
     Ok(if blocked & own != 0 { SIG_HOLD } else { before.handler })
 }
 
@@ -143,13 +147,8 @@ pub extern "C" fn siginterrupt(signal: c_int, interrupt: c_int) -> c_int {
 }
 
 fn change_mask(how: c_int, set: *const Mask, old: *mut Mask) -> Result<()> {
-    // SAFETY: libc's promise: valid or null. Only the first word is used, as by libc.
-    let before = signal::sigprocmask(how, unsafe { set.as_ref() }.copied())?;
-    // SAFETY: as above.
-    if let Some(old) = unsafe { old.as_mut() } {
-        *old = before;
-    }
-    Ok(())
+    // SAFETY: libc's promise: valid or null. Only the first word is used, as by libc. The kernel writes to `old`.
+    unsafe { signal::sigprocmask(how, set.as_ref().copied(), old) }
 }
 
 /// `sigprocmask(2)`.

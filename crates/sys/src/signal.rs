@@ -100,10 +100,22 @@ pub unsafe fn rt_sigaction(signal: i32, new: Option<&KernelSigaction>) -> Result
 /// `EINVAL`.
 pub fn rt_sigprocmask(how: i32, set: Option<Mask>) -> Result<Mask> {
     let mut old = 0;
-    let new = set.as_ref().map_or(0, |set| core::ptr::from_ref(set) as usize);
-    // SAFETY: valid places, or null.
-    check(unsafe { syscall6(14, how as usize, new, &raw mut old as usize, 8, 0, 0) })?;
+    // SAFETY: a valid place.
+    unsafe { rt_sigprocmask_to(how, set, &raw mut old) }?;
     Ok(old)
+}
+
+/// `rt_sigprocmask(2)`, the mask before goes to `old`.
+///
+/// # Safety
+/// `old` is the program's, null, or a bad address: the kernel writes there.
+///
+/// # Errors
+/// `EINVAL EFAULT`.
+pub unsafe fn rt_sigprocmask_to(how: i32, set: Option<Mask>, old: *mut Mask) -> Result<()> {
+    let new = set.as_ref().map_or(0, |set| core::ptr::from_ref(set) as usize);
+    // SAFETY: a valid place or null; the caller's promise.
+    check(unsafe { syscall6(14, how as usize, new, old as usize, 8, 0, 0) }).map(|_| ())
 }
 
 /// Sets the thread's mask; returns the one before.

@@ -403,6 +403,10 @@ static void fault(void)
 	must(pthread_create(&thread, NULL, (void *(*)(void *))all_bad_pointers, NULL) == 0, "pthread_create");
 	pthread_join(thread, NULL);
 	must(sigprocmask(SIG_SETMASK, &before, NULL) == 0, "sigprocmask");
+	sigset_t *volatile wild = (sigset_t *)8;
+
+	expect(sigprocmask(SIG_BLOCK, NULL, wild) == -1 && errno == EFAULT);
+	expect(pthread_sigmask(SIG_BLOCK, NULL, wild) == EFAULT);
 	all_bad_pointers();
 	struct sigaction masked = { .sa_handler = in_handler };
 	sigfillset(&masked.sa_mask);
