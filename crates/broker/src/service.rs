@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
@@ -129,6 +130,8 @@ pub struct Service {
     look_at: Option<Instant>,
     /// Questions that were taken from the channel and not answered yet.
     waiting: VecDeque<Question>,
+    /// Who was refused first; `None` once that has been handed out.
+    refusal: Option<Arc<OnceLock<String>>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -229,6 +232,7 @@ impl Service {
             trim_at: None,
             look_at: None,
             waiting: VecDeque::new(),
+            refusal: Some(Arc::default()),
         })
     }
 
@@ -401,6 +405,7 @@ impl Service {
             owner: self.owner,
             namespaces: namespaces("self")?,
             sender,
+            refusal: self.refusal.clone().unwrap_or_default(),
         };
         let copy = bell.as_fd().try_clone_to_owned()?;
         spawn("door", move || {
@@ -551,6 +556,13 @@ impl Service {
         }
     }
 
+    /// Who was the first to be refused, and why: once.
+    pub fn refusal(&mut self) -> Option<String> {
+        let text = self.refusal.as_ref()?.get()?.clone();
+        self.refusal = None;
+        Some(text)
+    }
+
     /// How many clients live.
     pub fn clients(&self) -> usize {
         self.clients.len() + self.leases.len()
@@ -577,10 +589,11 @@ struct Door {
     /// Ours: clients must be in the same ones.
     namespaces: [u64; 2],
     sender: Sender<Question>,
+    refusal: Arc<OnceLock<String>>,
 }
 
 impl Door {
-    /// Takes one question. Whether there is one for the first thread.
+    /// Takes one question. Whether there is something for the first thread.
     fn accept(&self) -> bool {
         let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return false };
         // SAFETY: just accepted, nobody else has it.
@@ -595,8 +608,11 @@ impl Door {
         let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
-        } else if !is_friend(self.owner, peer.pid(), peer.uid()) || self.is_elsewhere(peer.pid()) {
+        } else if let Some(why) = self.objection(peer.pid(), peer.uid()) {
+            // Noted before it is answered: when the process ends, it can be known.
+            let first = self.refusal.set(refusal(peer.pid(), peer.uid(), &why)).is_ok();
             reply(&link, Err(Errno::EACCES), None);
+            return first;
         } else if which == wire::ASK_FILE {
             reply(&link, Ok([0; 2]), Some(&self.file));
         } else if which == wire::ASK_TAKE {
@@ -610,6 +626,17 @@ impl Door {
             return self.sender.send(Question { link, which, arg, pid: peer.pid() }).is_ok();
         }
         false
+    }
+
+    /// Why the process can't be let in, if it can't.
+    fn objection(&self, pid: i32, euid: u32) -> Option<String> {
+        if !is_friend(self.owner, pid, euid) {
+            Some(format!("the namespace is of uid {}", self.owner))
+        } else if self.is_elsewhere(pid) {
+            Some("it is in another user or PID namespace".to_owned())
+        } else {
+            None
+        }
     }
 
     /// Whether the process is in another PID namespace, where thread ids mean others, or in another user namespace,
@@ -641,6 +668,16 @@ fn given_beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(wire::GIVEN);
     path.into()
+}
+
+/// What the user is told of a process that was refused.
+fn refusal(pid: i32, euid: u32, why: &str) -> String {
+    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    // A stranger chooses its name: it must not speak to the user's terminal.
+    let comm = comm.trim_ascii_end().escape_ascii();
+    format!(
+        "process {pid} ({comm}) of uid {euid} gets EACCES from its IPC calls, as {why}; more such processes are not reported"
+    )
 }
 
 /// Answers a question, with a file if there is one to give.

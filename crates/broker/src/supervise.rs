@@ -87,6 +87,13 @@ impl Namespace {
         }
     }
 
+    fn refusal(&mut self) -> Option<String> {
+        match self {
+            Namespace::Own(service) => service.refusal(),
+            Namespace::Joined(_) | Namespace::Gone => None,
+        }
+    }
+
     /// Whether nobody from elsewhere is in it either.
     fn is_deserted(&self) -> bool {
         match self {
@@ -159,7 +166,7 @@ impl From<nix::Error> for Failure {
 /// Runs a command in the namespace that `open` gives, and waits for its end. `open` is called in the broker; where it
 /// gives `None`, it is called once more in a new one, as what it began can't be undone in the same process.
 ///
-/// The process must have one thread only. Afterwards every signal is blocked, and the standard descriptors lead
+/// The process must have one thread only. Afterwards every signal is blocked, and standard input and output lead
 /// nowhere unless the command could not be started.
 ///
 /// # Errors

@@ -208,8 +208,38 @@ fn who_is_in_another_user_or_pid_namespace_is_refused() {
         }
         let output = run(&[], &format!("LC_ALL=C unshare {elsewhere} ipcmk -Q; ipcmk -Q"));
         assert_eq!(String::from_utf8_lossy(&output.stdout), "Message queue id: 0\n", "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("Permission denied"), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("Permission denied"), "{output:?}");
+        let warnings: Vec<&str> =
+            said.lines().filter(|line| line.starts_with("ipcspace: warning: ")).collect();
+        assert!(
+            matches!(&*warnings, [one] if one.contains("(ipcmk)") && one.contains("namespace")),
+            "{said}"
+        );
     }
+}
+
+#[test]
+fn a_stranger_is_refused_and_run_says_so_once() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tested: only root can start a process of another user");
+        return;
+    }
+    let get = "perl -e 'printf qq(%s\n), defined msgget(0, 0600) ? 0 : $! + 0'";
+    let stranger = format!("setpriv --reuid=65534 --regid=65534 --clear-groups {get}");
+    let output = run(&[], &format!("{get}; {stranger}; {stranger}; {get}"));
+    let expected = format!("0\n{0}\n{0}\n0\n", libc::EACCES);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.lines().count() == 1 && said.starts_with("ipcspace: warning: process "), "{said}");
+    assert!(["(perl)", "uid 65534", "EACCES", "uid 0"].iter().all(|part| said.contains(part)), "{said}");
+
+    // Of a namespace that is shared, the run that serves it speaks.
+    let name = name("strange");
+    let guest = format!("$ipcspace run -n {name} -- {stranger} 2>&1");
+    let output = run(&["-n", &name], &guest);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\n", libc::EACCES));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("(perl)"), "{output:?}");
 }
 
 #[test]

@@ -2,11 +2,13 @@
 //!
 //! It stops when the command stops, goes on when it is told to, hands on the signals that were meant for it, and ends
 //! as the command ended. It owns nothing of the namespace, and survives the broker: as a child subreaper it inherits the command.
+//! Of what `run` was started with it keeps stderr only, for what the user shall know.
 //!
 //! Signals of the terminal reach the command by the process group, so the front drops them; and those that were sent from within
 //! the command's own tree, where `kill 0` is meant for the group. One sent from outside to the whole group arrives at the command
 //! twice, as nothing tells it from one sent to the front.
 
+use std::io::{self, Write};
 use std::iter;
 use std::os::fd::AsFd;
 
@@ -138,7 +140,9 @@ impl Front {
                 return Ok(Some(Outcome::CannotExec(errno)));
             }
             Some(Event::Forked(pid)) => self.command = Some(pid),
-            Some(Event::Started) => let_go_of_inherited()?,
+            // Its own words go where the command's do; it ends with the command, so no pipe is open for longer.
+            Some(Event::Started) => let_go_of_inherited(&[libc::STDERR_FILENO])?,
+            Some(Event::Warning(what)) => warn(&what),
             Some(Event::Stopped { signal, serial }) => {
                 self.stops_seen = serial;
                 self.stop(signal);
@@ -187,6 +191,17 @@ impl Front {
                 Child::None => return Err(Failure::CommandLost),
             }
         }
+    }
+}
+
+/// Says something to the user, unless that would have to wait: the command's signals can't.
+fn warn(what: &str) {
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+        let line = format!("ipcspace: warning: {what}\n");
+        // Nobody can be told that nobody could be told.
+        let _ = (&stderr).write_all(line.as_bytes());
     }
 }
 

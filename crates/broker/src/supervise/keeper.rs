@@ -139,6 +139,9 @@ impl Keeper {
             self.mend();
             // Before the last question, as its answer may be that the last client has gone.
             wanted = self.namespace.dispatch();
+            if let Some(refusal) = self.namespace.refusal() {
+                self.tell(&Event::Warning(refusal));
+            }
             if self.has_ended() {
                 return Ok(());
             }
@@ -183,7 +186,7 @@ impl Keeper {
         let failed = matches!(event, Event::CannotExec(_));
         self.tell(&event);
         if !failed {
-            let_go_of_inherited()?;
+            let_go_of_inherited(&[])?;
             // A directory that is somebody's current one can't be unmounted.
             std::env::set_current_dir("/")?;
         }

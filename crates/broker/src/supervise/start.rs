@@ -66,10 +66,10 @@ impl Start {
 
 /// Closes every descriptor that was inherited, so that whoever waits for the end of a pipe waits for the command alone.
 ///
-/// Inherited are those without close-on-exec: our own all have it. Standard descriptors become `/dev/null`.
-pub(super) fn let_go_of_inherited() -> io::Result<()> {
+/// Inherited are those without close-on-exec: our own all have it. Standard descriptors become `/dev/null`, but for those to keep.
+pub(super) fn let_go_of_inherited(kept: &[i32]) -> io::Result<()> {
     let null = fs::File::options().read(true).write(true).open("/dev/null")?;
-    for standard in 0..=2 {
+    for standard in (0..=2).filter(|fd| !kept.contains(fd)) {
         // SAFETY: dup2 onto the standard descriptors, whose users here only print.
         unsafe { libc::dup2(null.as_raw_fd(), standard) };
     }

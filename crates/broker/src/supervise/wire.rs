@@ -26,6 +26,8 @@ pub(super) enum Event {
     Started,
     /// A signal stopped the command, for the `serial`th time.
     Stopped { signal: i32, serial: i32 },
+    /// The user shall know this.
+    Warning(String),
     /// The command ended with this wait status; `last` if the broker ends too.
     Ended { status: i32, last: bool },
 }
@@ -51,6 +53,10 @@ fn packet(kind: u8, words: &[i32]) -> Vec<u8> {
     bytes
 }
 
+fn text(kind: u8, text: &str) -> Vec<u8> {
+    std::iter::once(kind).chain(text.bytes().take(PACKET_MAX - 1)).collect()
+}
+
 fn word(bytes: &[u8], index: usize) -> Option<i32> {
     let at = index * size_of::<i32>();
     Some(i32::from_ne_bytes(bytes.get(at..at + size_of::<i32>())?.try_into().ok()?))
@@ -59,11 +65,8 @@ fn word(bytes: &[u8], index: usize) -> Option<i32> {
 impl Message for Event {
     fn encode(&self) -> Vec<u8> {
         match self {
-            Event::Failed(why) => {
-                let mut bytes = vec![0];
-                bytes.extend(why.bytes().take(PACKET_MAX - 1));
-                bytes
-            }
+            Event::Failed(why) => text(0, why),
+            Event::Warning(what) => text(7, what),
             Event::CannotExec(errno) => packet(1, &[*errno]),
             Event::Forked(pid) => packet(2, &[*pid]),
             Event::Started => packet(5, &[]),
@@ -77,6 +80,7 @@ impl Message for Event {
         let (kind, rest) = packet.split_first()?;
         Some(match kind {
             0 => Event::Failed(String::from_utf8_lossy(rest).into_owned()),
+            7 => Event::Warning(String::from_utf8_lossy(rest).into_owned()),
             1 => Event::CannotExec(word(rest, 0)?),
             2 => Event::Forked(word(rest, 0)?),
             5 => Event::Started,
@@ -169,6 +173,7 @@ mod tests {
             Event::Forked(77),
             Event::Started,
             Event::TryAgain,
+            Event::Warning("a stranger".into()),
             Event::Stopped { signal: 20, serial: 3 },
             Event::Ended { status: 0x8b, last: true },
         ];
