@@ -107,6 +107,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
             &["--calls", "5000", "--seed", "1", "--area", "sem"],
         ),
         tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
+        tool("crash poison", "crash", &["poison"]),
         // A stride that has no factor in common with loops of the code.
         tool("crash steps", "crash", &["step", "--stride", "211"]),
         programs("programs, kernel", "kernel"),

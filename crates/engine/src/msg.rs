@@ -28,10 +28,10 @@ use crate::{
     namespace::{IpcNamespace, Limit},
     task::{Cause, Outcome, Task},
     util::{
-        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
-        find_object, free_object, ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm,
-        lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
-        settle_ids, taken,
+        CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
+        STATE_LIVE, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget, ipcperms,
+        is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check, obtain_object_idx,
+        obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids, taken,
     },
     util::{WAITER_PROCESS, has_ended},
 };
@@ -105,6 +105,17 @@ impl Object for MsgQueue {
         // The reference's life is the arena's; the trait's signature does not know.
         let q = tx.ctx().at::<MsgQueue>(q.handle()).or_errno()?;
         finish(tx, &q)
+    }
+}
+
+impl Holder for MsgQueue {
+    fn contents(&self) -> impl Iterator<Item = &AtomicU32> {
+        let messages = [&self.first, &self.last, &self.types, &self.idle, &self.recent];
+        let sleepers = [&self.recv_head, &self.recv_tail, &self.send_head, &self.send_tail];
+        messages.into_iter().chain(sleepers)
+    }
+    fn pending(&self) -> &AtomicU32 {
+        &self.pending
     }
 }
 
@@ -184,7 +195,7 @@ fn nearest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Op
         }
         link = at.child[side(&at, mtype)].load(Relaxed);
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 #[inline(always)]
@@ -218,7 +229,7 @@ fn lowest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue) -> Result<Option<Ref<'a, 
             (link, other) = (other, 0);
         }
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 /// Puts a new leaf into the tree.
@@ -240,11 +251,11 @@ fn insert_type<'a, T: Task>(
     #[expect(clippy::cast_sign_loss, reason = "types are positive")]
     let differ = (near.mtype.load(Relaxed) ^ mtype) as u64;
     if differ == 0 {
-        return Err(Errno::EIDRM);
+        return Err(CORRUPT);
     }
     let bit = 63 - differ.leading_zeros();
     let mut place = q.part(|q| &q.types);
-    loop {
+    for _ in 0..=64 {
         let link = place.load(Relaxed);
         let at = node(ctx, link)?;
         if link & INNER == 0 || at.bit.load(Relaxed) < bit {
@@ -258,6 +269,7 @@ fn insert_type<'a, T: Task>(
         let which = side(&at, mtype);
         place = at.part(|n| &n.child[which]);
     }
+    Err(CORRUPT)
 }
 
 /// Takes a leaf out of the tree. Its inner node, if in use, moves to the one that its removal sets free.
@@ -284,7 +296,7 @@ fn remove_type<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, leaf: &Ref<'a, Ty
         place = at.part(|n| &n.child[which]);
     }
     if place.load(Relaxed) != leaf.handle().0 {
-        return Err(Errno::EIDRM);
+        return Err(CORRUPT);
     }
     let Some((above, inner)) = parent else {
         tx.set(&place, |p| p, 0);
@@ -625,6 +637,12 @@ fn complete<'a, T: Task>(
 fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
     let dying = q.perm.state.load(Relaxed) != STATE_LIVE;
     let pending = q.pending.load(Relaxed);
+    if pending & GUTTED != 0 {
+        if !dying {
+            return Err(CORRUPT);
+        }
+        release_sleepers(tx, q.handle())?;
+    }
     if pending & RECHECK != 0 {
         complete_all(tx, q, List::Receivers, dying)?;
     }
@@ -640,7 +658,8 @@ fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
 
 fn complete_all<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, dying: bool) -> Result<()> {
     // A sleeper that looks again goes to the end, but only after this lock is released.
-    while let Some(first) = Handle(list.head(q).load(Relaxed)).some() {
+    for _ in 0..=tx.ctx().thread_capacity().or_errno()? {
+        let Some(first) = Handle(list.head(q).load(Relaxed)).some() else { return Ok(()) };
         let who = waiter(tx.ctx(), first.0)?;
         if dying {
             complete(tx, q, list, &who, Phase::Done, Err(Errno::EIDRM))?;
@@ -648,7 +667,7 @@ fn complete_all<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, dyin
             complete(tx, q, list, &who, Phase::Retry, Ok(()))?;
         }
     }
-    Ok(())
+    Err(CORRUPT)
 }
 
 /// `ss_wakeup`: lets those senders try again whose messages would fit now.
@@ -871,7 +890,7 @@ fn pipelined_send<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, 
         complete(tx, q, List::Receivers, &who, Phase::Done, Ok(()))?;
         return Ok(true);
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 // ---- msgrcv
@@ -1167,17 +1186,24 @@ pub fn msgctl_set<T: Task>(ctx: &Ctx<'_, T>, id: i32, set: &Msqid64Ds) -> Result
 /// # Errors
 /// `EINVAL EPERM`.
 pub fn msgctl_rmid<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
-    let Locked { object: q, mut tx } = obtain_object_check::<MsgQueue, T>(ctx, id)?;
+    let Locked { object: q, mut tx } = obtain_to_remove::<MsgQueue, T>(ctx, id)?;
     check_owner(ctx.host, &q.perm)?;
     tx.set(&q, |q| &q.pending, RECHECK | ROOM);
     set_dying(&mut tx, &q, KIND_RECV);
-    finish(&mut tx, &q)?;
+    if finish(&mut tx, &q).is_err() {
+        tx.roll_back();
+        gut(&mut tx, &q)?;
+    }
     drop(tx);
     freeque(ctx, &q)
 }
 
 /// Ends the removal of a dying queue, from wherever it stands.
 pub(crate) fn freeque<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
+    insist(ctx, q, || empty_and_free(ctx, q))
+}
+
+fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
     if q.perm.state.load(Relaxed) != STATE_DYING {
         return Ok(());
     }

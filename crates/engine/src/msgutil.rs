@@ -8,7 +8,10 @@ use arena::{
     sync::{AtomicI64, AtomicU32, Ordering::*},
 };
 
-use crate::{task::Task, util::OrErrno};
+use crate::{
+    task::Task,
+    util::{CORRUPT, OrErrno},
+};
 
 arena::shared! {
     /// `msg_msg`: the header of a message; its text follows.
@@ -83,7 +86,7 @@ fn copy_in<T: Task>(ctx: &Ctx<'_, T>, block: Handle, at: u64, from: u64, len: u6
 pub(crate) fn store_msg<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, text: u64, len: u64) -> Result<()> {
     let size = u64::from(msg.size.load(Relaxed));
     if len > size {
-        return Err(Errno::EIDRM);
+        return Err(CORRUPT);
     }
     let (head, per) = layout(size);
     let mut done = len.min(head);

@@ -9,7 +9,7 @@
 use abi::{Errno, Result, ipc::Ipc64Perm, msg::MSG_STAT_ANY, sem::SEM_STAT_ANY};
 use arena::Ctx;
 
-use crate::{msg::msgctl_stat, namespace::IpcNamespace, sem::semctl_stat, task::Task};
+use crate::{msg::msgctl_stat, namespace::IpcNamespace, sem::semctl_stat, task::Task, util::CORRUPT};
 
 /// A file of `/proc/sysvipc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +71,8 @@ impl Sysvipc {
             };
             match shown {
                 Ok(()) => return Ok(Some(from)),
-                // Removed in between.
-                Err(Errno::EINVAL | Errno::EIDRM) => {}
+                // Removed in between, or of no sense.
+                Err(Errno::EINVAL | Errno::EIDRM | CORRUPT) => {}
                 Err(error) => return Err(error),
             }
         }

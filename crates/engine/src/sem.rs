@@ -29,10 +29,10 @@ use crate::{
     namespace::{IpcNamespace, Limit},
     task::{Cause, Outcome, Task},
     util::{
-        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, Table, check_owner,
-        find_object, free_object, ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm,
-        lock_object, new_object, obtain_object_check, obtain_object_idx, rm_id, set_chain, set_dying,
-        settle_ids,
+        CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
+        STATE_LIVE, Table, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget,
+        ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check,
+        obtain_object_idx, obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids,
     },
     util::{WAITER_PROCESS, has_ended},
 };
@@ -125,6 +125,16 @@ impl Object for SemArray {
         // The reference's life is the arena's; the trait's signature does not know.
         let set = tx.ctx().at::<SemArray>(set.handle()).or_errno()?;
         finish(tx, &set, None)
+    }
+}
+
+impl Holder for SemArray {
+    fn contents(&self) -> impl Iterator<Item = &AtomicU32> {
+        let blocks = [&self.sems, &self.undo, &self.undo_count, &self.garbage, &self.setall, &self.max_ops];
+        blocks.into_iter().chain(&self.heads).chain(&self.tails)
+    }
+    fn pending(&self) -> &AtomicU32 {
+        &self.pending
     }
 }
 
@@ -499,7 +509,7 @@ fn scan<'a, T: Task>(
             }
         }
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 /// `do_smart_update`: completes all sleepers that can proceed: those that wait for zero first, then the others in
@@ -523,13 +533,11 @@ fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops
 #[cold]
 #[inline(never)]
 fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops<'a>>) -> Result<()> {
+    let gutted = set.pending.load(Relaxed) & GUTTED != 0;
     if set.perm.state.load(Relaxed) != STATE_LIVE {
-        for list in &set.heads {
-            while let Some(first) = Handle(list.load(Relaxed)).some() {
-                let who = waiter(tx.ctx(), first.0)?;
-                complete(tx, set, &who, Err(Errno::EIDRM))?;
-            }
-        }
+        if gutted { release_sleepers(tx, set.handle())? } else { end_sleepers(tx, set)? }
+    } else if gutted {
+        return Err(CORRUPT);
     } else {
         if set.pending.load(Relaxed) & SET_ALL != 0 {
             set_all_values(tx, set)?;
@@ -538,6 +546,19 @@ fn finish<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops
     }
     tx.set(set, |s| &s.pending, 0);
     tx.commit();
+    Ok(())
+}
+
+/// Tells all sleepers of a dying set.
+fn end_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()> {
+    let mut left = tx.ctx().thread_capacity().or_errno()?;
+    for list in &set.heads {
+        while let Some(first) = Handle(list.load(Relaxed)).some() {
+            left = left.checked_sub(1).ok_or(CORRUPT)?;
+            let who = waiter(tx.ctx(), first.0)?;
+            complete(tx, set, &who, Err(Errno::EIDRM))?;
+        }
+    }
     Ok(())
 }
 
@@ -571,7 +592,7 @@ fn find_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Option<Und
         }
         at = undo.next.load(Relaxed);
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 /// A new undo record for this process, as the thread's in-flight chain.
@@ -619,7 +640,7 @@ fn exit_sem<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, ended: Handle) -
             place = undo.part(|u| &u.next);
         }
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 fn apply_undo<'a, T: Task>(
@@ -915,7 +936,7 @@ fn undisturbed_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Opt
             return Err(Errno::EAGAIN);
         }
         at = undo.next.load(Relaxed);
-        left = left.checked_sub(1).ok_or(Errno::EIDRM)?;
+        left = left.checked_sub(1).ok_or(CORRUPT)?;
     }
     match mine {
         Some(mine) if mine.generation.load(Relaxed) != set.undo_gen.load(Relaxed) => Err(Errno::EAGAIN),
@@ -1170,7 +1191,7 @@ pub fn semctl_setval<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, value: i32) -
         }
         let mut left = set.undo_count.load(Relaxed);
         while let Some(block) = undo.some() {
-            left = left.checked_sub(1).ok_or(Errno::EIDRM)?;
+            left = left.checked_sub(1).ok_or(CORRUPT)?;
             let record: Undo<'_> = ctx.at(block).or_errno()?;
             if record.generation.load(Relaxed) == set.undo_gen.load(Relaxed) {
                 let adj = adjustments(&set, &record).get::<AtomicI32, T>(ctx, num)?;
@@ -1327,11 +1348,14 @@ pub fn semctl_set<T: Task>(ctx: &Ctx<'_, T>, id: i32, set: &Semid64Ds) -> Result
 /// # Errors
 /// `EINVAL EPERM`.
 pub fn semctl_rmid<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
-    let Locked { object: set, mut tx } = obtain_object_check::<SemArray, T>(ctx, id)?;
+    let Locked { object: set, mut tx } = obtain_to_remove::<SemArray, T>(ctx, id)?;
     check_owner(ctx.host, &set.perm)?;
     tx.set(&set, |s| &s.pending, UPDATE);
     set_dying(&mut tx, &set, KIND_SEM);
-    finish(&mut tx, &set, None)?;
+    if finish(&mut tx, &set, None).is_err() {
+        tx.roll_back();
+        gut(&mut tx, &set)?;
+    }
     drop(tx);
     freeary(ctx, &set)
 }
@@ -1343,6 +1367,10 @@ pub(crate) fn set<'a, T: Task>(ctx: &Ctx<'a, T>, handle: Handle) -> Result<Set<'
 
 /// Ends the removal of a dying set, from wherever it stands.
 pub(crate) fn freeary<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
+    insist(ctx, set, || empty_and_free(ctx, set))
+}
+
+fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
     if set.perm.state.load(Relaxed) != STATE_DYING {
         return Ok(());
     }

@@ -19,8 +19,11 @@ use arena::Ctx;
 
 pub use crate::msg::Msgrcv;
 use crate::{
-    msg, sem, shm,
+    msg::{self, MsgQueue},
+    sem::{self, SemArray},
+    shm,
     task::{Cause, Outcome, Task},
+    util::{heed, outward},
 };
 
 /// A system call with its arguments.
@@ -151,7 +154,7 @@ pub struct Msgget {
 impl Call for Msgget {
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        done(msg::do_msgget(ctx, self.key, self.flags)?)
+        done(outward(msg::do_msgget(ctx, self.key, self.flags))?)
     }
 }
 
@@ -168,24 +171,25 @@ pub struct Msgsnd {
 impl Call for Msgsnd {
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        msg::do_msgsnd(ctx, self.id, self.msgp, self.size, self.flags).map(Begun::from)
+        let sent = msg::do_msgsnd(ctx, self.id, self.msgp, self.size, self.flags);
+        heed::<MsgQueue, T, _>(ctx, self.id, sent).map(Begun::from)
     }
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
-        msg::resume_msgsnd(ctx, self.id, self.flags, cause)
+        heed::<MsgQueue, T, _>(ctx, self.id, msg::resume_msgsnd(ctx, self.id, self.flags, cause))
     }
 }
 
 impl Call for Msgrcv {
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        msg::do_msgrcv(ctx, self).map(Begun::from)
+        heed::<MsgQueue, T, _>(ctx, self.id, msg::do_msgrcv(ctx, self)).map(Begun::from)
     }
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
-        msg::resume_msgrcv(ctx, self, cause)
+        heed::<MsgQueue, T, _>(ctx, self.id, msg::resume_msgrcv(ctx, self, cause))
     }
 }
 
@@ -200,6 +204,12 @@ pub struct Msgctl {
 
 impl Call for Msgctl {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        heed::<MsgQueue, T, _>(ctx, self.id, self.control(ctx))
+    }
+}
+
+impl Msgctl {
+    fn control<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let Msgctl { id, cmd, buf } = *self;
         msg::check_msgctl(id, cmd)?;
         match cmd {
@@ -234,7 +244,7 @@ pub struct Semget {
 impl Call for Semget {
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        done(sem::do_semget(ctx, self.key, self.nsems, self.flags)?)
+        done(outward(sem::do_semget(ctx, self.key, self.nsems, self.flags))?)
     }
 }
 
@@ -255,7 +265,8 @@ impl Call for Semtimedop {
             0 => None,
             at => Some(ctx.host.get_user::<Timespec>(at)?.duration_ns()),
         };
-        let outcome = sem::do_semtimedop(ctx, self.id, self.sops, self.nsops, timeout != Some(None))?;
+        let outcome = sem::do_semtimedop(ctx, self.id, self.sops, self.nsops, timeout != Some(None));
+        let outcome = heed::<SemArray, T, _>(ctx, self.id, outcome)?;
         // Only a sleeper needs to know the time.
         let deadline = match (outcome, timeout) {
             (Outcome::Blocked, Some(Some(ns))) => Some(ctx.host.monotonic_ns().saturating_add(ns)),
@@ -266,7 +277,7 @@ impl Call for Semtimedop {
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
-        sem::resume_semtimedop(ctx, cause)
+        heed::<SemArray, T, _>(ctx, self.id, sem::resume_semtimedop(ctx, cause))
     }
 }
 
@@ -283,6 +294,12 @@ pub struct Semctl {
 
 impl Call for Semctl {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        heed::<SemArray, T, _>(ctx, self.id, self.control(ctx))
+    }
+}
+
+impl Semctl {
+    fn control<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let Semctl { id, num, cmd, arg } = *self;
         sem::check_semctl(id, cmd)?;
         match cmd {
@@ -321,7 +338,7 @@ pub struct Shmget {
 
 impl Call for Shmget {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        done(shm::do_shmget(ctx, self.key, self.size, self.flags)?)
+        done(outward(shm::do_shmget(ctx, self.key, self.size, self.flags))?)
     }
 }
 
@@ -336,7 +353,7 @@ pub struct Shmat {
 
 impl Call for Shmat {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        done(shm::do_shmat(ctx, self.id, self.addr, self.flags)?.cast_signed())
+        done(outward(shm::do_shmat(ctx, self.id, self.addr, self.flags))?.cast_signed())
     }
 }
 
@@ -349,7 +366,7 @@ pub struct Shmdt {
 
 impl Call for Shmdt {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        shm::do_shmdt(ctx, self.addr).and_then(|()| done(0))
+        outward(shm::do_shmdt(ctx, self.addr)).and_then(|()| done(0))
     }
 }
 
@@ -364,6 +381,12 @@ pub struct Shmctl {
 
 impl Call for Shmctl {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        outward(self.control(ctx))
+    }
+}
+
+impl Shmctl {
+    fn control<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let Shmctl { id, cmd, buf } = *self;
         shm::check_shmctl(id, cmd)?;
         match cmd {

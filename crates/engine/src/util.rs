@@ -11,7 +11,7 @@ use abi::{
     },
 };
 use arena::{
-    ArenaError, Class, Ctx, Handle, Lock, ProcSlot, Ref, SPAN, Shared, Tx, Waiter,
+    ArenaError, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Shared, Tx, Waiter,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -28,6 +28,10 @@ pub fn arena_errno(error: ArenaError) -> Errno {
     }
 }
 
+/// What is read from shared memory makes no sense. No call ends with it: [`heed`] and [`outward`] make
+/// `EIDRM` of it.
+pub(crate) const CORRUPT: Errno = Errno::from_raw(4095);
+
 /// Turns the arena's results into the engine's.
 pub(crate) trait OrErrno<T> {
     fn or_errno(self) -> Result<T>;
@@ -35,7 +39,10 @@ pub(crate) trait OrErrno<T> {
 impl<T> OrErrno<T> for arena::Result<T> {
     #[inline(always)]
     fn or_errno(self) -> Result<T> {
-        self.map_err(arena_errno)
+        self.map_err(|error| match error {
+            ArenaError::Corrupt => CORRUPT,
+            other => arena_errno(other),
+        })
     }
 }
 
@@ -45,6 +52,12 @@ pub(crate) const STATE_FREE: u32 = 0;
 pub(crate) const STATE_LIVE: u32 = 1;
 /// Being removed: nobody finds it, its sleepers are told, its contents are being freed.
 pub(crate) const STATE_DYING: u32 = 2;
+
+/// Found to make no sense: every call but its removal gets `EIDRM`. What it held is given up.
+pub(crate) const STATE_POISONED: u32 = 3;
+
+/// `pending`: the object was gutted; its sleepers are on no list any more, and to be told that it is gone.
+pub(crate) const GUTTED: u32 = 1 << 31;
 
 const BITMAP: usize = IPCMNI as usize / 64;
 /// Entries of one block of the table of identifiers.
@@ -103,6 +116,14 @@ pub(crate) trait Object: Shared {
     }
     /// Ends what a dead holder of the lock left unfinished beyond its transaction.
     fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, object: &Ref<'_, Self>) -> Result<()>;
+}
+
+/// Objects that name other blocks, which may turn out to make no sense.
+pub(crate) trait Holder: Object {
+    /// What it holds: all is 0 in an empty one.
+    fn contents(&self) -> impl Iterator<Item = &AtomicU32>;
+    /// What is to be done before it is used.
+    fn pending(&self) -> &AtomicU32;
 }
 
 impl IpcIds {
@@ -302,6 +323,9 @@ pub(crate) fn ipc_update_perm<'a, O: Object + 'a, T: Task>(
     Ok(())
 }
 
+/// More changes than the undo log can be made long for.
+const CHANGES_MAX: usize = 1 << 16;
+
 /// An object under its lock.
 pub(crate) struct Locked<'c, 'a, O: Object + 'a, T: Task> {
     pub(crate) object: Ref<'a, O>,
@@ -316,6 +340,9 @@ pub(crate) fn lock_object<'c, 'a, O: Object + 'a, T: Task>(
 ) -> Result<Locked<'c, 'a, O, T>> {
     loop {
         let changes = object.changes_max();
+        if changes > CHANGES_MAX {
+            return Err(CORRUPT);
+        }
         if changes > 0 {
             ctx.reserve_log(changes).or_errno()?;
         }
@@ -335,7 +362,101 @@ pub(crate) fn obtain_object_check<'c, 'a, O: Object + 'a, T: Task>(
     id: i32,
 ) -> Result<Locked<'c, 'a, O, T>> {
     let locked = lock_object(ctx, find_object::<O, T>(ctx, id)?)?;
-    if is_object(locked.object.get(), id) { Ok(locked) } else { Err(Errno::EINVAL) }
+    if is_object(locked.object.get(), id) { Ok(locked) } else { Err(why_not(locked.object.perm(), id)) }
+}
+
+#[cold]
+#[inline(never)]
+fn why_not(perm: &KernIpcPerm, id: i32) -> Errno {
+    let poisoned = perm.id.load(Relaxed) == id && perm.state.load(Relaxed) == STATE_POISONED;
+    if poisoned { Errno::EIDRM } else { Errno::EINVAL }
+}
+
+/// The object of an identifier, locked, to remove it: it may be poisoned.
+pub(crate) fn obtain_to_remove<'c, 'a, O: Object + 'a, T: Task>(
+    ctx: &'c Ctx<'a, T>,
+    id: i32,
+) -> Result<Locked<'c, 'a, O, T>> {
+    let locked = lock_object(ctx, find_object::<O, T>(ctx, id)?)?;
+    let perm = locked.object.perm();
+    let removable = matches!(perm.state.load(Relaxed), STATE_LIVE | STATE_POISONED);
+    if removable && perm.id.load(Relaxed) == id { Ok(locked) } else { Err(Errno::EINVAL) }
+}
+
+/// Ends a call that is on no object, or on none in particular.
+#[inline(always)]
+pub(crate) fn outward<R>(result: Result<R>) -> Result<R> {
+    result.map_err(|error| if error == CORRUPT { Errno::EIDRM } else { error })
+}
+
+/// Ends a call on an object: if it met what makes no sense, the object is poisoned.
+#[inline(always)]
+pub(crate) fn heed<O: Holder, T: Task, R>(ctx: &Ctx<'_, T>, id: i32, result: Result<R>) -> Result<R> {
+    result.map_err(|error| if error == CORRUPT { poison::<O, T>(ctx, id) } else { error })
+}
+
+#[cold]
+#[inline(never)]
+fn poison<O: Holder, T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Errno {
+    // Where this fails too, no object can be told to be the culprit.
+    let _ = find_object::<O, T>(ctx, id).and_then(|object| {
+        let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+        if is_object(object.get(), id) {
+            let perm = object.part(O::perm);
+            tx.set(&perm, |p| &p.state, STATE_POISONED);
+            gut(&mut tx, &object)?;
+        }
+        Ok(())
+    });
+    ctx.flush_wakes();
+    Errno::EIDRM
+}
+
+/// Makes an object that makes no sense an empty one, whose sleepers get `EIDRM`. The memory that it held can't be told from
+/// others' any more, and is given up.
+pub(crate) fn gut<'a, O: Holder + 'a, T: Task>(tx: &mut Tx<'_, 'a, T>, object: &Ref<'a, O>) -> Result<()> {
+    let whole = object.get();
+    for place in whole.contents() {
+        tx.set(object, |_| place, 0);
+    }
+    tx.set(object, |o| o.pending(), GUTTED);
+    tx.commit();
+    O::finish_pending(tx, object)
+}
+
+/// Takes a step of a removal whatever the object holds: where that makes no sense, it is given up.
+pub(crate) fn insist<'a, O: Holder + 'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    object: &Ref<'a, O>,
+    step: impl Fn() -> Result<()>,
+) -> Result<()> {
+    match step() {
+        Err(CORRUPT) => {}
+        taken => return taken,
+    }
+    let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+    gut(&mut tx, object)?;
+    drop(tx);
+    ctx.flush_wakes();
+    step()
+}
+
+/// Tells every sleeper of an object, found without the object's lists, that it is gone.
+pub(crate) fn release_sleepers<T: Task>(tx: &mut Tx<'_, '_, T>, object: Handle) -> Result<()> {
+    for (slot, _, _) in tx.ctx().threads().or_errno()? {
+        let who = slot.part(|s| &s.waiter);
+        // The kind comes last when a sleep begins, so it is read first; then nobody but this lock's holder ends it.
+        if who.kind.load(Acquire) == 0
+            || who.object.load(Relaxed) != object.0
+            || who.phase() != Phase::Waiting
+        {
+            continue;
+        }
+        tx.set(&who, |w| &w.kind, 0);
+        tx.set(&who, |w| &w.result, -i64::from(Errno::EIDRM.raw()));
+        tx.commit_completing(&who, Phase::Done);
+    }
+    Ok(())
 }
 
 /// The object that may be an identifier's, found without a lock: see [`is_object`].
@@ -363,8 +484,10 @@ pub(crate) fn obtain_object_idx<'c, 'a, O: Object + 'a, T: Task>(
     let block = Handle(entry(ctx, &ids, id as u32 & IPCMNI_IDX_MASK)?.load(Acquire));
     let object: Ref<'a, O> = ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()?;
     let locked = lock_object(ctx, object)?;
-    if locked.object.perm().state.load(Relaxed) != STATE_LIVE {
-        return Err(Errno::EINVAL);
+    match locked.object.perm().state.load(Relaxed) {
+        STATE_LIVE => {}
+        STATE_POISONED => return Err(Errno::EIDRM),
+        _ => return Err(Errno::EINVAL),
     }
     let id = locked.object.perm().id.load(Relaxed);
     Ok((id, locked))
@@ -452,7 +575,7 @@ fn find_key<'a, O: Object + 'a, T: Task>(
         }
         at = Handle(object.perm().key_next.load(Relaxed));
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 /// `ipc_addid`: gives a new object its identifier, in Linux's order.
@@ -566,7 +689,7 @@ fn unlink_key<'a, O: Object + 'a, T: Task>(
         let Some(block) = at.some() else { return Ok(()) };
         place = tx.ctx().at::<O>(block).or_errno()?.part(|o| &o.perm().key_next);
     }
-    Err(Errno::EIDRM)
+    Err(CORRUPT)
 }
 
 /// Takes a block for a new object and writes its head; the caller fills the rest and publishes it.
@@ -684,7 +807,7 @@ impl Table {
     #[inline(always)]
     pub(crate) fn get<'a, E: Shared, T: Task>(&self, ctx: &Ctx<'a, T>, at: usize) -> Result<Ref<'a, E>> {
         if at >= self.count {
-            return Err(Errno::EIDRM);
+            return Err(CORRUPT);
         }
         if self.count > Self::per_block::<E>() {
             return self.get_far(ctx, at);

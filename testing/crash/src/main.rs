@@ -5,6 +5,7 @@
 //! - `crash step [--op NAME] [--stride N]`: SIGKILL at every single instruction of every operation.
 //! - `crash threads --count N`: N short threads, each doing one operation.
 //! - `crash undo --count N`: a parent that has just reaped its killed child finds SEM_UNDO applied.
+//! - `crash poison`: objects whose memory makes no sense become errors, and can be removed.
 //!
 //! All of it runs under `ipcspace run`, or with `--door kernel` on the kernel itself, where every invariant must hold
 //! too: that is what shows the checks to be right.
@@ -15,6 +16,7 @@ mod client;
 mod door;
 mod ipc;
 mod matching;
+mod poison;
 mod shared;
 mod step;
 mod storm;
@@ -57,6 +59,8 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         count: u64,
     },
+    /// A queue and a set whose memory is overwritten become errors
+    Poison,
     /// Print what is in use of the arena
     #[command(hide = true)]
     Usage,
@@ -80,6 +84,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     }
     door::enter(args.door)?;
     match &args.what {
+        What::Poison => poison::run(),
         What::Step(options) => step::run(options),
         What::Usage => usage::print(),
         What::Storm(options) => storm::run(options),
