@@ -198,6 +198,7 @@ impl Service {
             nix::fcntl::FcntlArg::F_ADD_SEALS(nix::fcntl::SealFlag::from_bits_retain(seals)),
         )?;
         nix::sys::stat::fchmod(&file, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR)?;
+        client::help_stalled_by(stopped::release_locks);
         client::found(file.as_raw_fd(), owner, in_initial_userns()).map_err(Error::Arena)?;
         for (key, value) in sysctls {
             set_sysctl(key, value)?;
@@ -451,7 +452,10 @@ impl Service {
             self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
         }
         if asks & namespace::ASK_STALLED != 0 {
-            stopped::release_locks();
+            let _ = client::with(|ctx| {
+                stopped::release_locks(ctx);
+                Ok(())
+            });
         }
     }
 

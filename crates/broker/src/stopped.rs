@@ -13,22 +13,20 @@ use nix::unistd::Pid;
 /// How long a holder may run. It needs microseconds.
 const RUN: Duration = Duration::from_millis(200);
 
-/// Looks at every thread that holds a lock, and helps those that can't go on.
-pub(crate) fn release_locks() {
-    let _ = client::with(|ctx| {
-        let threads = ctx.threads().map_err(engine::util::arena_errno)?;
-        for (slot, _, tid) in threads {
-            if !ctx.holds_lock(&slot, tid) {
-                continue;
-            }
-            match state(tid) {
-                None => ctx.declare_dead(&slot, tid),
-                Some('T') => run_until(tid, || !ctx.holds_lock(&slot, tid)),
-                Some(_) => {}
-            }
+/// Looks at every thread that holds a lock, and helps those that can't go on. Takes no lock: the broker calls it also
+/// when it waits for one itself.
+pub(crate) fn release_locks(ctx: &client::Operation<'_>) {
+    let Ok(threads) = ctx.threads() else { return };
+    for (slot, _, tid) in threads {
+        if !ctx.holds_lock(&slot, tid) {
+            continue;
         }
-        Ok(())
-    });
+        match state(tid) {
+            None => ctx.declare_dead(&slot, tid),
+            Some('T') => run_until(tid, || !ctx.holds_lock(&slot, tid)),
+            Some(_) => {}
+        }
+    }
 }
 
 /// A thread's state letter; none if there is no such thread.

@@ -256,3 +256,25 @@ fn who_is_attached_goes_on_when_the_broker_is_killed() {
     let output = run(&[], &format!("exec {script}"));
     assert_eq!(text(&output), "works");
 }
+
+/// Blocks of 512 bytes that the namespace's file has: its broker is the command's parent, and holds it more than once.
+const RESIDENT: &str = r#"for fd in /proc/$PPID/fd/*; do
+    case $(readlink $fd) in /memfd:ipcspace*) stat -L -c '%b' $fd;; esac; done | sort -u"#;
+
+#[test]
+fn memory_goes_back_when_all_objects_are_gone() {
+    let fill = r#"perl -e '
+        use IPC::SysV qw(:all);
+        for my $n (1..400) {
+            my $q = msgget(IPC_PRIVATE, 0600); my $s = semget(IPC_PRIVATE, 50, 0600);
+            for my $m (1..20) { msgsnd($q, pack("l! a*", $m, "x" x (50 * $m)), 0) or die "$!"; }
+            semop($s, pack("s3", $n % 50, 1, SEM_UNDO)) or die "$!";
+        }
+        for (1..300) { if (fork() == 0) { msgget(1, 0); exit } wait }'"#;
+    let remove = "$ipcspace rm --all; sleep 2";
+    let output = run(&[], &format!("{fill}; {RESIDENT}; {remove}; {RESIDENT}"));
+    let bytes: Vec<u64> = text(&output).lines().map(|line| line.parse::<u64>().unwrap() * 512).collect();
+    let [full, empty] = bytes[..] else { panic!("one file each time: {bytes:?}") };
+    assert!(full > 4 << 20, "{full} bytes were there");
+    assert!(empty <= 2 << 20, "{empty} bytes are left");
+}

@@ -5,15 +5,16 @@
 #![expect(unsafe_code, reason = "mapping and copying are what a host is for")]
 
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicPtr;
 
 use abi::{Plain, Result};
 use arena::{
-    ArenaError, Handle, Host, SharedBytes,
+    ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{Cred, Task, namespace};
 
-use crate::{attach, signal, tls::Tls};
+use crate::{Operation, attach, signal, tls::Tls};
 
 unsafe extern "C" {
     /// libc's: seconds, from the vDSO.
@@ -39,7 +40,29 @@ pub struct LinuxHost {
     pub(crate) tls: &'static Tls,
 }
 
+/// What [`help_stalled_by`] was given; null in a client.
+static HELPER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// This process is the one that is asked where somebody waits for a lock for too long. When it does so itself, it calls `helper`,
+/// which must take no lock.
+pub fn help_stalled_by(helper: fn(&Operation<'_>)) {
+    HELPER.store(helper as *mut (), Release);
+}
+
 impl LinuxHost {
+    fn help_itself(&self) -> bool {
+        let helper = HELPER.load(Acquire);
+        if helper.is_null() {
+            return false;
+        }
+        // SAFETY: only `help_stalled_by` writes it, and such a function.
+        let helper: fn(&Operation<'_>) = unsafe { core::mem::transmute(helper) };
+        if let Ok(ctx) = Ctx::new(&attach::ARENA, self, Handle(self.tls.slot.load(Relaxed))) {
+            helper(&ctx);
+        }
+        true
+    }
+
     /// [`sys::copy::copy`], also where the program blocks the signals of a fault.
     ///
     /// # Safety
@@ -115,7 +138,7 @@ unsafe impl Host for LinuxHost {
     fn lock_wait(&self, word: &AtomicU32, value: u32, rounds: u32, _offset: u64) {
         // How it ended does not matter: the word is looked at again.
         let _ = sys::futex_wait(word, value, 10_000_000);
-        if rounds > 0 {
+        if rounds > 0 && !self.help_itself() {
             attach::ring(self, namespace::ASK_STALLED);
         }
     }

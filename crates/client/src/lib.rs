@@ -25,7 +25,7 @@ use engine::{Call, Task as _};
 pub use attach::{found, wait_doorbell};
 pub use attachments::{Unmapped, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
-pub use host::{LinuxHost, copy};
+pub use host::{LinuxHost, copy, help_stalled_by};
 pub use memory::{Keeper, keep_memory};
 pub use park::wait;
 pub use tls::credentials_changed;
