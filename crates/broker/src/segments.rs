@@ -133,13 +133,26 @@ pub(crate) fn release_unneeded() {
 /// Pages of all memory held: resident, and swapped out.
 pub(crate) fn usage() -> (u64, u64) {
     with(|all| {
-        all.held.values().fold((0, 0), |(resident, swapped), held| {
-            let pages = nix::sys::stat::fstat(&held.file)
-                .map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) / (4096 / 512));
-            let cached = cached_pages(&held.file).unwrap_or(pages).min(pages);
-            (resident + cached, swapped + pages - cached)
-        })
+        all.held
+            .values()
+            .map(|held| usage_of(&held.file))
+            .fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
     })
+}
+
+/// Pages of the memory of one segment: resident, and swapped out.
+pub(crate) fn memory_usage(memory: u64) -> Result<(u64, u64), Errno> {
+    with(|all| {
+        all.drain();
+        all.held.get(&memory).map(|held| usage_of(&held.file)).ok_or(Errno::EIDRM)
+    })
+}
+
+fn usage_of(file: &OwnedFd) -> (u64, u64) {
+    let pages =
+        nix::sys::stat::fstat(file).map_or(0, |s| u64::try_from(s.st_blocks).unwrap_or(0) / (4096 / 512));
+    let cached = cached_pages(file).unwrap_or(pages).min(pages);
+    (cached, pages - cached)
 }
 
 /// Pages of a file that are in memory, where the kernel tells (from Linux 6.5 on).

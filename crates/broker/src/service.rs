@@ -468,7 +468,6 @@ impl Service {
     }
 
     fn answer(&mut self, which: u32, arg: u32, pid: i32) -> Result<[u32; 2], Errno> {
-        let small = |(a, b): (u64, u64)| [a, b].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         match which {
             wire::ASK_ATTACH => Ok([self.attach(pid, arg != 0)?.0, 0]),
             wire::ASK_COUNT => self.count(arg.cast_signed()).map(small),
@@ -596,6 +595,11 @@ struct Door {
     refusal: Arc<OnceLock<String>>,
 }
 
+/// Two counts as the words of an answer.
+fn small((a, b): (u64, u64)) -> [u32; 2] {
+    [a, b].map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
 impl Door {
     /// Takes one question. Whether there is something for the first thread.
     fn accept(&self) -> bool {
@@ -622,6 +626,9 @@ impl Door {
         } else if which == wire::ASK_TAKE {
             segments::take();
             reply(&link, Ok([0; 2]), None);
+        } else if which == wire::ASK_MEMORY_USAGE {
+            let memory = u64::from(high) << 32 | u64::from(arg);
+            reply(&link, segments::memory_usage(memory).map(small), None);
         } else if which == wire::ASK_MEMORY || which == wire::ASK_MEMORY_TO_READ {
             let memory = u64::from(high) << 32 | u64::from(arg);
             let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);

@@ -93,14 +93,18 @@ pub(crate) fn keep(file: Fd, memory: u64) {
     drop(still_ours(place.swap(new, AcqRel), None));
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the halves")]
+fn halves(memory: u64) -> [u32; 2] {
+    [memory as u32, (memory >> 32) as u32]
+}
+
 /// The descriptor of some memory, and its bytes: a kept one, or a new one from the broker.
 pub(crate) fn file_of(memory: u64, read_only: bool) -> Result<(Fd, u64)> {
     if !read_only && let Some(found) = take_kept(memory) {
         return Ok(found);
     }
     let which = if read_only { wire::ASK_MEMORY_TO_READ } else { wire::ASK_MEMORY };
-    #[expect(clippy::cast_possible_truncation, reason = "the halves")]
-    let (_, file) = attach::ask(which, [memory as u32, (memory >> 32) as u32])?;
+    let (_, file) = attach::ask(which, halves(memory))?;
     let file = file.ok_or(Errno::ENOSYS)?;
     let stat = files::stat(file.raw())?;
     if stat.ino != memory {
@@ -250,6 +254,11 @@ impl Backing for LinuxHost {
         }
         let which = if id.is_some() { wire::ASK_COUNT } else { wire::ASK_USAGE };
         let (words, _) = attach::ask(which, [id.unwrap_or(0).cast_unsigned(), 0])?;
+        Ok((words[2].into(), words[3].into()))
+    }
+
+    fn memory_usage(&self, memory: u64) -> Result<(u64, u64)> {
+        let (words, _) = attach::ask(wire::ASK_MEMORY_USAGE, halves(memory))?;
         Ok((words[2].into(), words[3].into()))
     }
 

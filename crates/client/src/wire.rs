@@ -25,6 +25,8 @@ pub const ASK_USAGE: u32 = 8;
 
 /// Take what was given.
 pub const ASK_TAKE: u32 = 9;
+/// How much of this memory, whose number the arguments are, there is: answered as [`ASK_USAGE`].
+pub const ASK_MEMORY_USAGE: u32 = 11;
 /// I am a child of the process in the first argument, and have what it had attached. Nothing is answered.
 pub const TELL_FORKED: u32 = 10;
 

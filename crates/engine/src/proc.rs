@@ -1,15 +1,22 @@
 //! The text of `/proc/sysvipc/msg`, `sem` and `shm`, to the byte.
 //!
 //! What users see: a header, and a row an object by ascending index. Nobody needs a right to see them.
-//! What is missing: the rows of shared memory; [`Sysvipc::row`] is their place.
+//! What is missing: nothing of what is there on 64 bits.
 //!
 //! Text is made a row at a time in a buffer of the caller's, so a reader of a long list holds no lock and needs no memory. Each
 //! row is a picture of its moment.
 
-use abi::{Errno, Result, ipc::Ipc64Perm, msg::MSG_STAT_ANY, sem::SEM_STAT_ANY};
+use abi::{Errno, Result, ipc::Ipc64Perm, msg::MSG_STAT_ANY, sem::SEM_STAT_ANY, shm::SHM_STAT_ANY};
 use arena::Ctx;
 
-use crate::{msg::msgctl_stat, namespace::IpcNamespace, sem::semctl_stat, task::Task, util::CORRUPT};
+use crate::{
+    msg::msgctl_stat,
+    namespace::IpcNamespace,
+    sem::semctl_stat,
+    shm::{self, shmctl_stat},
+    task::Task,
+    util::CORRUPT,
+};
 
 /// A file of `/proc/sysvipc`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +66,7 @@ impl Sysvipc {
         let ids = match self {
             Sysvipc::Msg => &ns.get().msg_ids,
             Sysvipc::Sem => &ns.get().sem_ids,
-            Sysvipc::Shm => return Ok(None),
+            Sysvipc::Shm => &ns.get().shm_ids,
         };
         while let Some(idx) = ids.next_used(from) {
             from = idx + 1;
@@ -67,7 +74,7 @@ impl Sysvipc {
             let shown = match self {
                 Sysvipc::Msg => sysvipc_msg_proc_show(ctx, idx.cast_signed(), line),
                 Sysvipc::Sem => sysvipc_sem_proc_show(ctx, idx.cast_signed(), line),
-                Sysvipc::Shm => Ok(()),
+                Sysvipc::Shm => sysvipc_shm_proc_show(ctx, idx.cast_signed(), line),
             };
             match shown {
                 Ok(()) => return Ok(Some(from)),
@@ -96,6 +103,22 @@ fn sysvipc_sem_proc_show<T: Task>(ctx: &Ctx<'_, T>, idx: i32, line: &mut Line) -
     line.unsigned(set.sem_nsems, 10);
     line.owners(&set.sem_perm);
     line.signed(set.sem_otime, 10).signed(set.sem_ctime, 10).end();
+    Ok(())
+}
+
+fn sysvipc_shm_proc_show<T: Task>(ctx: &Ctx<'_, T>, idx: i32, line: &mut Line) -> Result<()> {
+    let (id, segment) = shmctl_stat(ctx, idx, SHM_STAT_ANY)?;
+    // What was never attached has no page, and nobody needs to be asked.
+    let (resident, swapped) =
+        if segment.shm_atime == 0 { (0, 0) } else { shm::memory_usage(ctx, id).unwrap_or((0, 0)) };
+    line.head(&segment.shm_perm, id);
+    line.unsigned(segment.shm_segsz, 21);
+    line.signed(segment.shm_cpid.into(), 5).signed(segment.shm_lpid.into(), 5);
+    line.push(b' ');
+    line.unsigned(segment.shm_nattch, 5);
+    line.owners(&segment.shm_perm);
+    line.signed(segment.shm_atime, 10).signed(segment.shm_dtime, 10).signed(segment.shm_ctime, 10);
+    line.unsigned(resident, 21).unsigned(swapped, 21).end();
     Ok(())
 }
 

@@ -487,6 +487,15 @@ pub fn memory_of<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<u64> {
     Ok(obtain_object_check::<ShmidKernel, T>(ctx, id)?.object.memory.load(Relaxed))
 }
 
+/// How many bytes of a segment's memory are resident, and how many are swapped out.
+///
+/// # Errors
+/// `EINVAL` if the segment is gone; if it can't be found out.
+pub fn memory_usage<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<(u64, u64)> {
+    let (resident, swapped) = ctx.host.memory_usage(memory_of(ctx, id)?)?;
+    Ok((resident << PAGE_SHIFT, swapped << PAGE_SHIFT))
+}
+
 /// Whether the object at `segment` is a segment with this memory, or, while `maker_lives`, becomes one. Without a lock: for the keeper of
 /// memory, which asks again.
 pub fn needs_memory<T: Task>(

@@ -95,6 +95,11 @@ pub trait Backing {
     /// # Errors
     /// If there is nobody who could do it.
     fn settle(&self, id: Option<i32>) -> Result<(u64, u64)>;
+    /// The pages of some memory, resident and swapped out. Not to be called with a lock held.
+    ///
+    /// # Errors
+    /// If there is nobody who could tell.
+    fn memory_usage(&self, memory: u64) -> Result<(u64, u64)>;
     /// A removed segment is still mapped: somebody must look for its end.
     fn watch_removed(&self);
     /// `RLIMIT_MEMLOCK`, bytes.

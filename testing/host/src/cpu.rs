@@ -151,6 +151,10 @@ impl<M: Memory> Backing for Cpu<'_, M> {
         Ok((0, 0))
     }
 
+    fn memory_usage(&self, _memory: u64) -> Result<(u64, u64)> {
+        Ok((0, 0))
+    }
+
     fn watch_removed(&self) {}
 
     fn memlock_limit(&self) -> u64 {

@@ -12,9 +12,10 @@ is 'semaphore limits' $'32000\t1024000000\t500\t32000' "$(cat $limits/sem)"
 is 'segment limits' '18446744073692774399 18446744073692774399 4096 0' \
 	"$(cd $limits && echo $(<shmmax) $(<shmall) $(<shmmni) $(<shm_rmid_forced))"
 
-# Lists, against what msgctl and semctl tell.
+# Lists, against what msgctl, semctl and shmctl tell.
 perl -e '
 	use strict;
+	use IPC::SysV;
 	my $failed = 0;
 	sub is { my ($what, $expected, $got) = @_;
 		$expected eq $got or $failed = 1, print "FAILED $what: expected\n${expected}got\n$got" }
@@ -44,6 +45,20 @@ perl -e '
 		$sets .= sprintf "%10d %10d  %4o %10u %5u %5u %5u %5u %10u %10u\n", $s[0], $id, $s[5], $s[15], @s[1 .. 4, 11, 13];
 	}
 	is "sets", $sets, file "/proc/sysvipc/sem";
+	my @segments = map { shmget($_->[0], $_->[1], 01000 | $_->[2]) // die "shmget: $!\n" }
+		[0x1234, 5000, 0640], [0, 1, 0600], [-559038737, 70000, 0604], [5, 16 << 20, 0600];
+	# Two pages have something in them.
+	shmwrite($segments[0], "x" x 5000, 0, 5000) or die "shmwrite: $!\n";
+	IPC::SysV::shmat($segments[$_], undef, 0) // die "shmat: $!\n" for 2, 2, 3;
+	shmctl($segments[3], 0, 0) or die "shmctl: $!\n";
+	shmctl($segments[1], 11, 0) or die "shmctl: $!\n" if $< == 0;
+	for my $id (@segments) {
+		my $segment;
+		my @s = shmctl($id, 2, $segment) ? unpack("l L L L L L S S L Q Q Q q q q l l Q", $segment) : die "shmctl: $!\n";
+		$segments .= sprintf "%10d %10d  %4o %21u %5u %5u  %5u %5u %5u %5u %5u %10u %10u %10u %21u %21u\n",
+			$s[0], $id, @s[5, 11, 15, 16, 17, 1 .. 4, 12, 13, 14], $id == $segments[0] ? 8192 : 0, 0;
+	}
+	is "segments", $segments, file "/proc/sysvipc/shm";
 	exit $failed' || failed=1
 
 # A list longer than any buffer.
@@ -57,6 +72,15 @@ has 'ipcs -q' "0x00001234 0          $me" "$(ipcs -q)"
 has 'ipcs -q' '640        8000         1' "$(ipcs -q)"
 has 'ipcs -s' "0x0000004d 0          $me" "$(ipcs -s)"
 is 'ipcs -s' 2 "$(ipcs -s | grep -c '^0x')"
+has 'ipcs -m' "0x00001234 0          $me" "$(ipcs -m)"
+has 'ipcs -m' '640        5000       0' "$(ipcs -m)"
+is 'ipcs -m' 3 "$(ipcs -m | grep -c '^0x')"
+has 'ipcs -m -p' "0          $me" "$(ipcs -m -p)"
+has 'ipcs -u' 'segments allocated 3' "$(ipcs -u)"
+is 'lsipc -m' '0x00001234 0 5000 0
+0x00000000 1 1 0
+0xdeadbeef 2 70000 0' "$(lsipc -m -b -r --noheadings -o KEY,ID,SIZE,NATTCH)"
+has 'lsipc' '4096    3' "$(lsipc)"
 has 'ipcs -l' 'max queues system wide = 32000' "$(ipcs -l)"
 has 'ipcs -u' 'allocated queues = 503' "$(ipcs -u)"
 has 'lsipc' '32000  503' "$(lsipc)"
@@ -66,6 +90,10 @@ is 'python' 504 "$(python3 -c 'print(len(open("/proc/sysvipc/msg").readlines()))
 id=$(ipcmk -Q | grep -o '[0-9]*$')
 has 'ipcmk' "$id" "$(cat /proc/sysvipc/msg)"
 ipcrm -q "$id"
+id=$(ipcmk -M 7000 | grep -o '[0-9]*$')
+has 'ipcmk' " 7000 " "$(ipcs -m -i "$id"; grep "^ *[^ ]* *$id " /proc/sysvipc/shm)"
+ipcrm -m "$id"
+is 'ipcrm' 4 "$(wc -l </proc/sysvipc/shm)"
 is 'ipcrm' 504 "$(wc -l </proc/sysvipc/msg)"
 
 if [[ ! -w $limits/msgmax ]]; then
