@@ -81,9 +81,7 @@ fn known_sysctls() -> String {
 fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
     let sysctl =
         Sysctl::all().find(|s| s.name() == key).ok_or_else(|| Error::UnknownSysctl(key.to_owned()))?;
-    let written = client::with(|ctx| {
-        sysctl.write(ctx.host, IpcNamespace::of(ctx.arena, ctx.host)?.get(), value.as_bytes(), 0)
-    });
+    let written = client::with(|ctx| sysctl.write(ctx, value.as_bytes(), 0));
     match written {
         Ok(1..) => Ok(()),
         // To write nothing changes nothing, which nobody asks for.

@@ -7,11 +7,15 @@
 //! Values are single words of the namespace's root, so they need no lock.
 
 use abi::{Errno, Result, ipc::IPCMNI};
-use arena::sync::{AtomicI32, AtomicU64, Ordering::*};
+use arena::{
+    Ctx,
+    sync::{AtomicI32, AtomicU64, Ordering::*},
+};
 
 use crate::{
     namespace::{IpcNamespace, Limit},
     proc::Line,
+    shm,
     task::Task,
 };
 
@@ -114,7 +118,12 @@ impl Sysctl {
     }
 
     /// What a reader sees.
-    pub fn show(&self, ns: &IpcNamespace, line: &mut Line) {
+    ///
+    /// # Errors
+    /// Those of a namespace that makes no sense.
+    pub fn show<T: Task>(&self, ctx: &Ctx<'_, T>, line: &mut Line) -> Result<()> {
+        let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+        let ns = ns.get();
         line.clear();
         match self.values {
             Values::Ints(limits) => {
@@ -136,6 +145,16 @@ impl Sysctl {
             }
         }
         line.push(b'\n');
+        self.used(ctx)
+    }
+
+    /// It was read or written. As in the kernel that is when orphans go, if they are to.
+    fn used<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<()> {
+        if self.is(Limit::ShmRmidForced) { shm::destroy_orphans(ctx) } else { Ok(()) }
+    }
+
+    fn is(&self, limit: Limit) -> bool {
+        matches!(self.values, Values::Ints([only]) if *only == limit)
     }
 
     /// A write at `offset` in the file; how many bytes it took. Only one at the beginning changes anything.
@@ -148,19 +167,30 @@ impl Sysctl {
     /// text of 4 MiB, `EFAULT`.
     pub fn write<T: Task>(
         &self,
-        task: &T,
-        ns: &IpcNamespace,
+        ctx: &Ctx<'_, T>,
         text: &(impl Text + ?Sized),
         offset: u64,
     ) -> Result<usize> {
-        if !self.may_write(task, ns) {
+        let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+        if !self.may_write(ctx.host, &ns) {
             return Err(Errno::EPERM);
         }
-        match text.size() {
+        let taken = match text.size() {
             TOO_LARGE.. => return Err(Errno::ENOMEM),
-            size if size == 0 || offset != 0 => return Ok(size),
-            _ => {}
-        }
+            size if size == 0 || offset != 0 => size,
+            _ => self.set(ctx, &ns, text)?,
+        };
+        self.used(ctx)?;
+        Ok(taken)
+    }
+
+    /// Sets what a text says; how many bytes of it were taken.
+    fn set<T: Task>(
+        &self,
+        ctx: &Ctx<'_, T>,
+        ns: &IpcNamespace,
+        text: &(impl Text + ?Sized),
+    ) -> Result<usize> {
         let mut words = Words { text, at: 0, end: text.size().min(WINDOW) };
         match self.values {
             Values::Ints(limits) => {
@@ -168,6 +198,9 @@ impl Sysctl {
                     match words.int()? {
                         Some(value) => {
                             check_range(limit, value)?;
+                            if limit == Limit::ShmRmidForced {
+                                shm::will_force(ctx, value)?;
+                            }
                             ns.set_limit(limit, value);
                         }
                         None if at == 0 => return Err(Errno::EINVAL),

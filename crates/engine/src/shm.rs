@@ -580,6 +580,36 @@ pub fn sweep<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
     Ok(left)
 }
 
+/// `kernel.shm_rmid_forced` is about to get a value. What has lost its last mapping before it becomes 1 is not destroyed for that:
+/// the segments that nobody maps now are found out.
+pub(crate) fn will_force<T: Task>(ctx: &Ctx<'_, T>, value: i32) -> Result<()> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    if value == 0 || ns.limit(Limit::ShmRmidForced) != 0 {
+        return Ok(());
+    }
+    let mut idx = 0;
+    while let Some(used) = ns.shm_ids.next_used(idx) {
+        idx = used + 1;
+        #[expect(clippy::cast_possible_wrap, reason = "below IPCMNI")]
+        let Ok((id, locked)) = obtain_object_idx::<ShmidKernel, T>(ctx, used as i32) else { continue };
+        let shp = locked.object;
+        drop(locked);
+        if shp.is(MAPPED) {
+            let _ = ctx.host.settle(Some(id));
+        }
+    }
+    Ok(())
+}
+
+/// Destroys orphans that nobody maps, if `shm_rmid_forced` says so, and has them looked at from then on.
+pub(crate) fn destroy_orphans<T: Task>(ctx: &Ctx<'_, T>) -> Result<()> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    if ns.limit(Limit::ShmRmidForced) != 0 && sweep(ctx)? {
+        ctx.host.watch_removed();
+    }
+    Ok(())
+}
+
 /// Whether the thread that made a segment has ended.
 fn is_orphan<T: Task>(ctx: &Ctx<'_, T>, shp: &ShmidKernel) -> bool {
     let creator = shp.creator.load(Relaxed);

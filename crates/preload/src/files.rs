@@ -66,10 +66,7 @@ fn make(of: File, flags: i32) -> Result<Fd> {
                 (sysctl.mode(), file::SEAL_SEAL)
             } else {
                 let mut line = Line::default();
-                with(|_, ns| {
-                    sysctl.show(ns, &mut line);
-                    Ok(())
-                })?;
+                with(|ctx, _| sysctl.show(ctx, &mut line))?;
                 file::write_all(&fd, line.text())?;
                 (sysctl.mode(), file::SEALED)
             }

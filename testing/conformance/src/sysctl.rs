@@ -7,12 +7,12 @@ use std::{
 };
 
 use crate::{
-    call::{Answer, op},
+    call::{Answer, nattch, op, segment, shmat, shmdt},
     call::{msg_info, msg_remove, msg_set_qbytes, msg_stat, msgget, msgsnd, queue, semget, semop, set_of},
     case::cases,
     check::{Outcome, ok, same},
     errno::{E2BIG, EACCES, EINVAL, ENOENT, ENOMEM, ENOSPC, EPERM, ERANGE, Errno},
-    task::{become_root, become_user},
+    task::{Task, Thread, become_root, become_user, let_others_run},
 };
 
 cases! { "sysctl":
@@ -27,6 +27,9 @@ cases! { "sysctl":
     only_a_page_is_looked_at,
     rights_at_open_and_at_write.root(),
     changes_count_at_once,
+    forcing_destroys_orphans,
+    forcing_spares_what_was_detached_before,
+    forced_goes_with_the_thread_that_made_it,
     next_id,
     next_id_outlives_what_fails_before,
     next_id_is_used_up_where_nothing_is_free,
@@ -245,6 +248,55 @@ fn changes_count_at_once() -> Outcome {
     same!(semget(0, 2, 0o600), Err(ENOSPC));
     same!(semget(0, 1, 0o600), Err(ENOSPC));
     same!(semop(set, &[op(0, 1, 0), op(1, 1, 0)]), Err(E2BIG));
+    Ok(())
+}
+
+/// Any write that succeeds and leaves it at 1.
+fn forcing_destroys_orphans() -> Outcome {
+    let own = ok!(segment(1));
+    let child = Task::start(|| [(); 3].map(|()| segment(1)))?;
+    let [first, second, attached] = child.report()?;
+    let orphans = [ok!(first), ok!(second)];
+    let at = ok!(shmat(ok!(attached.clone()), 0, 0));
+    let gone = |id| nattch(id) == Err(EINVAL);
+    for (text, offset, taken) in [("0", 0, Ok(1)), ("2", 0, Err(EINVAL)), ("1", 1, Ok(1)), ("", 0, Ok(0))] {
+        same!((text, write_at("shm_rmid_forced", text.as_bytes(), offset)), (text, taken));
+        same!((text, orphans.map(gone)), (text, [false; 2]));
+    }
+    same!(write("shm_rmid_forced", "1"), Ok(1));
+    same!(orphans.map(gone), [true; 2]);
+    // Neither one whose creator lives nor one that is attached.
+    same!(nattch(own), Ok(0));
+    same!(nattch(ok!(attached.clone())), Ok(1));
+    ok!(shmdt(at));
+    same!(nattch(ok!(attached)), Err(EINVAL));
+    Ok(())
+}
+
+fn forcing_spares_what_was_detached_before() -> Outcome {
+    let id = ok!(segment(1));
+    ok!(shmdt(ok!(shmat(id, 0, 0))));
+    same!(write("shm_rmid_forced", "1"), Ok(1));
+    same!(write("shm_rmid_forced", "1"), Ok(1));
+    same!(nattch(id), Ok(0));
+    ok!(shmdt(ok!(shmat(id, 0, 0))));
+    same!(nattch(id), Err(EINVAL));
+    Ok(())
+}
+
+fn forced_goes_with_the_thread_that_made_it() -> Outcome {
+    same!(write("shm_rmid_forced", "1"), Ok(1));
+    let Some(made) = Thread::start(|| segment(1)).join() else { return Ok(()) };
+    let id = ok!(made);
+    // A thread can be joined a little before it is gone.
+    for _ in 0..30 {
+        same!(value("shm_rmid_forced"), "1");
+        if nattch(id).is_err() {
+            break;
+        }
+        let_others_run();
+    }
+    same!(nattch(id), Err(EINVAL));
     Ok(())
 }
 

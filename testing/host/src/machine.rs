@@ -476,7 +476,7 @@ impl<M: Memory> Machine<M> {
             if !sysctl.may_write(ctx.host, ns.get()) {
                 return Err(Errno::EACCES);
             }
-            sysctl.write(ctx.host, ns.get(), value.as_bytes(), 0).map(|_| ())
+            sysctl.write(ctx, value.as_bytes(), 0).map(|_| ())
         })
     }
 
@@ -499,10 +499,7 @@ impl<M: Memory> Machine<M> {
         } else {
             let name = path.strip_prefix("/proc/sys/kernel/").unwrap_or_default();
             let sysctl = Sysctl::of_file(name.as_bytes()).ok_or(Errno::ENOENT)?;
-            self.on(tid, |ctx| {
-                sysctl.show(IpcNamespace::of(ctx.arena, ctx.host)?.get(), &mut line);
-                Ok(())
-            })?;
+            self.on(tid, |ctx| sysctl.show(ctx, &mut line))?;
             text.extend(line.text());
         }
         Ok(String::from_utf8_lossy(&text).into_owned())

@@ -53,7 +53,7 @@ fn carry_to(sysctl: &Sysctl, fd: i32) -> Result<()> {
         return Ok(());
     }
     file::empty(fd);
-    with(|ctx, ns| sysctl.write(ctx.host, ns, &text[..size], 0)).map(|_| ())
+    with(|ctx, _| sysctl.write(ctx, &text[..size], 0)).map(|_| ())
 }
 
 /// All that this process has open for writing.

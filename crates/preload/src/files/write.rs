@@ -94,7 +94,7 @@ pub(super) fn write<T: Text>(
         Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
     };
     // Within the operation, as a bad address is caught only there.
-    let taken = with(|ctx, ns| sysctl.write(ctx.host, ns, &load()?, at))?;
+    let taken = with(|ctx, _| sysctl.write(ctx, &load()?, at))?;
     if offset.is_none() {
         file::advance(fd, taken);
     }
