@@ -1,4 +1,3 @@
-# Perl's IPC::SysV with its own tests for messages and semaphores.
-# Left out until shared memory is ours: shm.t, and ipcsysv.t, which needs a segment for its ftok and shmat checks.
+# Perl's IPC::SysV with its own tests.
 cd "$FETCHED/perl/cpan/IPC-SysV"
-prove t/msg.t t/sem.t
+prove t/msg.t t/sem.t t/shm.t t/ipcsysv.t
