@@ -257,7 +257,7 @@ fn forcing_destroys_orphans() -> Outcome {
     let child = Task::start(|| [(); 3].map(|()| segment(1)))?;
     let [first, second, attached] = child.report()?;
     let orphans = [ok!(first), ok!(second)];
-    let at = ok!(shmat(ok!(attached.clone()), 0, 0));
+    let at = ok!(shmat(ok!(attached), 0, 0));
     let gone = |id| nattch(id) == Err(EINVAL);
     for (text, offset, taken) in [("0", 0, Ok(1)), ("2", 0, Err(EINVAL)), ("1", 1, Ok(1)), ("", 0, Ok(0))] {
         same!((text, write_at("shm_rmid_forced", text.as_bytes(), offset)), (text, taken));
@@ -267,7 +267,7 @@ fn forcing_destroys_orphans() -> Outcome {
     same!(orphans.map(gone), [true; 2]);
     // Neither one whose creator lives nor one that is attached.
     same!(nattch(own), Ok(0));
-    same!(nattch(ok!(attached.clone())), Ok(1));
+    same!(nattch(ok!(attached)), Ok(1));
     ok!(shmdt(at));
     same!(nattch(ok!(attached)), Err(EINVAL));
     Ok(())
