@@ -218,6 +218,9 @@ pub(crate) fn map(wanted: &MapRequest, mut replaced: impl FnMut(i32, bool)) -> R
     Ok(at as u64)
 }
 
+/// How often a file is tried that can't be mapped to be written for the moment.
+const TRIES: u32 = 1000;
+
 fn map_file(file: &Fd, len: usize, wanted: &MapRequest) -> Result<(usize, usize)> {
     let address = |at| usize::try_from(at).map_err(|_| Errno::EINVAL);
     let place = match wanted.place {
@@ -225,9 +228,18 @@ fn map_file(file: &Fd, len: usize, wanted: &MapRequest) -> Result<(usize, usize)
         MapPlace::Over(at) => Place::Over(address(at)?),
         MapPlace::Free(at) => Place::Free(address(at)?),
     };
-    // SAFETY: over what is there only if the program says so.
-    let at = unsafe { files::map_file(file, len, place, wanted.write, wanted.execute) };
-    Ok((at.map_err(|e| if e == Errno::EEXIST { Errno::EINVAL } else { e })?, len))
+    for _ in 0..TRIES {
+        // SAFETY: over what is there only if the program says so.
+        let at = unsafe { files::map_file(file, len, place, wanted.write, wanted.execute) };
+        match at {
+            Err(Errno::EEXIST) => return Err(Errno::EINVAL),
+            Err(Errno::EPERM) if files::is_write_sealed(file) => return Err(Errno::EIDRM),
+            // Somebody is trying to seal it, and may yet find that it is mapped.
+            Err(Errno::EPERM) if wanted.write => sys::sched_yield(),
+            done => return Ok((done?, len)),
+        }
+    }
+    Err(Errno::EPERM)
 }
 
 /// See [`engine::Backing::unmap_memory`].

@@ -19,6 +19,7 @@ pub const MFD_HUGETLB: u32 = 4;
 /// No mapping can write from now on; refused with `EBUSY` while one could.
 pub const F_SEAL_WRITE: u32 = 8;
 const F_ADD_SEALS: usize = 1033;
+const F_GET_SEALS: usize = 1034;
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,6 +74,13 @@ pub fn stat(fd: i32) -> Result<Stat> {
 pub fn seal(file: &Fd, seals: u32) -> Result<()> {
     // SAFETY: integers.
     check(unsafe { syscall6(72, file.raw() as usize, F_ADD_SEALS, seals as usize, 0, 0, 0) }).map(|_| ())
+}
+
+/// Whether a file has [`F_SEAL_WRITE`].
+pub fn is_write_sealed(file: &Fd) -> bool {
+    // SAFETY: integers.
+    let seals = check(unsafe { syscall6(72, file.raw() as usize, F_GET_SEALS, 0, 0, 0, 0) });
+    seals.is_ok_and(|seals| seals & F_SEAL_WRITE as usize != 0)
 }
 
 /// Where a mapping of a file goes.
