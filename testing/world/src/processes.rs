@@ -454,7 +454,8 @@ impl Drop for Processes {
         let deadline = Instant::now() + LIMIT;
         while matches!(self.root.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
-                eprintln!("world: the first worker's command does not end; killed");
+                eprintln!("world: the first worker's command does not end; killed. Left are");
+                descendants(self.root.id()).iter().for_each(|line| eprintln!("world:   {line}"));
                 let _ = self.root.kill();
                 let _ = self.root.wait();
                 return;
@@ -498,6 +499,19 @@ fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: a new descriptor that nobody else knows.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A process and all below it, each with its state and the system call it is in.
+fn descendants(pid: u32) -> Vec<String> {
+    let of = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let mut lines =
+        vec![format!("{} | {} | {}", of("stat").trim_end(), of("wchan"), of("syscall").trim_end())];
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    for thread in threads {
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        lines.extend(children.split_whitespace().filter_map(|pid| pid.parse().ok()).flat_map(descendants));
+    }
+    lines
 }
 
 /// The state letter of each thread of a process.
