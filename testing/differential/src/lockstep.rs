@@ -1,12 +1,16 @@
 //! Two worlds that go through the same steps.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::time::Duration;
+use std::{fmt, thread};
 
 use world::{Call, Reply, State, TaskId, World};
 
 use crate::step::{Action, Id, Name, Step};
 use crate::tolerated;
+
+/// After how long a world that seemed at rest is looked at again.
+const LATER: Duration = Duration::from_millis(50);
 
 /// The limits that a sequence begins with: sysctl names and values.
 pub type Limits = Vec<(String, String)>;
@@ -251,10 +255,9 @@ impl Lockstep {
 
     /// Waits for both worlds, and gives the tasks that were in a call, or are dead.
     fn come_to_rest(&mut self) -> Vec<(Name, Option<Call>, [State; 2])> {
-        self.both(|world, _| world.settle());
+        let settled = self.settle();
         let mut states = Vec::new();
-        for (name, task) in &mut self.tasks {
-            let now = [0, 1].map(|side| self.worlds[side].poll(task.ids[side]));
+        for ((name, task), now) in self.tasks.iter_mut().zip(settled) {
             let was = task.in_call.clone();
             if !matches!(now[0], State::Blocked | State::Stopped) {
                 task.in_call = None;
@@ -266,6 +269,25 @@ impl Lockstep {
         for (name, _, now) in &states {
             if now[0] == State::Dead {
                 self.tasks.remove(name);
+            }
+        }
+        states
+    }
+
+    /// What each task has come to. Who is asleep in one world only is looked at again: of a death, whoever serves a world may be told
+    /// a little later than whoever waits for it, and no step is taken meanwhile.
+    fn settle(&mut self) -> Vec<[State; 2]> {
+        self.both(|world, _| world.settle());
+        let ids: Vec<[TaskId; 2]> = self.tasks.values().map(|task| task.ids).collect();
+        let mut states: Vec<_> =
+            ids.iter().map(|ids| [0, 1].map(|side| self.worlds[side].poll(ids[side]))).collect();
+        let in_one = |now: &[State; 2]| (now[0] == State::Blocked) != (now[1] == State::Blocked);
+        if states.iter().any(in_one) {
+            thread::sleep(LATER);
+            self.both(|world, _| world.settle());
+            for (now, ids) in states.iter_mut().zip(&ids).filter(|(now, _)| in_one(now)) {
+                let side = usize::from(now[1] == State::Blocked);
+                now[side] = self.worlds[side].poll(ids[side]);
             }
         }
         states
