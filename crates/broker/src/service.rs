@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
@@ -32,6 +32,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::place::{self, Place};
 use crate::segments;
 use crate::stopped;
 
@@ -68,6 +69,17 @@ pub enum Error {
     /// The arena can't be made.
     #[error("no memory for the namespace: {0}")]
     Arena(Errno),
+    /// Its broker speaks another protocol.
+    #[error("{p} belongs to another version of ipcspace", p = .0.display())]
+    OtherVersion(PathBuf),
+    /// There is one of that name.
+    #[error(
+        "another ipcspace is making or leaving the namespace, and does not come to an end; is it stopped?"
+    )]
+    Taken,
+    /// Others are at work there and do not come to an end.
+    #[error("{p} has been locked by another ipcspace for seconds; is one stopped? 'fuser {p}' names it", p = .0.display())]
+    Busy(PathBuf),
     /// The system refused something basic.
     #[error(transparent)]
     System(#[from] nix::Error),
@@ -115,8 +127,7 @@ struct Question {
 /// A namespace that this process serves.
 pub struct Service {
     file: OwnedFd,
-    directory: PathBuf,
-    socket: PathBuf,
+    place: Place,
     owner: u32,
     epoll: Epoll,
     listener: OwnedFd,
@@ -134,42 +145,11 @@ pub struct Service {
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("socket", &self.socket).field("clients", &self.clients.len()).finish()
+        f.debug_struct("Service")
+            .field("socket", &self.place.socket())
+            .field("clients", &self.clients.len())
+            .finish()
     }
-}
-
-/// Where the user's namespaces are.
-fn base() -> Result<PathBuf, Error> {
-    let uid = nix::unistd::geteuid();
-    let runtime =
-        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
-    let base = if uid.is_root() {
-        PathBuf::from("/run/ipcspace/ns")
-    } else if let Some(runtime) = runtime.filter(|p| fs::metadata(p).is_ok_and(|m| m.uid() == uid.as_raw())) {
-        runtime.join("ipcspace/ns")
-    } else {
-        PathBuf::from(format!("/tmp/ipcspace-{uid}/ns"))
-    };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(&base)
-        .map_err(|e| Error::File(base.clone(), e))?;
-    for directory in [base.as_path(), base.parent().unwrap_or(&base)] {
-        let meta = fs::symlink_metadata(directory).map_err(|e| Error::File(directory.into(), e))?;
-        if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
-            return Err(Error::ForeignDirectory(directory.into()));
-        }
-    }
-    Ok(base)
-}
-
-fn check_name(name: &str) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(plain) {
-        return Err(Error::BadName(name.into()));
-    }
-    Ok(())
 }
 
 fn seqpacket() -> nix::Result<OwnedFd> {
@@ -186,7 +166,8 @@ impl Service {
     /// # Errors
     /// See [`Error`]; nothing is left behind.
     pub fn create(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Service, Error> {
-        name.map_or(Ok(()), check_name)?;
+        // First, so that a name that is taken costs nothing.
+        let place = Place::make(name)?;
         let owner = nix::unistd::geteuid().as_raw();
         let file = memfd_create("ipcspace", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&file, FILE_SIZE)?;
@@ -201,26 +182,15 @@ impl Service {
         for (key, value) in sysctls {
             set_sysctl(key, value)?;
         }
-        let own = format!(".run-{}", std::process::id());
-        let directory = base()?.join(name.unwrap_or(&own));
-        fs::DirBuilder::new()
-            .mode(0o711)
-            .create(&directory)
-            .map_err(|e| Error::File(directory.clone(), e))?;
-        let socket = directory.join("socket");
-        let listener = listen_at(&socket).inspect_err(|_| {
-            let _ = fs::remove_dir_all(&directory);
-        })?;
-        let given = given_beside(&socket);
-        segments::begin(&given, owner).map_err(|e| Error::File(given, e)).inspect_err(|_| {
-            let _ = fs::remove_dir_all(&directory);
-        })?;
+        let given = place.given();
+        segments::begin(&given, owner).map_err(|e| Error::File(given, e))?;
+        // Last: who finds it can ask.
+        let listener = listen_at(&place.socket())?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         Ok(Service {
             file,
-            directory,
-            socket,
+            place,
             owner,
             epoll,
             listener,
@@ -235,35 +205,39 @@ impl Service {
         })
     }
 
-    /// A lease on the namespace of that name, or `None` if there is none. What a dead broker left is cleaned away.
+    /// A lease on the namespace of that name, or `None` if there is none. What dead brokers left is cleaned away.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn join(name: &str) -> Result<Option<Lease>, Error> {
-        check_name(name)?;
-        let directory = base()?.join(name);
-        let path = directory.join("socket");
-        if !path.exists() {
-            return Ok(None);
-        }
+        place::sweep()?;
+        let Some(path) = place::find(name)? else { return Ok(None) };
         let link = seqpacket()?;
         match connect(link.as_raw_fd(), &UnixAddr::new(&path)?) {
             Ok(()) => {}
-            Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => {
-                let _ = fs::remove_dir_all(&directory);
-                return Ok(None);
-            }
+            // It is about to begin, or has just ended.
+            Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
             Err(e) => return Err(e.into()),
         }
-        send(link.as_raw_fd(), &wire::encode([wire::MAGIC, wire::ASK_LEASE, 0, 0]), MsgFlags::MSG_NOSIGNAL)?;
+        let question = wire::encode([wire::MAGIC, wire::ASK_LEASE, 0, 0]);
         let mut answer = [0; wire::ANSWER];
-        recv(link.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-        Ok(Some(Lease { path, _link: link }))
+        let answered = send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)
+            .and_then(|_| recv(link.as_raw_fd(), &mut answer, MsgFlags::empty()));
+        match (answered, wire::decode(&answer)) {
+            (Ok(wire::ANSWER), [wire::MAGIC, 0, ..]) => Ok(Some(Lease { path, _link: link })),
+            (Ok(wire::ANSWER), [wire::MAGIC, error, ..]) => {
+                Err(nix::Error::from_raw(error.cast_signed()).into())
+            }
+            (Ok(wire::ANSWER), _) => Err(Error::OtherVersion(path)),
+            // It ended before it had read the question.
+            (Ok(_) | Err(nix::Error::ECONNRESET | nix::Error::EPIPE), _) => Ok(None),
+            (Err(e), _) => Err(e.into()),
+        }
     }
 
     /// What a program needs in its environment to be in this namespace.
     pub fn env(&self) -> Vec<(String, String)> {
-        environment(&self.socket)
+        environment(&self.place.socket())
     }
 
     /// Readable when [`Service::dispatch`] has work.
@@ -570,14 +544,6 @@ impl Service {
     }
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.socket);
-        let _ = fs::remove_file(given_beside(&self.socket));
-        let _ = fs::remove_dir(&self.directory);
-    }
-}
-
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.into()).stack_size(128 << 10).spawn(run).map(drop)
 }
@@ -670,13 +636,6 @@ pub(crate) fn is_friend(owner: u32, pid: i32, euid: u32) -> bool {
         Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(owner)))
     };
     euid == owner || ids().unwrap_or(false)
-}
-
-/// Where we are given files.
-fn given_beside(socket: &Path) -> PathBuf {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(wire::GIVEN);
-    path.into()
 }
 
 /// What the user is told of a process that was refused.

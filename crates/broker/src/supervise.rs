@@ -20,15 +20,12 @@ mod wire;
 use std::ffi::{CString, OsString};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::time::{Duration, Instant};
-use std::{fmt, io, thread};
+use std::time::Duration;
+use std::{fmt, io};
 
 use nix::unistd::{ForkResult, fork, getpid};
 
 use crate::service::{Lease, Service};
-
-/// How long a namespace may be in the making by another, or left over by one that was killed.
-const BUSY_MAX: Duration = Duration::from_secs(5);
 
 /// What to run, and how.
 #[derive(Debug, Clone)]
@@ -140,9 +137,6 @@ pub enum Failure {
     /// The namespace could not be made or joined; the text says why.
     #[error("{0}")]
     Namespace(String),
-    /// The namespace was neither there nor could it be made, each time.
-    #[error("another is making or leaving the namespace, and does not come to an end")]
-    Busy,
     /// The broker ended before the command ran.
     #[error("the broker was killed before the command was started")]
     BrokerDied,
@@ -163,8 +157,7 @@ impl From<nix::Error> for Failure {
     }
 }
 
-/// Runs a command in the namespace that `open` gives, and waits for its end. `open` is called in the broker; where it
-/// gives `None`, it is called once more in a new one, as what it began can't be undone in the same process.
+/// Runs a command in the namespace that `open` gives, and waits for its end. `open` is called in the broker.
 ///
 /// The process must have one thread only. Afterwards every signal is blocked, and standard input and output lead
 /// nowhere unless the command could not be started.
@@ -173,25 +166,11 @@ impl From<nix::Error> for Failure {
 /// See [`Failure`]: the command was not run, or its end could not be seen.
 pub fn run<E: std::error::Error>(
     job: &Job,
-    open: impl Fn() -> Result<Option<Namespace>, E>,
+    open: impl FnOnce() -> Result<Namespace, E>,
 ) -> Result<Outcome, Failure> {
     let start = start::Start::block_signals()?;
     // If the broker is killed, the command becomes a child of this process.
     nix::sys::prctl::set_child_subreaper(true)?;
-    let started = Instant::now();
-    loop {
-        match run_once(job, start, &open) {
-            Err(Failure::Busy) if started.elapsed() < BUSY_MAX => thread::sleep(Duration::from_millis(5)),
-            outcome => return outcome,
-        }
-    }
-}
-
-fn run_once<E: std::error::Error>(
-    job: &Job,
-    start: start::Start,
-    open: &impl Fn() -> Result<Option<Namespace>, E>,
-) -> Result<Outcome, Failure> {
     let (link, brokers_end) = wire::Link::pair()?;
     let front = getpid().as_raw();
     // SAFETY: this process has one thread, which the caller promises; the child never returns from here.

@@ -1,11 +1,9 @@
 //! `ipcspace run`: a command in a namespace of its own, or in a named one.
 
 use std::ffi::OsString;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, io};
 
 use broker::service::{Error, Service};
 use broker::supervise::{self, Failure, Job, Namespace, Outcome};
@@ -19,8 +17,8 @@ use crate::program;
 pub(crate) const FAILED: u8 = 125;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// How long two may be making a namespace of one name.
-const RACE_MAX: Duration = Duration::from_secs(1);
+/// How long another may be making, or leaving, the namespace of a name.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -80,8 +78,7 @@ enum NotStarted {
 fn start(run: Run) -> Result<Outcome, NotStarted> {
     let preload = library::ld_preload()?;
     let job = Job { command: run.command, env: vec![("LD_PRELOAD".into(), preload)], kill_rest: run.kill };
-    let started = Instant::now();
-    Ok(supervise::run(&job, || open(run.name.as_deref(), &run.sysctl, started))?)
+    Ok(supervise::run(&job, || open(run.name.as_deref(), &run.sysctl))?)
 }
 
 /// Why there is no namespace to run in.
@@ -93,38 +90,21 @@ enum NoNamespace {
     Existing(String),
 }
 
-/// `None` where this must be tried again: two make the same namespace, or one was left over.
-fn open(
-    name: Option<&str>,
-    sysctls: &[(String, String)],
-    started: Instant,
-) -> Result<Option<Namespace>, NoNamespace> {
-    if let Some(name) = name
-        && let Some(lease) = Service::join(name)?
-    {
-        if !sysctls.is_empty() {
-            return Err(NoNamespace::Existing(name.to_owned()));
-        }
-        return Ok(Some(Namespace::Joined(lease)));
-    }
-    match Service::create(name, sysctls) {
-        Err(Error::File(directory, error)) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if is_left_over(&directory, started.elapsed()) {
-                fs::remove_dir_all(&directory).map_err(|error| Error::File(directory, error))?;
+fn open(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Namespace, NoNamespace> {
+    let started = Instant::now();
+    loop {
+        if let Some(name) = name
+            && let Some(lease) = Service::join(name)?
+        {
+            if !sysctls.is_empty() {
+                return Err(NoNamespace::Existing(name.to_owned()));
             }
-            Ok(None)
+            return Ok(Namespace::Joined(lease));
         }
-        result => Ok(Some(Namespace::Own(Box::new(result?)))),
-    }
-}
-
-/// Whether nobody serves the namespace of that directory any more: its broker was killed.
-fn is_left_over(directory: &Path, waited: Duration) -> bool {
-    // A broker that lives refuses the type of this socket, not the connection.
-    match UnixStream::connect(directory.join("socket")).map_err(|error| error.kind()) {
-        Err(io::ErrorKind::ConnectionRefused) => true,
-        // Or it is about to make the socket.
-        Err(io::ErrorKind::NotFound) => waited >= RACE_MAX,
-        _ => false,
+        match Service::create(name, sysctls) {
+            // Another was faster and can be joined in a moment, or has just ended.
+            Err(Error::Taken) if started.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(2)),
+            made => return Ok(Namespace::Own(Box::new(made?))),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Programs of the machine in namespaces of ours: ipcmk makes objects, `ipcspace ls` and `rm` show and remove them.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, process, thread};
@@ -182,19 +183,72 @@ fn an_object_outlives_the_process_that_made_it_and_dies_with_the_last() {
     assert_eq!(text(&run(&[], script)), "0\n");
 }
 
+/// Runs a command whose broker is killed; returns the directory that it leaves.
+fn left_over(options: &[&str]) -> PathBuf {
+    let socket = run(options, "echo $IPCSPACE_SOCKET; kill -9 $(ps -o ppid= $$)");
+    let directory = Path::new(text(&socket).trim_end()).parent().unwrap().to_owned();
+    assert!(directory.exists());
+    directory
+}
+
 #[test]
 fn what_a_killed_broker_left_is_in_nobodys_way() {
     let name = name("killed");
-    let killed = "kill -9 $(ps -o ppid= $$)";
-    assert!(run(&["-n", &name], killed).status.success());
+    let left = left_over(&["-n", &name]);
     assert_eq!(text(&run(&["-n", &name], "ipcmk -Q")), "Message queue id: 0\n");
-    // The next process of the broker's id has the directory's name; and it may have died before it made the socket.
-    let socket = run(&[], &format!("echo $IPCSPACE_SOCKET; {killed}"));
-    let directory = text(&socket).trim_end().strip_suffix("/socket").unwrap().to_owned();
-    assert!(fs::exists(&directory).unwrap());
-    fs::rename(&directory, format!("{}/{name}", directory.rsplit_once('/').unwrap().0)).unwrap();
-    fs::remove_file(format!("{}/{name}/socket", directory.rsplit_once('/').unwrap().0)).unwrap();
+    assert!(!left.exists());
+    // It may have died before it made the socket.
+    let left = left_over(&["-n", &name]);
+    fs::remove_file(left.join("socket")).unwrap();
     assert_eq!(text(&run(&["-n", &name], "ipcmk -Q")), "Message queue id: 0\n");
+}
+
+#[test]
+fn what_killed_brokers_left_is_swept_and_what_lives_is_not() {
+    let living = name("living");
+    let mut server = Command::new(IPCSPACE)
+        .args(["run", "-n", &living, "--", "sh", "-c", "ipcmk -Q >/dev/null; echo made; exec cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(server.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
+    let names = ["swept", "swept-2"].map(name);
+    let sweep_by_run = || text(&run(&[], "")).to_owned();
+    let sweep_by_ls = || exists("nosuch").to_string();
+    for sweep in [&sweep_by_run as &dyn Fn() -> String, &sweep_by_ls] {
+        let left = [left_over(&[]), left_over(&["-n", &names[0]]), left_over(&["-n", &names[1]])];
+        // Another test may sweep at this moment, in which case nobody need do it a second time.
+        until("all is swept", || {
+            sweep();
+            left.iter().all(|directory| !directory.exists())
+        });
+        assert!(exists(&living));
+    }
+    drop(server.stdin.take());
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn nothing_is_swept_that_is_only_being_made() {
+    // Brokers begin and are killed at any moment, while others make namespaces of the same names.
+    let names = [name("begin-1"), name("begin-2")];
+    let script = "for n in 1 2 3 4 5 6 7 8 9 10; do for name; do timeout -s KILL 0.0$n $ipcspace run -n $name -- sleep 0.05; done; done";
+    let killers: Vec<_> = (0..2)
+        .map(|_| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script, "sh"]).args(&names).env("ipcspace", IPCSPACE);
+            shell.stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for _ in 0..20 {
+        for name in &names {
+            assert!(text(&run(&["-n", name], "ipcmk -Q")).starts_with("Message queue id: "));
+        }
+    }
+    for mut killer in killers {
+        killer.wait().unwrap();
+    }
 }
 
 #[test]

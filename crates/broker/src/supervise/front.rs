@@ -28,9 +28,6 @@ const OF_TERMINAL: [i32; 7] =
 const SI_KERNEL: i32 = 0x80;
 
 /// Sees the command through, and returns how it ended.
-///
-/// # Errors
-/// [`Failure::Busy`] where another broker may have more luck.
 pub(super) fn attend(link: Link, broker: i32) -> Result<Outcome, Failure> {
     let mut front = Front::new(link, broker)?;
     loop {
@@ -130,10 +127,6 @@ impl Front {
             Some(Event::Failed(why)) => {
                 os::reap(self.broker);
                 return Err(Failure::Namespace(why));
-            }
-            Some(Event::TryAgain) => {
-                os::reap(self.broker);
-                return Err(Failure::Busy);
             }
             Some(Event::CannotExec(errno)) => {
                 os::reap(self.broker);

@@ -37,7 +37,7 @@ pub(super) fn keep<E: std::error::Error>(
     front: i32,
     start: Start,
     job: &Job,
-    open: impl Fn() -> Result<Option<Namespace>, E>,
+    open: impl FnOnce() -> Result<Namespace, E>,
 ) -> ! {
     let code = match Keeper::begin(front, start, job, open) {
         Ok(mut keeper) => {
@@ -45,10 +45,6 @@ pub(super) fn keep<E: std::error::Error>(
             keeper.link = Some(link);
             // Dropped before the exit, with the files of the namespace.
             i32::from(keeper.serve().is_err())
-        }
-        Err(Failure::Busy) => {
-            link.send(&Event::TryAgain);
-            1
         }
         Err(failure) => {
             link.send(&Event::Failed(failure.to_string()));
@@ -92,12 +88,11 @@ impl Keeper {
         front: i32,
         start: Start,
         job: &Job,
-        open: impl Fn() -> Result<Option<Namespace>, E>,
+        open: impl FnOnce() -> Result<Namespace, E>,
     ) -> Result<Keeper, Failure> {
         // Before the command exists, so that no child of it can be missed.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let namespace =
-            open().map_err(|error| Failure::Namespace(error.to_string()))?.ok_or(Failure::Busy)?;
+        let namespace = open().map_err(|error| Failure::Namespace(error.to_string()))?;
         let mut mask = SigSet::empty();
         mask.add(nix::sys::signal::SIGCHLD);
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;

@@ -16,8 +16,6 @@ const PACKET_MAX: usize = 4096;
 pub(super) enum Event {
     /// The namespace could not be made; nothing was started.
     Failed(String),
-    /// The namespace could not be made at this moment; another broker shall try again.
-    TryAgain,
     /// execve(2) of the command gave this errno.
     CannotExec(i32),
     /// There is a process, of this id, that becomes the command.
@@ -66,11 +64,10 @@ impl Message for Event {
     fn encode(&self) -> Vec<u8> {
         match self {
             Event::Failed(why) => text(0, why),
-            Event::Warning(what) => text(7, what),
+            Event::Warning(what) => text(6, what),
             Event::CannotExec(errno) => packet(1, &[*errno]),
             Event::Forked(pid) => packet(2, &[*pid]),
             Event::Started => packet(5, &[]),
-            Event::TryAgain => packet(6, &[]),
             Event::Stopped { signal, serial } => packet(3, &[*signal, *serial]),
             Event::Ended { status, last } => packet(4, &[*status, i32::from(*last)]),
         }
@@ -80,11 +77,10 @@ impl Message for Event {
         let (kind, rest) = packet.split_first()?;
         Some(match kind {
             0 => Event::Failed(String::from_utf8_lossy(rest).into_owned()),
-            7 => Event::Warning(String::from_utf8_lossy(rest).into_owned()),
+            6 => Event::Warning(String::from_utf8_lossy(rest).into_owned()),
             1 => Event::CannotExec(word(rest, 0)?),
             2 => Event::Forked(word(rest, 0)?),
             5 => Event::Started,
-            6 => Event::TryAgain,
             3 => Event::Stopped { signal: word(rest, 0)?, serial: word(rest, 1)? },
             4 => Event::Ended { status: word(rest, 0)?, last: word(rest, 1)? != 0 },
             _ => return None,
@@ -172,7 +168,6 @@ mod tests {
             Event::CannotExec(2),
             Event::Forked(77),
             Event::Started,
-            Event::TryAgain,
             Event::Warning("a stranger".into()),
             Event::Stopped { signal: 20, serial: 3 },
             Event::Ended { status: 0x8b, last: true },

@@ -1,0 +1,213 @@
+//! Where a user's namespaces are found: a directory for each, in one that is the user's own.
+//!
+//! What users see: a name that is taken is found to be so, and what a killed broker left is gone with the next `run` or `ls -N`.
+//!
+//! A namespace's directory is locked (flock) by its broker as long as that lives, so one that can be locked is left over. The directory of
+//! all is locked while one is made or swept: nobody takes one that is in the making for left over.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use client::wire;
+
+use crate::service::Error;
+
+/// How long others may be at work in the directory of all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the user's namespaces are.
+fn base() -> Result<PathBuf, Error> {
+    let uid = nix::unistd::geteuid();
+    let runtime =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
+    let base = if uid.is_root() {
+        PathBuf::from("/run/ipcspace/ns")
+    } else if let Some(runtime) = runtime.filter(|p| fs::metadata(p).is_ok_and(|m| m.uid() == uid.as_raw())) {
+        runtime.join("ipcspace/ns")
+    } else {
+        PathBuf::from(format!("/tmp/ipcspace-{uid}/ns"))
+    };
+    DirBuilder::new().recursive(true).mode(0o755).create(&base).map_err(|e| Error::File(base.clone(), e))?;
+    for directory in [base.as_path(), base.parent().unwrap_or(&base)] {
+        let meta = fs::symlink_metadata(directory).map_err(|e| Error::File(directory.into(), e))?;
+        if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
+            return Err(Error::ForeignDirectory(directory.into()));
+        }
+    }
+    Ok(base)
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(plain) {
+        return Err(Error::BadName(name.into()));
+    }
+    Ok(())
+}
+
+/// The socket of the namespace of that name, if there is one.
+pub(crate) fn find(name: &str) -> Result<Option<PathBuf>, Error> {
+    check_name(name)?;
+    let socket = base()?.join(name).join("socket");
+    Ok(socket.exists().then_some(socket))
+}
+
+/// Removes what brokers that were killed have left, unless somebody is making or sweeping.
+pub(crate) fn sweep() -> Result<(), Error> {
+    let base = base()?;
+    if let Ok(Some(_making)) = lock(&base) {
+        sweep_locked(&base);
+    }
+    Ok(())
+}
+
+/// The directory of a namespace that this process serves: removed in the end, with what is known to be in it.
+pub(crate) struct Place {
+    directory: PathBuf,
+    _lock: File,
+}
+
+impl Place {
+    /// Makes the directory of a new namespace.
+    ///
+    /// # Errors
+    /// `Taken` if there is one of that name; see [`Error`].
+    pub(crate) fn make(name: Option<&str>) -> Result<Place, Error> {
+        name.map_or(Ok(()), check_name)?;
+        let base = base()?;
+        let own = format!(".run-{}", std::process::id());
+        let directory = base.join(name.unwrap_or(&own));
+        let _making = lock_all(&base)?;
+        sweep_locked(&base);
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Error::Taken,
+            _ => Error::File(directory.clone(), error),
+        };
+        DirBuilder::new().mode(0o711).create(&directory).map_err(failed)?;
+        match lock(&directory) {
+            Ok(Some(lock)) => Ok(Place { directory, _lock: lock }),
+            refused => {
+                let _ = fs::remove_dir(&directory);
+                let error = refused.err().unwrap_or_else(|| io::ErrorKind::ResourceBusy.into());
+                Err(Error::File(directory, error))
+            }
+        }
+    }
+
+    /// Where the namespace's broker is asked.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.join("socket")
+    }
+
+    /// Where it is given files.
+    pub(crate) fn given(&self) -> PathBuf {
+        given_beside(&self.socket())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        remove(&self.directory);
+    }
+}
+
+fn given_beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(wire::GIVEN);
+    path.into()
+}
+
+fn remove(directory: &Path) {
+    let socket = directory.join("socket");
+    // What is missing was not made yet, or is gone already.
+    let _ = fs::remove_file(given_beside(&socket));
+    let _ = fs::remove_file(socket);
+    let _ = fs::remove_dir(directory);
+}
+
+/// Locks a directory of this user's, unless somebody has it locked.
+fn lock(directory: &Path) -> io::Result<Option<File>> {
+    let file =
+        File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(directory)?;
+    if file.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn lock_all(base: &Path) -> Result<File, Error> {
+    let started = Instant::now();
+    loop {
+        match lock(base) {
+            Ok(Some(lock)) => return Ok(lock),
+            // Its owner may have been stopped.
+            Ok(None) if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+            Ok(None) => return Err(Error::Busy(base.into())),
+            Err(error) => return Err(Error::File(base.into(), error)),
+        }
+    }
+}
+
+/// See [`sweep`]. Nobody makes a namespace meanwhile.
+fn sweep_locked(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for directory in entries.flatten().map(|entry| entry.path()) {
+        if let Ok(Some(_left_over)) = lock(&directory) {
+            remove(&directory);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let base = std::env::temp_dir().join(format!("ipcspace-place-{name}-{}", std::process::id()));
+        fs::create_dir(&base).unwrap();
+        base
+    }
+
+    #[test]
+    fn what_nobody_has_locked_is_swept_and_nothing_else() {
+        let base = scratch("sweep");
+        let make = |name: &str| {
+            let directory = base.join(name);
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("socket"), "").unwrap();
+            fs::write(directory.join("socket.given"), "").unwrap();
+            directory
+        };
+        let (served, left, foreign) = (make("served"), make(".run-1"), make("foreign"));
+        fs::write(foreign.join("a file of somebody's"), "").unwrap();
+        fs::write(base.join("file"), "").unwrap();
+        std::os::unix::fs::symlink(&served, base.join("link")).unwrap();
+        let broker = lock(&served).unwrap().unwrap();
+        sweep_locked(&base);
+        assert!(served.join("socket").exists() && served.join("socket.given").exists());
+        assert!(!left.exists());
+        assert!(foreign.join("a file of somebody's").exists());
+        assert!(base.join("file").exists() && base.join("link").exists());
+        drop(broker);
+        sweep_locked(&base);
+        assert!(!served.exists());
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_all_is_for_one() {
+        let base = scratch("lock");
+        let first = lock_all(&base).unwrap();
+        assert!(lock(&base).unwrap().is_none());
+        drop(first);
+        assert!(lock(&base).unwrap().is_some());
+        fs::remove_dir_all(base).unwrap();
+    }
+}
