@@ -13,6 +13,8 @@ use crate::{ArenaError, sync::AtomicU32};
 pub unsafe trait Host {
     /// Maps extent `index` of the arena's file and returns its start.
     fn map_extent(&self, index: u32) -> Result<NonNull<u8>, ArenaError>;
+    /// Another thread has mapped the extent at the same time, and nobody uses this mapping.
+    fn unmap_spare(&self, _index: u32, _start: NonNull<u8>) {}
     /// Puts memory under a mapped range, so that no later access can fail for lack of it.
     fn back(&self, start: NonNull<u8>, len: usize) -> Result<(), ArenaError>;
     /// Gives the memory under a mapped range back; it reads as zeros afterwards.

@@ -191,7 +191,10 @@ impl Arena {
         // Two threads may both map it: the first one's address stays, the other's mapping is a spare one.
         match slot.compare_exchange(core::ptr::null_mut(), start.as_ptr(), AcqRel, Acquire) {
             Ok(_) => Ok(start),
-            Err(first) => NonNull::new(first).ok_or(ArenaError::Corrupt),
+            Err(first) => {
+                host.unmap_spare(index, start);
+                NonNull::new(first).ok_or(ArenaError::Corrupt)
+            }
         }
     }
 

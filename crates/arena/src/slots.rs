@@ -61,7 +61,7 @@ crate::shared! {
         pub(crate) wake_count: AtomicU32,
         /// The sleep of the thread's present operation.
         pub waiter: Waiter,
-        /// Opaque name of the thread in its own process, for whoever wants to interrupt it.
+        /// Where its own process finds what the thread is doing: an address there.
         pub pthread: AtomicU64,
         unused: [AtomicU64; 3],
         pub(crate) wakes: [AtomicU64; WAKES],
@@ -152,6 +152,11 @@ const _: () = assert!(size_of::<ProcSlot>() == PROC_SLOT_SIZE);
 const _: () = assert!(core::mem::offset_of!(ProcSlot, liveness) == LIVENESS_OFFSET);
 
 impl ProcSlot {
+    /// Marks the process in the kernel's place, which is not to do it.
+    pub fn mark(&self) {
+        self.liveness.fetch_or(crate::lock::OWNER_DIED, Release);
+    }
+
     /// Whether the kernel has marked the registering thread's end: of the process, of that thread, or an exec.
     pub fn marked(&self) -> bool {
         self.liveness.load(Acquire) & crate::lock::OWNER_DIED != 0

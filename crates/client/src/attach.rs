@@ -1,8 +1,8 @@
 //! The process's place in its namespace.
 //!
 //! One page that fork wipes says whether the process is attached: its first word is the attachment's number, its
-//! second the lock under which a process attaches, its third that memory is shared with a vfork child. The arena's
-//! mappings are inherited by fork and stay.
+//! second the lock under which a process attaches, its third that memory is shared with a vfork child, its fourth how many
+//! threads are about to get a slot. The arena's mappings are inherited by fork and stay, until the process leaves.
 //!
 //! # Safety
 //! The page is mapped once and never unmapped; its words are atomics.
@@ -15,11 +15,12 @@ use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
 use engine::IpcNamespace;
 
-use crate::{LinuxHost, tls::Tls, wire};
+use crate::{LinuxHost, leave, tls::Tls, wire};
 
 /// The process's view of its namespace's arena.
 pub(crate) static ARENA: Arena = Arena::new();
-static PAGE: AtomicPtr<[AtomicU32; 3]> = AtomicPtr::new(core::ptr::null_mut());
+static PAGE: AtomicPtr<Page> = AtomicPtr::new(core::ptr::null_mut());
+type Page = [AtomicU32; 4];
 static GENERATIONS: AtomicU32 = AtomicU32::new(0);
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 static PID: AtomicU32 = AtomicU32::new(0);
@@ -27,6 +28,8 @@ static OWNER: AtomicU32 = AtomicU32::new(u32::MAX);
 static INITIAL_USERNS: AtomicU32 = AtomicU32::new(0);
 /// The pair of pages with the process slot in front.
 static SLOT_PAGE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
+/// The inode's number of the arena's file, 0 while nothing is mapped. Another broker may have the place of one that was killed.
+static INODE: AtomicU64 = AtomicU64::new(0);
 /// The file, in a process that has it anyway (the broker, the command); -1 elsewhere.
 static FIXED_FILE: AtomicUsize = AtomicUsize::new(usize::MAX);
 
@@ -37,10 +40,10 @@ unsafe extern "C" {
     fn getenv(name: *const core::ffi::c_char) -> *const core::ffi::c_char;
 }
 
-fn page() -> Result<&'static [AtomicU32; 3]> {
+fn page() -> Result<&'static Page> {
     let mut page = PAGE.load(Acquire);
     if page.is_null() {
-        let new = sys::map_wiped_page()?.cast::<[AtomicU32; 3]>();
+        let new = sys::map_wiped_page()?.cast::<Page>();
         page = match PAGE.compare_exchange(page, new.as_ptr(), AcqRel, Acquire) {
             Ok(_) => new.as_ptr(),
             Err(first) => first,
@@ -202,6 +205,14 @@ fn giving() -> Option<i32> {
     (stat.ino & 0xffff_ffff == kept & 0xffff_ffff && stat.mode & S_IFMT == S_IFSOCK).then_some(fd)
 }
 
+/// Closes the kept connection.
+pub(crate) fn stop_giving() {
+    if let Some(fd) = giving() {
+        drop(sys::net::Fd::new(fd));
+    }
+    GIVING.store(0, Release);
+}
+
 fn connect_to_give() -> Result<i32> {
     let path = path()?;
     let mut name = [0; 108];
@@ -243,29 +254,111 @@ pub(crate) fn give(message: [u32; 4], file: &sys::net::Fd) -> Result<()> {
     Err(Errno::ENOSYS)
 }
 
-/// Attaches the process, if it is not; returns the attachment's number.
-pub(crate) fn attach() -> Result<u32> {
+/// Takes the lock under which the process attaches or leaves.
+///
+/// # Errors
+/// `ENOMEM`.
+pub(crate) fn lock() -> Result<()> {
     let page = page()?;
-    loop {
-        let generation = page[0].load(Acquire);
-        if generation != 0 {
-            return Ok(generation);
-        }
-        if page[1].compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
-            // Whoever attaches wakes us; the timeout is for the case that it is no more.
-            let _ = sys::futex_wait(&page[1], 1, 50_000_000);
-            continue;
-        }
-        // Another thread may have been here since we looked. To attach twice would end what it has begun: the broker
-        // takes it for an exec.
-        let done = if page[0].load(Acquire) == 0 { attach_locked() } else { Ok(()) };
-        if done.is_ok() && page[0].load(Relaxed) == 0 {
-            page[0].store(GENERATIONS.fetch_add(1, Relaxed) + 1, Release);
-        }
+    while page[1].compare_exchange(0, 1, AcqRel, Relaxed).is_err() {
+        // Whoever has it wakes us; the timeout is for the case that it is no more.
+        let _ = sys::futex_wait(&page[1], 1, 50_000_000);
+    }
+    Ok(())
+}
+
+/// Gives the lock back.
+pub(crate) fn unlock() {
+    if let Ok(page) = page() {
         page[1].store(0, Release);
         sys::futex_wake(&page[1], u32::MAX);
-        done?;
     }
+}
+
+/// Attaches the process, if it is not.
+pub(crate) fn attach() -> Result<()> {
+    let page = page()?;
+    if page[0].load(Acquire) != 0 {
+        return Ok(());
+    }
+    lock()?;
+    // Another thread may have been here since we looked. To attach twice would end what it has begun: the broker
+    // takes it for an exec.
+    let done = if page[0].load(Acquire) == 0 { attach_locked() } else { Ok(()) };
+    if done.is_ok() && page[0].load(Relaxed) == 0 {
+        leave::came_back();
+        page[0].store(GENERATIONS.fetch_add(1, Relaxed) + 1, Release);
+    }
+    unlock();
+    done
+}
+
+/// A thread is about to get a slot of the process's attachment.
+pub(crate) struct Entering {
+    page: &'static Page,
+    pub(crate) generation: u32,
+}
+
+impl Entering {
+    /// None if the process is not attached any more.
+    pub(crate) fn begin() -> Option<Entering> {
+        let page = page().ok()?;
+        page[3].fetch_add(1, SeqCst);
+        let entering = Entering { page, generation: page[0].load(SeqCst) };
+        (entering.generation != 0).then_some(entering)
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        self.page[3].fetch_sub(1, Release);
+    }
+}
+
+/// The process is not attached any more. Returns the attachment's number.
+pub(crate) fn end_generation() -> u32 {
+    page().map_or(0, |page| page[0].swap(0, SeqCst))
+}
+
+/// Waits until no thread is about to get a slot, as long as `pause` returns true.
+pub(crate) fn wait_for_entering(pause: impl Fn() -> bool) -> bool {
+    let is_over = || page().is_ok_and(|page| page[3].load(SeqCst) == 0);
+    while !is_over() {
+        if !pause() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether anything of the arena is mapped, by this process or the one that forked it.
+pub(crate) fn has_mappings() -> bool {
+    INODE.load(Relaxed) != 0
+}
+
+/// Marks the process's liveness word, as the kernel can't do it any more: who meets what the process has left finds out
+/// by itself whether it has ended.
+pub(crate) fn mark_liveness() {
+    if let Some(pair) = NonNull::new(SLOT_PAGE.load(Relaxed)) {
+        // SAFETY: as in `register`.
+        unsafe { pair.cast::<ProcSlot>().as_ref() }.mark();
+    }
+}
+
+/// Unmaps the arena. Where not all is `quiet`, zeros take its place.
+pub(crate) fn unmap_all(quiet: bool) {
+    for (index, start) in ARENA.forget() {
+        let len = usize::try_from(Arena::extent_len(index)).unwrap_or(0);
+        // SAFETY: a mapping that was made for the arena, which has forgotten it. Nobody is in it, or zeros do.
+        unsafe { if quiet { sys::unmap(start, len) } else { sys::map_zeros(start, len) } }
+    }
+    if let Some(pair) = NonNull::new(SLOT_PAGE.swap(core::ptr::null_mut(), Relaxed)) {
+        // SAFETY: the page that was mapped for the process's slot. The one behind it is on a thread's robust list, for which a word
+        // of zero is no lock.
+        unsafe { sys::map_zeros(pair, PROC_SLOT_SIZE) };
+    }
+    PROCESS.store(0, Relaxed);
+    INODE.store(0, Relaxed);
 }
 
 fn attach_locked() -> Result<()> {
@@ -276,6 +369,11 @@ fn attach_locked() -> Result<()> {
     let host = LinuxHost { tls };
     let ns = IpcNamespace::of(&ARENA, &host)?;
     adopt(process, ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0);
+    // The slot of the process that forked this one.
+    if let Some(before) = NonNull::new(SLOT_PAGE.swap(core::ptr::null_mut(), Relaxed)) {
+        // SAFETY: nobody here uses it: the robust list that it is on is the other process's.
+        unsafe { sys::unmap(before, 2 * PROC_SLOT_SIZE) };
+    }
     // A process whose end nobody marks is found out by the broker all the same, a little later.
     if let Ok(pair) = pair {
         SLOT_PAGE.store(pair.as_ptr(), Relaxed);
@@ -284,12 +382,22 @@ fn attach_locked() -> Result<()> {
     Ok(())
 }
 
+/// Whether this is the file that is mapped already, if any is.
+fn is_the_file(file: &sys::net::Fd) -> Result<bool> {
+    let ino = sys::memory::stat(file.raw())?.ino;
+    let before = INODE.compare_exchange(0, ino, Relaxed, Relaxed).unwrap_or_else(|before| before);
+    Ok(before == 0 || before == ino)
+}
+
 /// A process slot for this process, and its pair of pages if they can be mapped.
 fn ask_for_slot() -> Result<(Handle, Result<NonNull<u8>>)> {
     // After exec, all of this library's memory is new.
     let forked = GENERATIONS.load(Relaxed) != 0;
     ask_for_file(wire::ASK_ATTACH, forked.into(), |words, file| {
         let process = Handle(words[2]);
+        if !is_the_file(file)? {
+            return Err(Errno::ENOSYS);
+        }
         Ok((process, sys::map_page_pair(file.raw(), process.offset())))
     })
 }
@@ -351,8 +459,10 @@ pub(crate) fn map_extent(index: u32) -> core::result::Result<NonNull<u8>, ArenaE
     if fixed != usize::MAX {
         return sys::map_shared(fixed as i32, offset, len).map_err(|_| ArenaError::NoMemory);
     }
-    ask_for_file(wire::ASK_FILE, 0, |_, file| sys::map_shared(file.raw(), offset, len))
-        .map_err(|_| ArenaError::NoMemory)
+    let map = |_, file: &sys::net::Fd| {
+        if is_the_file(file)? { sys::map_shared(file.raw(), offset, len) } else { Err(Errno::ENOSYS) }
+    };
+    ask_for_file(wire::ASK_FILE, 0, map).map_err(|_| ArenaError::NoMemory)
 }
 
 pub(crate) fn more_threads() -> Result<()> {

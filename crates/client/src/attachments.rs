@@ -22,7 +22,7 @@ use sys::{
     net::Fd,
 };
 
-use crate::{attach, memory, wire};
+use crate::{attach, leave, memory, wire};
 
 const ENTRIES: usize = 64;
 /// How many attachments of one `munmap` are noted; what is beyond is when somebody asks.
@@ -168,7 +168,7 @@ impl Unmapped {
     /// It is done.
     #[inline(always)]
     pub fn note(&self) {
-        if self.left[0].is_some() {
+        if self.left[0].is_some() && !leave::has_left() {
             let _ = crate::with(|ctx| {
                 self.each(|id, whole| shm::unmapped(ctx, id, whole));
                 Ok(())
@@ -258,6 +258,11 @@ pub(crate) fn unmap(addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -
     unmapped
 }
 
+/// `shmdt` of a process that has left: for what it has attached it needs nobody.
+pub(crate) fn unmap_alone(addr: u64) -> Result<()> {
+    unmap(addr, |_| None).map(drop)
+}
+
 /// Unmaps what is left of the attachment at `addr`: its first piece at or above that address whose place in the file is its distance
 /// from there, and then the others of the same file.
 fn unmap_pieces(addr: usize, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
@@ -308,6 +313,9 @@ fn watch_forks() {
 }
 
 extern "C" fn before_fork() {
+    if leave::has_left() {
+        return;
+    }
     FORKER.store(sys::getpid(), Relaxed);
     let _ = crate::with(|ctx| {
         shm::fork_begin(ctx);
@@ -316,6 +324,9 @@ extern "C" fn before_fork() {
 }
 
 extern "C" fn in_child() {
+    if leave::has_left() {
+        return;
+    }
     // The broker then knows of this process before it can have ended.
     let _ = attach::tell([wire::MAGIC, wire::TELL_FORKED, FORKER.load(Relaxed), 0]);
 }

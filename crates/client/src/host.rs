@@ -9,7 +9,7 @@ use core::sync::atomic::AtomicPtr;
 
 use abi::{Plain, Result};
 use arena::{
-    ArenaError, Ctx, Handle, Host, SharedBytes,
+    Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{Cred, Task, namespace};
@@ -105,6 +105,12 @@ pub unsafe fn copy(to: *mut u8, from: *const u8, len: usize) -> Result<()> {
 unsafe impl Host for LinuxHost {
     fn map_extent(&self, index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
         attach::map_extent(index)
+    }
+
+    fn unmap_spare(&self, index: u32, start: NonNull<u8>) {
+        let len = usize::try_from(Arena::extent_len(index)).unwrap_or(0);
+        // SAFETY: just mapped by `map_extent`, and nobody uses it.
+        unsafe { sys::unmap(start, len) };
     }
 
     fn back(&self, start: NonNull<u8>, len: usize) -> core::result::Result<(), ArenaError> {

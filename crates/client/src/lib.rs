@@ -9,6 +9,7 @@ mod attach;
 mod attachments;
 mod cancel;
 mod host;
+mod leave;
 mod memory;
 mod park;
 pub mod signal;
@@ -26,6 +27,7 @@ pub use attach::{found, wait_doorbell};
 pub use attachments::{Unmapped, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
+pub use leave::{Leaving, UserChange, before_user_change};
 pub use memory::{Keeper, keep_memory};
 pub use park::wait;
 pub use tls::credentials_changed;
@@ -45,21 +47,25 @@ const PARKED: u32 = 2;
 #[inline(always)]
 pub fn with<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R> {
     let tls = tls::get();
-    let generation = attach::generation();
     if tls.busy.load(Relaxed) != IDLE {
         return nested(operation);
     }
-    if generation == 0 || tls.generation.load(Relaxed) != generation {
-        signal::undisturbed(enter_slow)?;
-    }
-    let host = LinuxHost { tls };
-    let ctx =
-        Ctx::new(&attach::ARENA, &host, Handle(tls.slot.load(Relaxed))).map_err(engine::util::arena_errno)?;
+    // Before the look at the number: see `leave`.
     tls.busy.store(BUSY, Relaxed);
     compiler_fence(SeqCst);
-    let result = operation(&ctx);
-    // One that failed early may have ended what a dead holder of its lock left, and so owe wake-ups.
-    ctx.flush_wakes();
+    if !is_entered(tls) {
+        enter(tls)?;
+    }
+    let host = LinuxHost { tls };
+    let result = match Ctx::new(&attach::ARENA, &host, Handle(tls.slot.load(Relaxed))) {
+        Ok(ctx) => {
+            let result = operation(&ctx);
+            // One that failed early may have ended what a dead holder of its lock left, and so owe wake-ups.
+            ctx.flush_wakes();
+            result
+        }
+        Err(error) => Err(engine::util::arena_errno(error)),
+    };
     compiler_fence(SeqCst);
     tls.busy.store(IDLE, Relaxed);
     compiler_fence(SeqCst);
@@ -69,19 +75,45 @@ pub fn with<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R>
     result
 }
 
+/// Whether the thread has a slot of the process's attachment.
+#[inline(always)]
+fn is_entered(tls: &tls::Tls) -> bool {
+    let generation = attach::generation();
+    generation != 0 && tls.generation.load(Relaxed) == generation
+}
+
+/// Attaches the process, gets the thread a slot, and marks it busy.
 #[cold]
 #[inline(never)]
+fn enter(tls: &'static tls::Tls) -> Result<()> {
+    loop {
+        tls.busy.store(IDLE, Relaxed);
+        compiler_fence(SeqCst);
+        if tls.deferred.load(Relaxed) != 0 {
+            signal::deliver(tls);
+        }
+        signal::undisturbed(enter_slow)?;
+        tls.busy.store(BUSY, Relaxed);
+        compiler_fence(SeqCst);
+        // A vfork child has no number where its parent has none.
+        if is_entered(tls) || vfork::is_child(tls) {
+            return Ok(());
+        }
+    }
+}
+
 fn enter_slow() -> Result<()> {
     let tls = tls::get();
     if vfork::is_child(tls) {
         return vfork::enter(tls);
     }
-    let generation = attach::attach()?;
+    attach::attach()?;
+    let Some(entering) = attach::Entering::begin() else { return Ok(()) };
     tls.begin();
     let host = LinuxHost { tls };
     let ctx = claim(&host, false)?;
     tls.slot.store(ctx.slot.handle().0, Relaxed);
-    tls.generation.store(generation, Relaxed);
+    tls.generation.store(entering.generation, Relaxed);
     attach::register_if_needed(tls);
     Ok(())
 }
@@ -95,6 +127,7 @@ fn claim(host: &LinuxHost, nested: bool) -> Result<Operation<'_>> {
                 if let Some(tid) = dead {
                     engine::reap::settle_slot(&ctx, &ctx.slot, tid);
                 }
+                ctx.slot.pthread.store(core::ptr::from_ref(&host.tls.busy).addr() as u64, Relaxed);
                 return Ok(ctx);
             }
         }
@@ -107,6 +140,10 @@ fn claim(host: &LinuxHost, nested: bool) -> Result<Operation<'_>> {
 #[inline(never)]
 fn nested<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R> {
     let tls = tls::get();
+    if leave::has_left() {
+        // Another thread is about to end the operation below this one.
+        return Err(Errno::EACCES);
+    }
     if attach::generation() == 0 || tls.generation.load(Relaxed) != attach::generation() {
         // A child of fork in a signal handler: what its parent did is not its business.
         tls.busy.store(IDLE, Relaxed);
@@ -125,6 +162,17 @@ fn nested<R>(operation: impl FnOnce(&Operation<'_>) -> Result<R>) -> Result<R> {
     tls.slot.store(outer, Relaxed);
     tls.busy.store(PARKED, Relaxed);
     result
+}
+
+/// `shmdt`, which also a process can make that has left the namespace.
+///
+/// # Errors
+/// The call's.
+pub fn shmdt(addr: u64) -> Result<i64> {
+    match call(&engine::syscall::Shmdt { addr }) {
+        Err(Errno::EACCES) if leave::has_left() => attachments::unmap_alone(addr).map(|()| 0),
+        done => done,
+    }
 }
 
 /// Makes a system call, and sleeps as long as it blocks.

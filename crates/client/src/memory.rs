@@ -93,6 +93,13 @@ pub(crate) fn keep(file: Fd, memory: u64) {
     drop(still_ours(place.swap(new, AcqRel), None));
 }
 
+/// Closes all that is kept.
+pub(crate) fn forget_kept() {
+    for place in &KEPT_FILES {
+        drop(still_ours(place.swap(0, AcqRel), None));
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the halves")]
 fn halves(memory: u64) -> [u32; 2] {
     [memory as u32, (memory >> 32) as u32]

@@ -11,7 +11,7 @@ use arena::{
 use engine::{Cause, Outcome};
 
 use crate::{
-    BUSY, Operation, PARKED, cancel,
+    BUSY, Operation, PARKED, cancel, leave,
     tls::{self, Tls},
 };
 
@@ -43,6 +43,9 @@ fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
     let tls = tls::get();
     tls.busy.store(PARKED, Relaxed);
     let sleep = |word: &AtomicU32, value| {
+        if leave::has_left() {
+            return Err(Cause::Signal);
+        }
         let left = match deadline {
             None => SLICE_NS,
             Some(end) => {

@@ -1,6 +1,10 @@
 //! The calls that change credentials: passed on to libc, and then all threads look at theirs again.
+//!
+//! What users see: a process that gives the uid of its namespace's owner up for good is a stranger when the call returns.
 
 use core::ffi::{c_char, c_int, c_void};
+
+use client::UserChange;
 
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
@@ -13,8 +17,13 @@ fn next(name: &core::ffi::CStr) -> Option<*mut c_void> {
     (!symbol.is_null()).then_some(symbol)
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "an int in a register")]
+fn user(argument: usize) -> u32 {
+    argument as u32
+}
+
 macro_rules! watched {
-    ($($name:ident($($arg:ident),*);)*) => {
+    ($($name:ident($($arg:ident),*) $(leaves by $change:expr)?;)*) => {
         $(
             /// libc's, watched for the credentials that it changes.
             #[unsafe(no_mangle)]
@@ -29,8 +38,11 @@ macro_rules! watched {
                 };
                 // SAFETY: libc's function of that name, whose arguments are all integers or pointers.
                 let real: extern "C" fn($($arg: usize),*) -> c_int = unsafe { core::mem::transmute(symbol) };
+                let leaving: Option<client::Leaving> = None;
+                $(let leaving = leaving.or_else(|| client::before_user_change($change));)?
                 let result = real($($arg),*);
                 client::credentials_changed();
+                drop(leaving);
                 result
             }
         )*
@@ -38,13 +50,13 @@ macro_rules! watched {
 }
 
 watched! {
-    setuid(uid);
+    setuid(uid) leaves by UserChange::Setuid(user(uid));
     setgid(gid);
     seteuid(uid);
     setegid(gid);
-    setreuid(ruid, euid);
+    setreuid(ruid, euid) leaves by UserChange::Setreuid(user(ruid), user(euid));
     setregid(rgid, egid);
-    setresuid(ruid, euid, suid);
+    setresuid(ruid, euid, suid) leaves by UserChange::Setresuid(user(ruid), user(euid), user(suid));
     setresgid(rgid, egid, sgid);
     setfsuid(uid);
     setfsgid(gid);

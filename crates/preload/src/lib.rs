@@ -33,7 +33,7 @@ use core::ffi::{c_int, c_long};
 use abi::Result;
 use engine::{
     Syscall,
-    syscall::{Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop, Shmat, Shmctl, Shmdt, Shmget},
+    syscall::{Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop, Shmat, Shmctl, Shmget},
 };
 
 unsafe extern "C" {
@@ -141,7 +141,7 @@ pub extern "C" fn shmat(id: c_int, addr: usize, flags: c_int) -> isize {
 /// `shmdt(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn shmdt(addr: usize) -> c_int {
-    finish_int(client::call(&Shmdt { addr: addr as u64 }))
+    finish_int(client::shmdt(addr as u64))
 }
 
 /// `shmctl(2)`.

@@ -271,6 +271,27 @@ pub unsafe fn remove(start: NonNull<u8>, len: usize) {
     unsafe { syscall6(28, start.as_ptr() as usize, len, MADV_REMOVE, 0, 0, 0) };
 }
 
+/// Puts private zeros in the place of what is mapped.
+///
+/// # Safety
+/// Whoever uses the range must be content with zeros.
+pub unsafe fn map_zeros(start: NonNull<u8>, len: usize) {
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+    // It can't fail for the address, and without memory for the mapping's entry the process is lost anyway.
+    let _ = mmap(start.as_ptr() as usize, len, PROT_RW, flags, -1, 0);
+}
+
+/// All stores that the process's threads have begun are seen behind this, and all their later loads see what was stored before it.
+/// Where the kernel can't do that, a store may take a moment.
+pub fn barrier_in_threads() {
+    const PRIVATE_EXPEDITED: usize = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: usize = 1 << 4;
+    for command in [REGISTER_PRIVATE_EXPEDITED, PRIVATE_EXPEDITED] {
+        // SAFETY: integers.
+        unsafe { syscall6(324, command, 0, 0, 0, 0, 0) };
+    }
+}
+
 /// Unmaps what was mapped here.
 ///
 /// # Safety

@@ -12,6 +12,7 @@ const UNSAFE: &[&str] = &[
     "crates/client/src/attachments.rs",
     "crates/client/src/cancel.rs",
     "crates/client/src/host.rs",
+    "crates/client/src/leave.rs",
     "crates/client/src/memory.rs",
     "crates/client/src/signal.rs",
     "crates/client/src/tls.rs",
