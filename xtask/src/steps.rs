@@ -92,9 +92,12 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         command.current_dir(root).args(["--door", door]);
         Step { name, needs: Needs::Programs(root.join("target/programs/bin/limits")), command }
     };
+    let mut installed = Command::new("testing/programs/installed.sh");
+    installed.current_dir(root);
     let unit = cargo(root, &["test", "--workspace", "--exclude", "preload"]);
     vec![
         Step { name: "unit and integration tests", needs: Needs::Nothing, command: unit },
+        Step { name: "installed and moved", needs: Needs::Nothing, command: installed },
         Step { name: "models of the lock and the waiter", needs: Needs::Nothing, command: models },
         tool("conformance, kernel", "conformance", &["--door", "kernel"]),
         tool("conformance, preload", "conformance", &["--door", "preload"]),

@@ -40,7 +40,11 @@ fn base() -> Result<PathBuf, Error> {
     Ok(base)
 }
 
-fn check_name(name: &str) -> Result<(), Error> {
+/// Whether a namespace can have that name.
+///
+/// # Errors
+/// `BadName`, which says how names are.
+pub fn check_name(name: &str) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.len() > 32 || name.starts_with('.') || !name.chars().all(plain) {
         return Err(Error::BadName(name.into()));

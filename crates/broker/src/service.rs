@@ -32,6 +32,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+pub use crate::place::check_name;
 use crate::place::{self, Place};
 use crate::segments;
 use crate::stopped;
@@ -53,8 +54,11 @@ pub enum Error {
     #[error("there is no sysctl '{0}' in a namespace; there are: {known}", known = known_sysctls())]
     UnknownSysctl(String),
     /// The value is no number, or out of range.
-    #[error("sysctl {0}: '{1}' is not a value it can have ({2})")]
-    BadValue(String, String, Errno),
+    #[error("sysctl {0} can't be '{1}': it takes {2}")]
+    BadValue(String, String, String),
+    /// The value can't be set, though it is right.
+    #[error("sysctl {0} can't be set: {1}")]
+    Sysctl(String, Errno),
     /// The name can't be one.
     #[error(
         "'{0}' can't name a namespace: use letters, digits, '-', '_' and '.', at most 32, not beginning with '.'"
@@ -97,8 +101,12 @@ fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
     match written {
         Ok(1..) => Ok(()),
         // To write nothing changes nothing, which nobody asks for.
-        Ok(0) => Err(Error::BadValue(key.to_owned(), value.to_owned(), Errno::EINVAL)),
-        Err(errno) => Err(Error::BadValue(key.to_owned(), value.to_owned(), errno)),
+        Ok(0) | Err(Errno::EINVAL | Errno::ERANGE) => {
+            let ranges = sysctl.ranges().map(|(least, most)| format!("{least} to {most}"));
+            let takes = ranges.collect::<Vec<_>>().join(", then ");
+            Err(Error::BadValue(key.to_owned(), value.to_owned(), takes))
+        }
+        Err(errno) => Err(Error::Sysctl(key.to_owned(), errno)),
     }
 }
 

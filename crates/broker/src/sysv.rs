@@ -173,6 +173,11 @@ fn shm_info() -> io::Result<(i32, ShmInfo)> {
     Ok((highest, info))
 }
 
+/// Whether the calls reach a namespace: what is asked for needs no right there.
+pub fn reach() -> io::Result<()> {
+    msg_info(libc::IPC_INFO).map(drop)
+}
+
 /// What IPC_INFO, MSG_INFO, SEM_INFO and SHM_INFO tell.
 pub fn limits() -> io::Result<Limits> {
     let (_, msg) = msg_info(libc::IPC_INFO)?;

@@ -4,12 +4,15 @@ use std::io;
 use std::process::ExitCode;
 
 use broker::sysv;
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::source::{self, Place};
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args([
+    "shmem_id", "shmem_key", "queue_id", "queue_key", "semaphore_id", "semaphore_key", "all",
+]))]
 pub(crate) struct Rm {
     /// Remove the shared memory segment of this identifier
     #[arg(short = 'm', long, value_name = "ID")]

@@ -11,7 +11,7 @@ use clap::Args;
 use nix::errno::Errno;
 
 use crate::library::{self, NoPlace};
-use crate::program;
+use crate::{program, source};
 
 /// ipcspace itself failed, as env(1) has it.
 pub(crate) const FAILED: u8 = 125;
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Join the namespace of this name, or make it if there is none
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", value_parser = source::name)]
     name: Option<String>,
     /// Set a limit of the new namespace, as sysctl(8) would: kernel.msgmnb=65536
     #[arg(long, value_name = "KEY=VALUE", value_parser = sysctl)]

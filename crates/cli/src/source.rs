@@ -7,7 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::{env, fs, io};
 
-use broker::service::{Error, Service};
+use broker::service::{Error, Service, check_name};
+use broker::sysv;
 use clap::Args;
 
 use crate::library::{self, NoPlace};
@@ -16,11 +17,16 @@ use crate::library::{self, NoPlace};
 #[derive(Debug, Args)]
 pub(crate) struct Place {
     /// The namespace of this name, instead of the one that this program runs in
-    #[arg(short = 'N', long, value_name = "NAME")]
+    #[arg(short = 'N', long, value_name = "NAME", value_parser = name)]
     namespace: Option<String>,
     /// The kernel's objects, to compare with
     #[arg(long, hide = true, conflicts_with = "namespace")]
     kernel: bool,
+}
+
+/// The name of a namespace.
+pub(crate) fn name(text: &str) -> Result<String, Error> {
+    check_name(text).map(|()| text.to_owned())
 }
 
 /// Why the objects can't be reached.
@@ -36,10 +42,18 @@ pub(crate) enum Unreachable {
         "the preload library was not loaded into this program; is it static, or has it more rights than you?"
     )]
     NotLoaded,
+    #[error(
+        "this namespace is not yours: only its owner's processes, in its own user and PID namespaces, reach its objects"
+    )]
+    Stranger,
+    #[error("nobody serves this namespace any more: its broker was killed")]
+    Unserved,
     #[error(transparent)]
     Namespace(#[from] Error),
     #[error(transparent)]
     Library(#[from] NoPlace),
+    #[error("cannot ask for the objects: {0}")]
+    Asked(io::Error),
     #[error("cannot start this program again: {0}")]
     Restart(io::Error),
 }
@@ -58,7 +72,11 @@ pub(crate) fn enter(place: &Place) -> Result<(), Unreachable> {
     }
     let is_set = |(key, value): &(String, String)| env::var(key).is_ok_and(|found| found == *value);
     if is_loaded() && wanted.iter().all(is_set) {
-        return Ok(());
+        return sysv::reach().map_err(|error| match error.raw_os_error() {
+            Some(libc::EACCES) => Unreachable::Stranger,
+            Some(libc::ENOSYS) => Unreachable::Unserved,
+            _ => Unreachable::Asked(error),
+        });
     }
     let preload = library::ld_preload()?;
     if env::var_os("LD_PRELOAD").is_some_and(|set| set == preload) && !is_loaded() {

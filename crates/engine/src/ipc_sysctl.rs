@@ -6,6 +6,8 @@
 //!
 //! Values are single words of the namespace's root, so they need no lock.
 
+use core::ops::RangeInclusive;
+
 use abi::{Errno, Result, ipc::IPCMNI};
 use arena::{
     Ctx,
@@ -106,6 +108,19 @@ impl Sysctl {
     /// The mode that the file shows.
     pub fn mode(&self) -> u32 {
         if matches!(self.values, Values::NextId(_)) { 0o444 } else { 0o644 }
+    }
+
+    /// The least and the most that each of its values can be.
+    pub fn ranges(&self) -> impl Iterator<Item = (i64, u64)> {
+        #[expect(clippy::cast_sign_loss, reason = "the most is never negative")]
+        let of = |range: RangeInclusive<i32>| (i64::from(*range.start()), *range.end() as u64);
+        let (limits, other): (&[Limit], _) = match self.values {
+            Values::Ints(limits) => (limits, None),
+            Values::Ulong(_) => (&[], Some((0, u64::MAX))),
+            Values::NextId(_) => (&[], Some(of(0..=i32::MAX))),
+            Values::Nowhere => (&[], Some((0, 1))),
+        };
+        limits.iter().map(move |limit| of(range(*limit))).chain(other)
     }
 
     /// Whether the caller may write it. Everybody may read.
@@ -226,14 +241,20 @@ impl Sysctl {
 }
 
 #[expect(clippy::cast_possible_wrap, reason = "a constant")]
-fn check_range(limit: Limit, value: i32) -> Result<()> {
-    let most = IPCMNI as i32;
+fn range(limit: Limit) -> RangeInclusive<i32> {
     match limit {
-        Limit::MsgMax | Limit::MsgMnb if value < 0 => Err(Errno::EINVAL),
-        Limit::MsgMni | Limit::ShmMni if !(0..=most).contains(&value) => Err(Errno::EINVAL),
-        Limit::ShmRmidForced if !(0..=1).contains(&value) => Err(Errno::EINVAL),
-        Limit::SemMni if !(0..=most).contains(&value) => Err(Errno::ERANGE),
-        _ => Ok(()),
+        Limit::MsgMax | Limit::MsgMnb => 0..=i32::MAX,
+        Limit::MsgMni | Limit::ShmMni | Limit::SemMni => 0..=IPCMNI as i32,
+        Limit::ShmRmidForced => 0..=1,
+        Limit::SemMsl | Limit::SemMns | Limit::SemOpm => i32::MIN..=i32::MAX,
+    }
+}
+
+fn check_range(limit: Limit, value: i32) -> Result<()> {
+    match limit {
+        _ if range(limit).contains(&value) => Ok(()),
+        Limit::SemMni => Err(Errno::ERANGE),
+        _ => Err(Errno::EINVAL),
     }
 }
 
