@@ -218,8 +218,9 @@ pub(crate) fn map(wanted: &MapRequest, mut replaced: impl FnMut(i32, bool)) -> R
     Ok(at as u64)
 }
 
-/// How often a file is tried that can't be mapped to be written for the moment.
-const TRIES: u32 = 1000;
+/// For how long a file is tried that can't be mapped to be written for the moment: the kernel takes up to some 150 ms to find out that it can't be
+/// sealed, as it waits for pages that are in use for a moment.
+const PATIENCE_NS: u64 = 1_000_000_000;
 
 fn map_file(file: &Fd, len: usize, wanted: &MapRequest) -> Result<(usize, usize)> {
     let address = |at| usize::try_from(at).map_err(|_| Errno::EINVAL);
@@ -228,18 +229,24 @@ fn map_file(file: &Fd, len: usize, wanted: &MapRequest) -> Result<(usize, usize)
         MapPlace::Over(at) => Place::Over(address(at)?),
         MapPlace::Free(at) => Place::Free(address(at)?),
     };
-    for _ in 0..TRIES {
+    let mut end = None;
+    loop {
         // SAFETY: over what is there only if the program says so.
         let at = unsafe { files::map_file(file, len, place, wanted.write, wanted.execute) };
         match at {
             Err(Errno::EEXIST) => return Err(Errno::EINVAL),
             Err(Errno::EPERM) if files::is_write_sealed(file) => return Err(Errno::EIDRM),
             // Somebody is trying to seal it, and may yet find that it is mapped.
-            Err(Errno::EPERM) if wanted.write => sys::sched_yield(),
+            Err(Errno::EPERM) if wanted.write => {
+                let now = sys::monotonic_ns();
+                if now > *end.get_or_insert(now + PATIENCE_NS) {
+                    return Err(Errno::EPERM);
+                }
+                let _ = sys::futex_wait(&AtomicU32::new(0), 0, 100_000);
+            }
             done => return Ok((done?, len)),
         }
     }
-    Err(Errno::EPERM)
 }
 
 /// See [`engine::Backing::unmap_memory`].

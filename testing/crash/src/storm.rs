@@ -5,7 +5,7 @@
 //!
 //! An epoch ends in one of two ways, in turn. *Abruptly*: all clients are killed. *In order*: they are told to finish,
 //! whoever is still asleep must have a reason for it, and then gets what it waits for. After either, with no client
-//! left, messages, semaphores and the namespace's totals must add up.
+//! left, messages, semaphores and the namespace's totals must add up. In the end all objects are removed, and the memory must be given back.
 
 use std::error::Error;
 use std::sync::atomic::Ordering::SeqCst;
@@ -20,6 +20,7 @@ use crate::client::{self, POOL_UNITS, POOLS, TRANSFER_UNITS, TRANSFERS};
 use crate::ipc::{self, Errno, Message, TEXT_SIZE, op};
 use crate::matching::{self, Receive};
 use crate::shared::{Activity, CLIENTS, Doing, Letter, MUTEXES, QUEUES, Shared, THREADS};
+use crate::usage;
 
 /// Of a segment's mode: removed.
 const SHM_DEST: u32 = 0o1000;
@@ -191,6 +192,22 @@ impl Driver {
         }
         ipc::kill(prober, libc::SIGKILL);
         ipc::wait(prober);
+        self.remove_all()?;
+        if let Some(report) = usage::not_returned()? {
+            shared.violation(&report);
+        }
+        Ok(())
+    }
+
+    /// Removes what lasts through all epochs, too.
+    fn remove_all(&self) -> Outcome {
+        self.remove_strays()?;
+        for queue in &self.shared.queues {
+            ipc::msg_remove(queue.load(SeqCst)).map_err(failed("IPC_RMID"))?;
+        }
+        for set in [&self.shared.mutexes, &self.shared.pools, &self.shared.transfers] {
+            ipc::sem_remove(set.load(SeqCst)).map_err(failed("IPC_RMID"))?;
+        }
         Ok(())
     }
 

@@ -1,9 +1,11 @@
 //! What is in use of the arena, seen by a process of its own that makes no System V call: a leak shows, however small.
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{env, thread};
+use std::{env, fs, thread};
 
 /// What the dead left is put right after this time, on however busy a machine.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -57,6 +59,62 @@ pub(crate) fn leaked_since(before: &Blocks) -> Result<Option<String>, Box<dyn Er
         }
         if start.elapsed() > PATIENCE {
             return Ok(Some(format!("blocks in use by size class: {now:?}; before: {before:?}")));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What may be resident of the arena, bytes, one second after the last object has gone.
+const RESIDENT_MAX: u64 = 2 << 20;
+
+/// The broker that this process descends from, if there is one.
+fn broker() -> Option<u32> {
+    let parent = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok().filter(|&parent| parent > 1)
+    };
+    let is_broker = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "ipcspace-broker\n")
+    };
+    std::iter::successors(Some(std::process::id()), |&pid| parent(pid)).find(is_broker)
+}
+
+/// Bytes of memory in each memory file that a process holds, by name and inode.
+fn memory_files(pid: u32) -> std::io::Result<HashMap<(String, u64), u64>> {
+    let mut files = HashMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
+        let path = entry.path();
+        // One that is closed meanwhile holds nothing.
+        let (Ok(name), Ok(file)) = (fs::read_link(&path), fs::metadata(&path)) else { continue };
+        if let Some(name) = name.to_string_lossy().strip_prefix("/memfd:") {
+            files.insert((name.to_owned(), file.ino()), file.blocks() * 512);
+        }
+    }
+    Ok(files)
+}
+
+/// What of the memory has not been given back, a second after the last object has gone; nothing if all is well. A busy machine
+/// gets a little more time. The kernel has no broker, and is believed.
+pub(crate) fn not_returned() -> Result<Option<String>, Box<dyn Error>> {
+    let Some(broker) = broker() else { return Ok(None) };
+    thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    loop {
+        let files = memory_files(broker)?;
+        let of = |kind: &'static str| {
+            files.iter().filter(move |((name, _), _)| name.starts_with(kind)).map(|(_, bytes)| *bytes)
+        };
+        if of("ipcspace").next().is_none() {
+            return Err("the broker holds no arena that could be measured".into());
+        }
+        let (arena, segments) = (of("ipcspace").sum::<u64>(), of("SYSV").count());
+        if arena <= RESIDENT_MAX && segments == 0 {
+            return Ok(None);
+        }
+        if start.elapsed() > PATIENCE {
+            return Ok(Some(format!(
+                "{arena} bytes of the arena are resident, and {segments} files of segments are held, without any object"
+            )));
         }
         thread::sleep(Duration::from_millis(50));
     }
