@@ -9,6 +9,7 @@
 //! CAP_SYS_RESOURCE lifts; namespaces of other users.
 
 mod call;
+mod capabilities;
 mod case;
 mod check;
 mod coverage;
@@ -68,6 +69,7 @@ struct Arguments {
 /// All cases, call by call.
 fn cases() -> impl Iterator<Item = &'static Case> {
     [
+        capabilities::CASES,
         msgget::CASES,
         msgsnd::CASES,
         msgrcv::CASES,

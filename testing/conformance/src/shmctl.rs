@@ -12,7 +12,7 @@ use crate::{
     check::{Outcome, ok, same},
     errno::{EACCES, EFAULT, EINVAL, ENOMEM, EPERM},
     memory::Bad,
-    task::{Task, become_root, become_user, now},
+    task::{Capability, Task, become_root, become_user, have_only, now},
 };
 
 cases! { "shmctl":
@@ -29,6 +29,9 @@ cases! { "shmctl":
     lock_marks,
     lock_rights.root(),
     lock_limit.root(),
+    ipc_owner_passes_permissions.root(),
+    sys_admin_changes_segments.root(),
+    ipc_lock_locks.root(),
     forced_goes_with_the_last_attachment.limits(&[("kernel.shm_rmid_forced", "1")]),
     forced_goes_with_a_first_attachment_that_fails.limits(&[("kernel.shm_rmid_forced", "1")]),
     forced_goes_with_its_creator.limits(&[("kernel.shm_rmid_forced", "1")]),
@@ -213,6 +216,45 @@ fn lock_limit() -> Outcome {
     same!(shmctl(another, SHM_LOCK), Err(ENOMEM));
     same!(shmctl(small, SHM_UNLOCK), Ok(0));
     same!(shmctl(another, SHM_LOCK), Ok(0));
+    Ok(())
+}
+
+fn ipc_owner_passes_permissions() -> Outcome {
+    let id = ok!(shmget(1, 4096, IPC_CREAT));
+    become_user(1000, 1000, &[]);
+    same!((shmget(1, 1, 0o666), shmat(id, 0, 0)), (Err(EACCES), Err(EACCES)));
+    have_only(Some(Capability::IpcOwner));
+    same!(shmget(1, 1, 0o666), Ok(id));
+    same!(shmdt(ok!(shmat(id, 0, 0))), Ok(0));
+    same!(shmdt(ok!(shmat(id, 0, libc::SHM_EXEC))), Ok(0));
+    let ds = ok!(shm_stat(id));
+    same!((shm_set(id, ds), shm_remove(id), shmctl(id, SHM_LOCK)), (Err(EPERM), Err(EPERM), Err(EPERM)));
+    Ok(())
+}
+
+fn sys_admin_changes_segments() -> Outcome {
+    let id = ok!(shmget(1, 4096, IPC_CREAT));
+    let mut ds = ok!(shm_stat(id));
+    ds.shm_perm.mode = 0o666;
+    become_user(1000, 1000, &[]);
+    have_only(Some(Capability::SysAdmin));
+    same!(
+        (shmget(1, 1, 0o666), shmat(id, 0, 0), shm_stat(id).err()),
+        (Err(EACCES), Err(EACCES), Some(EACCES))
+    );
+    same!((shmctl(id, SHM_LOCK), shm_set(id, ds)), (Err(EPERM), Ok(0)));
+    have_only(None);
+    same!((shmget(1, 1, 0o666), shm_remove(id)), (Ok(id), Err(EPERM)));
+    have_only(Some(Capability::SysAdmin));
+    same!(shm_remove(id), Ok(0));
+    Ok(())
+}
+
+fn ipc_lock_locks() -> Outcome {
+    let id = ok!(segment(1));
+    become_user(1000, 1000, &[]);
+    have_only(Some(Capability::IpcLock));
+    same!((shmctl(id, SHM_LOCK), shmctl(id, SHM_UNLOCK), shm_remove(id)), (Ok(0), Ok(0), Err(EPERM)));
     Ok(())
 }
 

@@ -219,7 +219,16 @@ impl Simulation {
         let tid = self.tid();
         self.machine(|machine| {
             let groups = groups.map_or_else(|| machine.credentials(tid).groups.clone(), <[u32]>::to_vec);
-            machine.set_credentials(tid, Credentials { euid, egid, groups });
+            machine.set_credentials(tid, Credentials::new(euid, egid, groups));
+        });
+    }
+
+    /// Which capabilities the running program's process has from now on, as bits.
+    pub(crate) fn have_only(&self, capabilities: u64) {
+        let tid = self.tid();
+        self.machine(|machine| {
+            let credentials = machine.credentials(tid).clone();
+            machine.set_credentials(tid, Credentials { capabilities, ..credentials });
         });
     }
 }

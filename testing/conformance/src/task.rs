@@ -233,3 +233,32 @@ pub(crate) fn become_root() {
     let done = unsafe { [libc::seteuid(0), libc::setegid(0)] };
     assert_eq!(done, [0, 0], "the saved identity is root's");
 }
+
+/// A right that root has, by its number.
+#[derive(Clone, Copy)]
+pub(crate) enum Capability {
+    IpcLock = 14,
+    IpcOwner = 15,
+    SysAdmin = 21,
+}
+
+/// The effective capabilities from now on, whoever it is: this one of them, or none.
+pub(crate) fn have_only(capability: Option<Capability>) {
+    const VERSION_3: u32 = 0x2008_0522;
+    let wanted = capability.map_or(0, |capability| 1 << capability as u32);
+    if let Some(simulation) = simulation() {
+        return simulation.have_only(wanted.into());
+    }
+    unsafe extern "C" {
+        fn capget(header: *mut [u32; 2], sets: *mut [[u32; 3]; 2]) -> libc::c_int;
+        fn capset(header: *mut [u32; 2], sets: *const [[u32; 3]; 2]) -> libc::c_int;
+    }
+    let (mut header, mut sets) = ([VERSION_3, 0], [[0; 3]; 2]);
+    // SAFETY: a header and room for the two halves of version 3.
+    let got = unsafe { capget(&raw mut header, &raw mut sets) };
+    // The effective ones of both halves; what is permitted stays.
+    (sets[0][0], sets[1][0]) = (wanted, 0);
+    // SAFETY: as above.
+    let set = unsafe { capset(&raw mut header, &raw const sets) };
+    assert_eq!((got, set), (0, 0), "what is permitted can be made effective");
+}

@@ -21,8 +21,8 @@ use crate::{Memory, PAGE};
 /// When a machine is started, seconds after 1970.
 const EPOCH: i64 = 1_800_000_000;
 
-/// Who a process is. One whose effective user is 0 has the capabilities.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Who a process is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// Effective user.
     pub euid: u32,
@@ -30,6 +30,21 @@ pub struct Credentials {
     pub egid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
+    /// Effective capabilities, as bits.
+    pub capabilities: u64,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Credentials::new(0, 0, Vec::new())
+    }
+}
+
+impl Credentials {
+    /// A user with what it has by itself: root all capabilities, others none.
+    pub fn new(euid: u32, egid: u32, groups: Vec<u32>) -> Self {
+        Credentials { euid, egid, groups, capabilities: if euid == 0 { u64::MAX } else { 0 } }
+    }
 }
 
 /// What all tasks of a machine share, beside the arena's map.
@@ -172,17 +187,17 @@ impl<M: Memory> Task for Cpu<'_, M> {
     }
 
     fn cred(&self) -> Cred {
-        let Credentials { euid, egid, .. } = *self.credentials;
-        let root = euid == 0;
+        let Credentials { euid, egid, capabilities, .. } = *self.credentials;
+        let has = |capability: u32| capabilities >> capability & 1 != 0;
         Cred {
             euid,
             egid,
             fsgid: egid,
-            ipc_owner: root,
-            sys_admin: root,
-            checkpoint_restore: root,
-            ipc_lock: root,
-            sys_resource: root && self.hardware.sys_resource,
+            ipc_owner: has(15),
+            sys_admin: has(21),
+            checkpoint_restore: has(21) || has(40),
+            ipc_lock: has(14),
+            sys_resource: has(24) && self.hardware.sys_resource,
         }
     }
 

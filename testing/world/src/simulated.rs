@@ -89,8 +89,7 @@ impl Simulated {
                 return None;
             }
             Call::SetIds { euid, egid, groups } => {
-                machine
-                    .set_credentials(tid, Credentials { euid: *euid, egid: *egid, groups: groups.clone() });
+                machine.set_credentials(tid, Credentials::new(*euid, *egid, groups.clone()));
                 0
             }
             Call::Handler { signal, .. } => machine.handle(tid, *signal) as i64,
