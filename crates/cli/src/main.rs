@@ -1,9 +1,9 @@
 //! `ipcspace`: System V IPC of your own.
 //!
-//! `ipcspace run -- CMD` runs a command, and all it starts, in a private namespace of message queues and semaphores that
+//! `ipcspace run -- CMD` runs a command, and all it starts, in a private namespace of message queues, semaphores and shared memory that
 //! needs no privilege and leaves nothing behind.
 //!
-//! Missing: `serve`, `exec`, shared memory, POSIX message queues.
+//! Missing: `serve`, `exec`, POSIX message queues.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
 #[command(name = "ipcspace", version, arg_required_else_help = true, disable_help_subcommand = true)]
-#[command(about = "System V message queues and semaphores in namespaces of your own")]
+#[command(about = "System V message queues, semaphores and shared memory in namespaces of your own")]
 #[command(after_help = "\
 Examples:
   ipcspace run -- sh -c 'ipcmk -Q; ipcspace ls -q'

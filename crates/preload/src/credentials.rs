@@ -64,3 +64,11 @@ watched! {
     initgroups(name, gid);
     capset(header, data);
 }
+
+/// A system call has been made by number: it may be one of those that change the thread's credentials.
+pub(crate) fn note_raw(number: i64) {
+    // setuid setgid, setreuid setregid, setgroups setresuid, setresgid, setfsuid setfsgid, capset
+    if matches!(number, 105 | 106 | 113 | 114 | 116 | 117 | 119 | 122 | 123 | 126) {
+        client::credentials_changed();
+    }
+}

@@ -165,8 +165,12 @@ pub extern "C" fn syscall(
         Some(call) => client::uncancellable(|| client::call(&call)),
         None => match signal::raw(number, [a, b, c, d]) {
             Some(done) => done,
-            // SAFETY: the program's own call, with its own arguments.
-            None => sys::check(unsafe { sys::syscall6(number, a, b, c, d, e, f) }).map(|value| value as i64),
+            None => {
+                // SAFETY: the program's own call, with its own arguments.
+                let result = unsafe { sys::syscall6(number, a, b, c, d, e, f) };
+                credentials::note_raw(number);
+                sys::check(result).map(|value| value as i64)
+            }
         },
     };
     finish(result)
