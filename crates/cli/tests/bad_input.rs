@@ -9,7 +9,9 @@ const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
 
 fn ipcspace(arguments: &[&str]) -> Output {
     let mut command = Command::new(IPCSPACE);
-    command.args(arguments).env_remove("IPCSPACE_SOCKET").env_remove("LD_PRELOAD").output().unwrap()
+    // A directory in it that this user can't search would make any missing program EACCES.
+    command.args(arguments).env("PATH", "/usr/bin:/bin");
+    command.env_remove("IPCSPACE_SOCKET").env_remove("LD_PRELOAD").output().unwrap()
 }
 
 /// It printed nothing but an error with these parts, and ended with this code.
