@@ -1,11 +1,54 @@
 //! An undefined symbol must fail the build, not every program that loads the library; and all calls of our own stay
 //! our own.
+//!
+//! The library is not linked with this machine's libc but with an empty one of the same name. So what it imports has no version: it
+//! loads with an older glibc than the one here, and with musl, whose loader takes `libc.so.6` for itself. And the list below is all
+//! that it can import.
+
+use std::env;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What both libcs have; behind the line, what is weak in the library because one of them has it not, or an old one elsewhere.
+const IMPORTS: &str = "
+    __errno_location bcmp clock_gettime fdopen fileno getenv memcpy memmove memset sched_getcpu strlen time
+    ---
+    dlsym __libc_dlopen_mode __libc_dlsym __register_atfork pthread_atfork
+    pthread_setcanceltype pthread_testcancel _pthread_cleanup_push _pthread_cleanup_pop
+";
 
 fn main() {
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,defs");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-z,now");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
-    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,libipcspace_preload.so");
-    println!("cargo:rustc-cdylib-link-arg=-lc");
+    let directory = env::var("OUT_DIR").expect("Cargo sets OUT_DIR");
+    let libc = Path::new(&directory).join("libc.so");
+    make_libc(&libc);
+    let arguments = [
+        "-nostartfiles",
+        "-Wl,-z,defs",
+        "-Wl,-z,now",
+        "-Wl,-Bsymbolic",
+        "-Wl,-soname,libipcspace_preload.so",
+    ];
+    for argument in arguments.into_iter().chain([libc.to_str().expect("a path in UTF-8")]) {
+        println!("cargo:rustc-cdylib-link-arg={argument}");
+    }
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed=CC");
+}
+
+/// A libc of nothing but names.
+fn make_libc(to: &Path) {
+    let names = IMPORTS.split_whitespace().filter(|name| *name != "---");
+    let labels: String =
+        names.map(|name| format!(".globl {name}\n.type {name}, @function\n{name}:\n")).collect();
+    let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut cc = Command::new(&compiler)
+        .args(["-shared", "-nostdlib", "-Wl,-soname,libc.so.6", "-x", "assembler", "-", "-o"])
+        .arg(to)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", compiler.display()));
+    let source = format!(".text\n{labels}ret\n.section .note.GNU-stack,\"\",@progbits\n");
+    cc.stdin.take().expect("a pipe").write_all(source.as_bytes()).expect("the assembler reads");
+    assert!(cc.wait().is_ok_and(|status| status.success()), "{} makes no library", compiler.display());
 }

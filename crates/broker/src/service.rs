@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -713,5 +714,16 @@ impl Lease {
     /// What a program needs in its environment to be in that namespace.
     pub fn env(&self) -> Vec<(String, String)> {
         environment(&self.path)
+    }
+
+    /// Lets this process make its calls in that namespace, which lives as long as it then.
+    ///
+    /// # Errors
+    /// `EINVAL` for a path that is too long.
+    pub fn enter(self) -> io::Result<()> {
+        client::use_socket(self.path.as_os_str().as_bytes())
+            .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
+        std::mem::forget(self._link);
+        Ok(())
     }
 }

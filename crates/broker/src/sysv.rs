@@ -1,9 +1,10 @@
-//! The System V calls of libc, typed: what `ipcspace ls` and `ipcspace rm` are made of.
-//!
-//! They are called as every program calls them, so under the preload library they reach the namespace, and elsewhere the kernel.
+//! The System V calls, typed: what `ipcspace ls` and `ipcspace rm` are made of.
 
 use std::io;
 use std::mem::MaybeUninit;
+
+use engine::Call;
+use engine::syscall::{Msgctl, Msgget, Semctl, Semget, Shmctl, Shmget};
 
 /// MSG_STAT_ANY of `linux/msg.h`, which libc doesn't name.
 const MSG_STAT_ANY: libc::c_int = 13;
@@ -115,6 +116,9 @@ pub struct Limits {
     pub pages: u64,
 }
 
+/// Where a command writes nothing.
+const NOTHING: *mut libc::c_void = std::ptr::null_mut();
+
 /// `struct shminfo`, which libc doesn't have.
 #[repr(C)]
 #[derive(Default)]
@@ -139,199 +143,254 @@ struct ShmInfo {
     swap_successes: u64,
 }
 
-fn checked(result: libc::c_int) -> io::Result<i32> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-fn msg_info(command: libc::c_int) -> io::Result<(i32, libc::msginfo)> {
-    let mut info = MaybeUninit::<libc::msginfo>::zeroed();
-    // SAFETY: both commands write a struct msginfo.
-    let highest = checked(unsafe { libc::msgctl(0, command, info.as_mut_ptr().cast()) })?;
-    // SAFETY: zeroes are a valid value, and the call has written one.
-    Ok((highest, unsafe { info.assume_init() }))
-}
-
-fn sem_info(command: libc::c_int) -> io::Result<(i32, libc::seminfo)> {
-    let mut info = MaybeUninit::<libc::seminfo>::zeroed();
-    // SAFETY: both commands write a struct seminfo.
-    let highest = checked(unsafe { libc::semctl(0, 0, command, info.as_mut_ptr()) })?;
-    // SAFETY: zeroes are a valid value, and the call has written one.
-    Ok((highest, unsafe { info.assume_init() }))
-}
-
-fn shm_limits() -> io::Result<ShmLimits> {
-    let mut info = ShmLimits::default();
-    // SAFETY: the command writes a struct shminfo.
-    checked(unsafe { libc::shmctl(0, libc::IPC_INFO, (&raw mut info).cast()) })?;
-    Ok(info)
-}
-
-fn shm_info() -> io::Result<(i32, ShmInfo)> {
-    let mut info = ShmInfo::default();
-    // SAFETY: the command writes a struct shm_info.
-    let highest = checked(unsafe { libc::shmctl(0, SHM_INFO, (&raw mut info).cast()) })?;
-    Ok((highest, info))
-}
-
-/// Whether the calls reach a namespace: what is asked for needs no right there.
-pub fn reach() -> io::Result<()> {
-    msg_info(libc::IPC_INFO).map(drop)
-}
-
-/// What IPC_INFO, MSG_INFO, SEM_INFO and SHM_INFO tell.
-pub fn limits() -> io::Result<Limits> {
-    let (_, msg) = msg_info(libc::IPC_INFO)?;
-    let (_, msg_used) = msg_info(libc::MSG_INFO)?;
-    let (_, sem) = sem_info(libc::IPC_INFO)?;
-    let (_, sem_used) = sem_info(libc::SEM_INFO)?;
-    let (shm, (_, shm_used)) = (shm_limits()?, shm_info()?);
-    Ok(Limits {
-        msgmni: msg.msgmni.into(),
-        msgmax: msg.msgmax.into(),
-        msgmnb: msg.msgmnb.into(),
-        queues: msg_used.msgpool.into(),
-        semmni: sem.semmni.into(),
-        semmns: sem.semmns.into(),
-        semmsl: sem.semmsl.into(),
-        semopm: sem.semopm.into(),
-        semvmx: sem.semvmx.into(),
-        sets: sem_used.semusz.into(),
-        semaphores: sem_used.semaem.into(),
-        shmmni: shm.shmmni,
-        shmall: shm.shmall,
-        shmmax: shm.shmmax,
-        shmmin: shm.shmmin,
-        segments: shm_used.used_ids.into(),
-        pages: shm_used.shm_tot,
-    })
-}
-
-/// All queues, by ascending index. Nobody needs a right to see them.
-pub fn queues() -> io::Result<Vec<Queue>> {
-    let (highest, _) = msg_info(libc::MSG_INFO)?;
-    existing(highest, queue_at)
-}
-
-/// All semaphore sets, by ascending index. Nobody needs a right to see them.
-pub fn sets() -> io::Result<Vec<Set>> {
-    let (highest, _) = sem_info(libc::SEM_INFO)?;
-    existing(highest, set_at)
-}
-
-/// All segments, by ascending index. Nobody needs a right to see them.
-pub fn segments() -> io::Result<Vec<Segment>> {
-    let (highest, _) = shm_info()?;
-    existing(highest, segment_at)
-}
-
 /// What there is at the indexes up to the highest.
 fn existing<T>(highest: i32, at: impl Fn(i32) -> io::Result<T>) -> io::Result<Vec<T>> {
     let is_gap = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIDRM));
     (0..=highest).map(at).filter(|found| !found.as_ref().is_err_and(is_gap)).collect()
 }
 
-fn queue_at(index: i32) -> io::Result<Queue> {
-    let mut found = MaybeUninit::<libc::msqid_ds>::zeroed();
-    // SAFETY: the command writes a struct msqid_ds.
-    let id = checked(unsafe { libc::msgctl(index, MSG_STAT_ANY, found.as_mut_ptr()) })?;
-    // SAFETY: zeroes are a valid value, and the call has written one.
-    let found = unsafe { found.assume_init() };
-    Ok(Queue {
-        perm: Perm::new(id, &found.msg_perm),
-        cbytes: found.__msg_cbytes,
-        qnum: found.msg_qnum,
-        lspid: found.msg_lspid,
-        lrpid: found.msg_lrpid,
-        stime: found.msg_stime,
-        rtime: found.msg_rtime,
-        ctime: found.msg_ctime,
-    })
+/// Whose objects are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objects {
+    /// Those of the namespace that this process is in, or joins by [`client::use_socket`].
+    OfNamespace,
+    /// The kernel's, by libc.
+    OfKernel,
 }
 
-fn set_at(index: i32) -> io::Result<Set> {
-    let mut found = MaybeUninit::<libc::semid_ds>::zeroed();
-    // SAFETY: the command writes a struct semid_ds.
-    let id = checked(unsafe { libc::semctl(index, 0, libc::SEM_STAT_ANY, found.as_mut_ptr()) })?;
-    // SAFETY: zeroes are a valid value, and the call has written one.
-    let found = unsafe { found.assume_init() };
-    Ok(Set {
-        perm: Perm::new(id, &found.sem_perm),
-        nsems: found.sem_nsems,
-        otime: found.sem_otime,
-        ctime: found.sem_ctime,
-    })
+fn in_namespace(call: &impl Call) -> io::Result<i32> {
+    let done = client::call(call).map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
+    i32::try_from(done).map_err(io::Error::other)
 }
 
-fn segment_at(index: i32) -> io::Result<Segment> {
-    let mut found = MaybeUninit::<libc::shmid_ds>::zeroed();
-    // SAFETY: the command writes a struct shmid_ds.
-    let id = checked(unsafe { libc::shmctl(index, SHM_STAT_ANY, found.as_mut_ptr()) })?;
-    // SAFETY: zeroes are a valid value, and the call has written one.
-    let found = unsafe { found.assume_init() };
-    let mode = u32::from(found.shm_perm.mode);
-    Ok(Segment {
-        perm: Perm::new(id, &found.shm_perm),
-        segsz: found.shm_segsz as u64,
-        nattch: found.shm_nattch,
-        atime: found.shm_atime,
-        dtime: found.shm_dtime,
-        ctime: found.shm_ctime,
-        cpid: found.shm_cpid,
-        lpid: found.shm_lpid,
-        dest: mode & abi::shm::SHM_DEST != 0,
-        locked: mode & abi::shm::SHM_LOCKED != 0,
-    })
+fn checked(result: libc::c_int) -> io::Result<i32> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// The semaphores of a set; needs the right to read it.
-pub fn semaphores(set: &Set) -> io::Result<Vec<Semaphore>> {
-    let count = i32::try_from(set.nsems).map_err(io::Error::other)?;
-    (0..count).map(|number| semaphore(set.perm.id, number)).collect()
-}
+impl Objects {
+    /// # Safety
+    /// There is room for what the command writes, if it writes anything.
+    unsafe fn msgctl<T>(self, id: i32, cmd: i32, to: *mut T) -> io::Result<i32> {
+        match self {
+            Objects::OfNamespace => in_namespace(&Msgctl { id, cmd, buf: to as u64 }),
+            // SAFETY: the caller's promise.
+            Objects::OfKernel => checked(unsafe { libc::msgctl(id, cmd, to.cast()) }),
+        }
+    }
 
-fn semaphore(id: i32, number: i32) -> io::Result<Semaphore> {
-    // SAFETY: these commands take no argument.
-    let get = |command| checked(unsafe { libc::semctl(id, number, command) });
-    Ok(Semaphore {
-        value: get(libc::GETVAL)?,
-        ncount: get(libc::GETNCNT)?,
-        zcount: get(libc::GETZCNT)?,
-        pid: get(libc::GETPID)?,
-    })
-}
+    /// # Safety
+    /// As [`Objects::msgctl`].
+    unsafe fn semctl<T>(self, id: i32, num: i32, cmd: i32, to: *mut T) -> io::Result<i32> {
+        match self {
+            Objects::OfNamespace => in_namespace(&Semctl { id, num, cmd, arg: to as u64 }),
+            // SAFETY: the caller's promise.
+            Objects::OfKernel => checked(unsafe { libc::semctl(id, num, cmd, to) }),
+        }
+    }
 
-/// The queue of a key.
-pub fn queue_of(key: i32) -> io::Result<i32> {
-    // SAFETY: no memory is passed.
-    checked(unsafe { libc::msgget(key, 0) })
-}
+    /// # Safety
+    /// As [`Objects::msgctl`].
+    unsafe fn shmctl<T>(self, id: i32, cmd: i32, to: *mut T) -> io::Result<i32> {
+        match self {
+            Objects::OfNamespace => in_namespace(&Shmctl { id, cmd, buf: to as u64 }),
+            // SAFETY: the caller's promise.
+            Objects::OfKernel => checked(unsafe { libc::shmctl(id, cmd, to.cast()) }),
+        }
+    }
 
-/// The semaphore set of a key.
-pub fn set_of(key: i32) -> io::Result<i32> {
-    // SAFETY: no memory is passed.
-    checked(unsafe { libc::semget(key, 0, 0) })
-}
+    fn msg_info(self, command: libc::c_int) -> io::Result<(i32, libc::msginfo)> {
+        let mut info = MaybeUninit::<libc::msginfo>::zeroed();
+        // SAFETY: both commands write a struct msginfo.
+        let highest = unsafe { self.msgctl(0, command, info.as_mut_ptr()) }?;
+        // SAFETY: zeroes are a valid value, and the call has written one.
+        Ok((highest, unsafe { info.assume_init() }))
+    }
 
-/// The segment of a key.
-pub fn segment_of(key: i32) -> io::Result<i32> {
-    // SAFETY: no memory is passed.
-    checked(unsafe { libc::shmget(key, 0, 0) })
-}
+    fn sem_info(self, command: libc::c_int) -> io::Result<(i32, libc::seminfo)> {
+        let mut info = MaybeUninit::<libc::seminfo>::zeroed();
+        // SAFETY: both commands write a struct seminfo.
+        let highest = unsafe { self.semctl(0, 0, command, info.as_mut_ptr()) }?;
+        // SAFETY: zeroes are a valid value, and the call has written one.
+        Ok((highest, unsafe { info.assume_init() }))
+    }
 
-/// Removes a segment.
-pub fn remove_segment(id: i32) -> io::Result<()> {
-    // SAFETY: the command takes no argument.
-    checked(unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
-}
+    fn shm_limits(self) -> io::Result<ShmLimits> {
+        let mut info = ShmLimits::default();
+        // SAFETY: the command writes a struct shminfo.
+        unsafe { self.shmctl(0, libc::IPC_INFO, &raw mut info) }?;
+        Ok(info)
+    }
 
-/// Removes a queue.
-pub fn remove_queue(id: i32) -> io::Result<()> {
-    // SAFETY: the command takes no argument.
-    checked(unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) }).map(drop)
-}
+    fn shm_info(self) -> io::Result<(i32, ShmInfo)> {
+        let mut info = ShmInfo::default();
+        // SAFETY: the command writes a struct shm_info.
+        let highest = unsafe { self.shmctl(0, SHM_INFO, &raw mut info) }?;
+        Ok((highest, info))
+    }
 
-/// Removes a semaphore set.
-pub fn remove_set(id: i32) -> io::Result<()> {
-    // SAFETY: the command takes no argument.
-    checked(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).map(drop)
+    /// Whether the calls reach a namespace: what is asked for needs no right there.
+    pub fn reach(self) -> io::Result<()> {
+        self.msg_info(libc::IPC_INFO).map(drop)
+    }
+
+    /// What IPC_INFO, MSG_INFO, SEM_INFO and SHM_INFO tell.
+    pub fn limits(self) -> io::Result<Limits> {
+        let (_, msg) = self.msg_info(libc::IPC_INFO)?;
+        let (_, msg_used) = self.msg_info(libc::MSG_INFO)?;
+        let (_, sem) = self.sem_info(libc::IPC_INFO)?;
+        let (_, sem_used) = self.sem_info(libc::SEM_INFO)?;
+        let (shm, (_, shm_used)) = (self.shm_limits()?, self.shm_info()?);
+        Ok(Limits {
+            msgmni: msg.msgmni.into(),
+            msgmax: msg.msgmax.into(),
+            msgmnb: msg.msgmnb.into(),
+            queues: msg_used.msgpool.into(),
+            semmni: sem.semmni.into(),
+            semmns: sem.semmns.into(),
+            semmsl: sem.semmsl.into(),
+            semopm: sem.semopm.into(),
+            semvmx: sem.semvmx.into(),
+            sets: sem_used.semusz.into(),
+            semaphores: sem_used.semaem.into(),
+            shmmni: shm.shmmni,
+            shmall: shm.shmall,
+            shmmax: shm.shmmax,
+            shmmin: shm.shmmin,
+            segments: shm_used.used_ids.into(),
+            pages: shm_used.shm_tot,
+        })
+    }
+
+    /// All queues, by ascending index. Nobody needs a right to see them.
+    pub fn queues(self) -> io::Result<Vec<Queue>> {
+        let (highest, _) = self.msg_info(libc::MSG_INFO)?;
+        existing(highest, |index| self.queue_at(index))
+    }
+
+    /// All semaphore sets, by ascending index. Nobody needs a right to see them.
+    pub fn sets(self) -> io::Result<Vec<Set>> {
+        let (highest, _) = self.sem_info(libc::SEM_INFO)?;
+        existing(highest, |index| self.set_at(index))
+    }
+
+    /// All segments, by ascending index. Nobody needs a right to see them.
+    pub fn segments(self) -> io::Result<Vec<Segment>> {
+        let (highest, _) = self.shm_info()?;
+        existing(highest, |index| self.segment_at(index))
+    }
+
+    fn queue_at(self, index: i32) -> io::Result<Queue> {
+        let mut found = MaybeUninit::<libc::msqid_ds>::zeroed();
+        // SAFETY: the command writes a struct msqid_ds.
+        let id = unsafe { self.msgctl(index, MSG_STAT_ANY, found.as_mut_ptr()) }?;
+        // SAFETY: zeroes are a valid value, and the call has written one.
+        let found = unsafe { found.assume_init() };
+        Ok(Queue {
+            perm: Perm::new(id, &found.msg_perm),
+            cbytes: found.__msg_cbytes,
+            qnum: found.msg_qnum,
+            lspid: found.msg_lspid,
+            lrpid: found.msg_lrpid,
+            stime: found.msg_stime,
+            rtime: found.msg_rtime,
+            ctime: found.msg_ctime,
+        })
+    }
+
+    fn set_at(self, index: i32) -> io::Result<Set> {
+        let mut found = MaybeUninit::<libc::semid_ds>::zeroed();
+        // SAFETY: the command writes a struct semid_ds.
+        let id = unsafe { self.semctl(index, 0, libc::SEM_STAT_ANY, found.as_mut_ptr()) }?;
+        // SAFETY: zeroes are a valid value, and the call has written one.
+        let found = unsafe { found.assume_init() };
+        Ok(Set {
+            perm: Perm::new(id, &found.sem_perm),
+            nsems: found.sem_nsems,
+            otime: found.sem_otime,
+            ctime: found.sem_ctime,
+        })
+    }
+
+    fn segment_at(self, index: i32) -> io::Result<Segment> {
+        let mut found = MaybeUninit::<libc::shmid_ds>::zeroed();
+        // SAFETY: the command writes a struct shmid_ds.
+        let id = unsafe { self.shmctl(index, SHM_STAT_ANY, found.as_mut_ptr()) }?;
+        // SAFETY: zeroes are a valid value, and the call has written one.
+        let found = unsafe { found.assume_init() };
+        let mode = u32::from(found.shm_perm.mode);
+        Ok(Segment {
+            perm: Perm::new(id, &found.shm_perm),
+            segsz: found.shm_segsz as u64,
+            nattch: found.shm_nattch,
+            atime: found.shm_atime,
+            dtime: found.shm_dtime,
+            ctime: found.shm_ctime,
+            cpid: found.shm_cpid,
+            lpid: found.shm_lpid,
+            dest: mode & abi::shm::SHM_DEST != 0,
+            locked: mode & abi::shm::SHM_LOCKED != 0,
+        })
+    }
+
+    /// The semaphores of a set; needs the right to read it.
+    pub fn semaphores(self, set: &Set) -> io::Result<Vec<Semaphore>> {
+        let count = i32::try_from(set.nsems).map_err(io::Error::other)?;
+        (0..count).map(|number| self.semaphore(set.perm.id, number)).collect()
+    }
+
+    fn semaphore(self, id: i32, number: i32) -> io::Result<Semaphore> {
+        // SAFETY: these commands take no argument.
+        let get = |command| unsafe { self.semctl(id, number, command, NOTHING) };
+        Ok(Semaphore {
+            value: get(libc::GETVAL)?,
+            ncount: get(libc::GETNCNT)?,
+            zcount: get(libc::GETZCNT)?,
+            pid: get(libc::GETPID)?,
+        })
+    }
+
+    /// The queue of a key.
+    pub fn queue_of(self, key: i32) -> io::Result<i32> {
+        match self {
+            Objects::OfNamespace => in_namespace(&Msgget { key, flags: 0 }),
+            // SAFETY: no memory is passed.
+            Objects::OfKernel => checked(unsafe { libc::msgget(key, 0) }),
+        }
+    }
+
+    /// The semaphore set of a key.
+    pub fn set_of(self, key: i32) -> io::Result<i32> {
+        match self {
+            Objects::OfNamespace => in_namespace(&Semget { key, nsems: 0, flags: 0 }),
+            // SAFETY: no memory is passed.
+            Objects::OfKernel => checked(unsafe { libc::semget(key, 0, 0) }),
+        }
+    }
+
+    /// The segment of a key.
+    pub fn segment_of(self, key: i32) -> io::Result<i32> {
+        match self {
+            Objects::OfNamespace => in_namespace(&Shmget { key, size: 0, flags: 0 }),
+            // SAFETY: no memory is passed.
+            Objects::OfKernel => checked(unsafe { libc::shmget(key, 0, 0) }),
+        }
+    }
+
+    /// Removes a segment.
+    pub fn remove_segment(self, id: i32) -> io::Result<()> {
+        // SAFETY: the command takes no argument.
+        unsafe { self.shmctl(id, libc::IPC_RMID, NOTHING) }.map(drop)
+    }
+
+    /// Removes a queue.
+    pub fn remove_queue(self, id: i32) -> io::Result<()> {
+        // SAFETY: the command takes no argument.
+        unsafe { self.msgctl(id, libc::IPC_RMID, NOTHING) }.map(drop)
+    }
+
+    /// Removes a semaphore set.
+    pub fn remove_set(self, id: i32) -> io::Result<()> {
+        // SAFETY: the command takes no argument.
+        unsafe { self.semctl(id, 0, libc::IPC_RMID, NOTHING) }.map(drop)
+    }
 }

@@ -2,11 +2,25 @@
 //!
 //! A place is taken if it is ours, nobody else may write to it, it is not mounted noexec (as `/run` often is), and its path has
 //! no character that separates the entries of LD_PRELOAD. The file stays: the next `run` finds it there.
+//!
+//! LD_PRELOAD names it with `$LIB`, for which glibc's loader puts its directory of libraries: that of 32-bit programs is another one, and there
+//! lies a library of theirs that does nothing, for the loader would complain of ours at each start. musl's loader knows no `$LIB`: it
+//! looks into a directory of that very name. Which directories there are depends on the distribution; this is the tree:
+//!
+//! ```text
+//! HASH/libipcspace_preload.so
+//! HASH/$LIB, HASH/lib64, HASH/lib/x86_64-linux-gnu      lead there
+//! HASH/lib32/libipcspace_preload.so                     the stub
+//! HASH/lib/i386-linux-gnu                               leads there
+//! HASH/lib/libipcspace_preload.so                       leads to the one or the other, see `lib_is_of_32_bit`
+//! ```
 
-use std::ffi::OsString;
+mod stub;
+
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
@@ -39,6 +53,7 @@ pub(crate) fn ld_preload() -> Result<OsString, NoPlace> {
     Ok(value)
 }
 
+/// Puts the library where it can be loaded from; its path, as LD_PRELOAD has it.
 fn install() -> Result<PathBuf, NoPlace> {
     let mut refused = Vec::new();
     for base in places() {
@@ -71,15 +86,38 @@ fn install_below(base: &Path) -> io::Result<PathBuf> {
     if statvfs(&dir)?.flags().contains(FsFlags::ST_NOEXEC) {
         return Err(io::Error::other("mounted noexec"));
     }
-    for part in ["lib", HASH] {
+    let lib_is_32 = lib_is_of_32_bit();
+    let version = if lib_is_32 { format!("{HASH}-32") } else { HASH.to_owned() };
+    for part in ["lib", &version] {
         dir.push(part);
         own_directory(&dir)?;
     }
-    let path = dir.join(NAME);
-    if !is_installed(&path)? {
-        write_whole(&dir, &path)?;
+    for part in ["lib", "lib32"] {
+        own_directory(&dir.join(part))?;
     }
-    Ok(path)
+    own_file(&dir, CONTENT)?;
+    own_file(&dir.join("lib32"), &stub::library())?;
+    let of_lib = Path::new(if lib_is_32 { "../lib32" } else { ".." }).join(NAME);
+    for (link, target) in [
+        ("$LIB", Path::new(".")),
+        ("lib64", Path::new(".")),
+        ("lib/x86_64-linux-gnu", Path::new("..")),
+        ("lib/i386-linux-gnu", Path::new("../lib32")),
+        ("lib/libipcspace_preload.so", &of_lib),
+    ] {
+        own_link(&dir.join(link), target)?;
+    }
+    Ok(dir.join("$LIB").join(NAME))
+}
+
+/// Whether `lib` is the directory of this machine's 32-bit libraries, as with Fedora and SUSE, and not that of 64-bit ones, as with Arch
+/// Linux and whatever is built elsewhere. The loaders lie where the libraries do.
+fn lib_is_of_32_bit() -> bool {
+    let is_in_lib = |loader: &str| {
+        let path = fs::canonicalize(loader).ok();
+        path.is_some_and(|path| path.parent().and_then(Path::file_name) == Some(OsStr::new("lib")))
+    };
+    is_in_lib("/lib/ld-linux.so.2") && !is_in_lib("/lib64/ld-linux-x86-64.so.2")
 }
 
 /// Makes the directory, or sees that the one there is ours alone to write to.
@@ -100,28 +138,46 @@ fn own_directory(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn is_installed(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(found) => Ok(found.is_file()
-            && found.uid() == geteuid().as_raw()
-            && found.mode() & 0o7777 == 0o644
-            && fs::read(path)? == CONTENT),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+/// Sees that the library there is ours and what it has to be, or puts it there.
+fn own_file(dir: &Path, content: &[u8]) -> io::Result<()> {
+    let path = dir.join(NAME);
+    let is_ours = match fs::symlink_metadata(&path) {
+        Ok(found) => {
+            found.is_file()
+                && found.uid() == geteuid().as_raw()
+                && found.mode() & 0o7777 == 0o644
+                && fs::read(&path)? == content
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+    };
+    if is_ours {
+        return Ok(());
     }
+    replace(&path, |temporary| {
+        let mut file = fs::File::create(temporary)?;
+        file.write_all(content)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))
+    })
 }
 
-/// Writes under another name and renames, so that nobody ever loads a part.
-fn write_whole(dir: &Path, path: &Path) -> io::Result<()> {
-    let temporary = dir.join(format!("{NAME}.{}", process::id()));
-    let mut file = fs::File::create(&temporary)?;
-    let written = file
-        .write_all(CONTENT)
-        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)))
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
+fn own_link(path: &Path, target: &Path) -> io::Result<()> {
+    if fs::read_link(path).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    replace(path, |temporary| symlink(target, temporary))
+}
+
+/// Makes it under another name and renames, so that nobody ever loads a part.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", process::id()));
+    // One of an earlier process with this id that was killed.
+    let _ = fs::remove_file(&temporary);
+    let made = make(Path::new(&temporary)).and_then(|()| fs::rename(&temporary, path));
+    if made.is_err() {
         // The first error is the one to tell.
         let _ = fs::remove_file(&temporary);
     }
-    written
+    made
 }

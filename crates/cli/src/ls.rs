@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use broker::sysv::{self, Set};
+use broker::sysv::{Objects, Semaphore, Set};
 use clap::{ArgGroup, Args};
 use jiff::Zoned;
 
@@ -136,34 +136,34 @@ pub(crate) fn ls(ls: &Ls) -> ExitCode {
 
 impl Ls {
     fn text(&self) -> Result<String, Failure> {
-        source::enter(&self.place)?;
+        let objects = source::enter(&self.place)?;
         if self.shmems && !self.global {
             self.objects(
-                sysv::segments()?,
+                objects.segments()?,
                 "shared memory segment",
                 "sharedmemory",
                 columns::of_segments(),
                 SEGMENTS,
             )
         } else if self.queues && !self.global {
-            self.objects(sysv::queues()?, "message queue", "messages", columns::of_queues(), QUEUES)
+            self.objects(objects.queues()?, "message queue", "messages", columns::of_queues(), QUEUES)
         } else if self.semaphores && !self.global {
-            let sets = sysv::sets()?;
+            let sets = objects.sets()?;
             let of_one = self.id.and_then(|id| sets.iter().find(|set| set.perm.id == id).copied());
             let mut text = self.objects(sets, "semaphore set", "semaphores", columns::of_sets(), SETS)?;
             if let Some(set) = of_one
                 && self.is_list()
             {
-                text += &elements(&set);
+                text += &elements(objects, &set);
             }
             Ok(text)
         } else {
-            self.summary()
+            self.summary(objects)
         }
     }
 
-    fn summary(&self) -> Result<String, Failure> {
-        let (limits, all) = (sysv::limits()?, !self.shmems && !self.queues && !self.semaphores);
+    fn summary(&self, objects: Objects) -> Result<String, Failure> {
+        let (limits, all) = (objects.limits()?, !self.shmems && !self.queues && !self.semaphores);
         let mut rows = Vec::new();
         if self.queues || all {
             rows.extend(columns::queue_limits(&limits));
@@ -288,15 +288,15 @@ const SETS: Default =
     Default { always: &["KEY", "ID", "PERMS", "OWNER", "NSEMS"], times: &["OTIME", "CTIME"], last: &[] };
 
 /// The semaphores of one set, below its list.
-fn elements(set: &Set) -> String {
+fn elements(objects: Objects, set: &Set) -> String {
     use table::Align::{Left, Right};
-    let semaphores = match sysv::semaphores(set) {
+    let semaphores = match objects.semaphores(set) {
         Ok(semaphores) => semaphores,
         // The list alone needs no right.
         Err(error) => return format!("Elements: cannot be read: {error}\n"),
     };
-    let row = |(number, semaphore): (usize, &sysv::Semaphore)| {
-        let sysv::Semaphore { value, ncount, zcount, pid } = *semaphore;
+    let row = |(number, semaphore): (usize, &Semaphore)| {
+        let Semaphore { value, ncount, zcount, pid } = *semaphore;
         let command = columns::command(pid).unwrap_or_default();
         let numbers = [value, ncount, zcount, pid].map(|number| number.to_string());
         [number.to_string()].into_iter().chain(numbers).chain([command]).map(Some).collect()

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use broker::sysv;
+use broker::sysv::Objects;
 use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::source::{self, Place};
@@ -71,29 +71,32 @@ fn key(text: &str) -> Result<i32, String> {
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     name: &'static str,
-    of_key: fn(i32) -> io::Result<i32>,
-    remove: fn(i32) -> io::Result<()>,
+    of_key: fn(Objects, i32) -> io::Result<i32>,
+    remove: fn(Objects, i32) -> io::Result<()>,
 }
 
 const SEGMENT: Kind =
-    Kind { name: "shared memory segment", of_key: sysv::segment_of, remove: sysv::remove_segment };
-const QUEUE: Kind = Kind { name: "message queue", of_key: sysv::queue_of, remove: sysv::remove_queue };
-const SET: Kind = Kind { name: "semaphore set", of_key: sysv::set_of, remove: sysv::remove_set };
+    Kind { name: "shared memory segment", of_key: Objects::segment_of, remove: Objects::remove_segment };
+const QUEUE: Kind = Kind { name: "message queue", of_key: Objects::queue_of, remove: Objects::remove_queue };
+const SET: Kind = Kind { name: "semaphore set", of_key: Objects::set_of, remove: Objects::remove_set };
 
 pub(crate) fn rm(rm: &Rm) -> ExitCode {
-    if let Err(error) = source::enter(&rm.place) {
-        eprintln!("ipcspace: {error}");
-        return ExitCode::FAILURE;
-    }
-    let by_id = |kind: Kind, ids: &[i32]| every(ids.iter().map(|id| rm.remove(kind, *id, "id", id)));
+    let objects = match source::enter(&rm.place) {
+        Ok(objects) => objects,
+        Err(error) => {
+            eprintln!("ipcspace: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let by_id = |kind: Kind, ids: &[i32]| every(ids.iter().map(|id| rm.remove(objects, kind, *id, "id", id)));
     let mut good = by_id(SEGMENT, &rm.shmem_id);
-    good &= rm.by_key(SEGMENT, &rm.shmem_key);
+    good &= rm.by_key(objects, SEGMENT, &rm.shmem_key);
     good &= by_id(QUEUE, &rm.queue_id);
-    good &= rm.by_key(QUEUE, &rm.queue_key);
+    good &= rm.by_key(objects, QUEUE, &rm.queue_key);
     good &= by_id(SET, &rm.semaphore_id);
-    good &= rm.by_key(SET, &rm.semaphore_key);
+    good &= rm.by_key(objects, SET, &rm.semaphore_key);
     if let Some(all) = rm.all {
-        good &= rm.all(all);
+        good &= rm.all(objects, all);
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -104,28 +107,28 @@ fn every(results: impl Iterator<Item = bool>) -> bool {
 }
 
 impl Rm {
-    fn by_key(&self, kind: Kind, keys: &[i32]) -> bool {
+    fn by_key(&self, objects: Objects, kind: Kind, keys: &[i32]) -> bool {
         let remove = |key: i32| {
             let shown = format!("0x{key:08x}");
-            match (kind.of_key)(key) {
-                Ok(id) => self.remove(kind, id, "key", &shown),
+            match (kind.of_key)(objects, key) {
+                Ok(id) => self.remove(objects, kind, id, "key", &shown),
                 Err(error) => complain(kind, "key", &shown, &error),
             }
         };
         every(keys.iter().map(|&key| remove(key)))
     }
 
-    fn all(&self, all: All) -> bool {
+    fn all(&self, objects: Objects, all: All) -> bool {
         let mut found = Vec::new();
         let listed = (|| {
             if matches!(all, All::Shm | All::Every) {
-                found.extend(sysv::segments()?.iter().map(|segment| (SEGMENT, segment.perm.id)));
+                found.extend(objects.segments()?.iter().map(|segment| (SEGMENT, segment.perm.id)));
             }
             if matches!(all, All::Msg | All::Every) {
-                found.extend(sysv::queues()?.iter().map(|queue| (QUEUE, queue.perm.id)));
+                found.extend(objects.queues()?.iter().map(|queue| (QUEUE, queue.perm.id)));
             }
             if matches!(all, All::Sem | All::Every) {
-                found.extend(sysv::sets()?.iter().map(|set| (SET, set.perm.id)));
+                found.extend(objects.sets()?.iter().map(|set| (SET, set.perm.id)));
             }
             io::Result::Ok(())
         })();
@@ -133,14 +136,14 @@ impl Rm {
             eprintln!("ipcspace: cannot read the objects: {error}");
             return false;
         }
-        every(found.iter().map(|(kind, id)| self.remove(*kind, *id, "id", id)))
+        every(found.iter().map(|(kind, id)| self.remove(objects, *kind, *id, "id", id)))
     }
 
-    fn remove(&self, kind: Kind, id: i32, by: &str, shown: &dyn std::fmt::Display) -> bool {
+    fn remove(&self, objects: Objects, kind: Kind, id: i32, by: &str, shown: &dyn std::fmt::Display) -> bool {
         if self.verbose {
             println!("removing {} {by} '{shown}'", kind.name);
         }
-        (kind.remove)(id).map_or_else(|error| complain(kind, by, shown, &error), |()| true)
+        (kind.remove)(objects, id).map_or_else(|error| complain(kind, by, shown, &error), |()| true)
     }
 }
 

@@ -1,17 +1,10 @@
 //! Where `ls` and `rm` find the objects: in the namespace of their environment, or in a named one.
-//!
-//! They are programs like any other: they have the preload library loaded and call libc. Started without it, they set it up and
-//! execute themselves again.
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::{env, fs, io};
+use std::{env, io};
 
 use broker::service::{Error, Service, check_name};
-use broker::sysv;
+use broker::sysv::Objects;
 use clap::Args;
-
-use crate::library::{self, NoPlace};
 
 /// Which objects are meant.
 #[derive(Debug, Args)]
@@ -36,12 +29,10 @@ pub(crate) enum Unreachable {
         "this is no namespace of ipcspace: name one with --namespace, or start this within 'ipcspace run'"
     )]
     NoNamespace,
+    #[error("within a namespace of ipcspace, libc does not lead to the kernel's objects")]
+    NotKernel,
     #[error("there is no namespace '{0}': 'ipcspace run -n {0} -- CMD' makes it")]
     Unknown(String),
-    #[error(
-        "the preload library was not loaded into this program; is it static, or has it more rights than you?"
-    )]
-    NotLoaded,
     #[error(
         "this namespace is not yours: only its owner's processes, in its own user and PID namespaces, reach its objects"
     )]
@@ -50,45 +41,26 @@ pub(crate) enum Unreachable {
     Unserved,
     #[error(transparent)]
     Namespace(#[from] Error),
-    #[error(transparent)]
-    Library(#[from] NoPlace),
     #[error("cannot ask for the objects: {0}")]
     Asked(io::Error),
-    #[error("cannot start this program again: {0}")]
-    Restart(io::Error),
 }
 
-/// Returns once libc's calls reach those objects.
-pub(crate) fn enter(place: &Place) -> Result<(), Unreachable> {
+/// Those objects. The namespace lives as long as this process, which has joined it.
+pub(crate) fn enter(place: &Place) -> Result<Objects, Unreachable> {
+    let is_within = env::var_os("IPCSPACE_SOCKET").is_some();
     if place.kernel {
-        return if is_loaded() { Err(Unreachable::NoNamespace) } else { Ok(()) };
+        return if is_within { Err(Unreachable::NotKernel) } else { Ok(Objects::OfKernel) };
     }
-    let wanted = match &place.namespace {
-        Some(name) => Service::join(name)?.ok_or_else(|| Unreachable::Unknown(name.clone()))?.env(),
-        None => Vec::new(),
-    };
-    if wanted.is_empty() && env::var_os("IPCSPACE_SOCKET").is_none() {
+    if let Some(name) = &place.namespace {
+        let lease = Service::join(name)?.ok_or_else(|| Unreachable::Unknown(name.clone()))?;
+        lease.enter().map_err(Unreachable::Asked)?;
+    } else if !is_within {
         return Err(Unreachable::NoNamespace);
     }
-    let is_set = |(key, value): &(String, String)| env::var(key).is_ok_and(|found| found == *value);
-    if is_loaded() && wanted.iter().all(is_set) {
-        return sysv::reach().map_err(|error| match error.raw_os_error() {
-            Some(libc::EACCES) => Unreachable::Stranger,
-            Some(libc::ENOSYS) => Unreachable::Unserved,
-            _ => Unreachable::Asked(error),
-        });
-    }
-    let preload = library::ld_preload()?;
-    if env::var_os("LD_PRELOAD").is_some_and(|set| set == preload) && !is_loaded() {
-        return Err(Unreachable::NotLoaded);
-    }
-    let itself = env::current_exe().map_err(Unreachable::Restart)?;
-    let mut again = Command::new(itself);
-    again.args(env::args_os().skip(1)).envs(wanted).env("LD_PRELOAD", preload);
-    Err(Unreachable::Restart(again.exec()))
-}
-
-/// Whether the preload library is in this process.
-fn is_loaded() -> bool {
-    fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.contains("/libipcspace_preload.so"))
+    Objects::OfNamespace.reach().map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES) => Unreachable::Stranger,
+        Some(libc::ENOSYS) => Unreachable::Unserved,
+        _ => Unreachable::Asked(error),
+    })?;
+    Ok(Objects::OfNamespace)
 }

@@ -61,23 +61,99 @@ fn without_any_place_each_is_named_with_its_reason() {
     }
 }
 
+/// What lies below the version's directory.
+const TREE: &str = "\
+.
+./$LIB
+./lib
+./lib/i386-linux-gnu
+./lib/libipcspace_preload.so
+./lib/x86_64-linux-gnu
+./lib32
+./lib32/libipcspace_preload.so
+./lib64
+./libipcspace_preload.so
+";
+
 #[test]
 fn the_library_is_written_once_and_repaired() {
-    let script = "run true; F=$(echo /run/ipcspace/lib/*/*); I=$(stat -c %i $F); cp $F /tmp/good; \
+    let script = "run true; F=$(echo /run/ipcspace/lib/*/libipcspace_preload.so); I=$(stat -c %i $F); cp $F /tmp/good; \
                   run true; test $(stat -c %i $F) = $I || echo written again; \
                   echo spoilt > $F; run true; cmp $F /tmp/good; \
-                  chmod 0666 $F; run true; stat -c %a $F; ls /run/ipcspace/lib/*";
+                  chmod 0666 $F; run true; stat -c %a $F; cd /run/ipcspace/lib/*; find | sort";
     let output = in_mount_namespace(["exec"; 4], script);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "644\nlibipcspace_preload.so\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("644\n{TREE}"));
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn many_can_write_it_at_once() {
     let script = "for i in $(seq 40); do run sh -c 'test -s $LD_PRELOAD || echo missing' & done; wait; \
-                  ls -A /run/ipcspace/lib/*";
+                  cd /run/ipcspace/lib/*; find | sort";
     let output = in_mount_namespace(["exec"; 4], script);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "libipcspace_preload.so\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), TREE);
     // The loader would complain of a library that is not whole.
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Runs a script with `run` as a user that is not root, or not at all.
+fn as_ordinary_user(script: &str) -> Output {
+    let preamble = format!("exec 9<{IPCSPACE}; run() {{ /proc/self/fd/9 run -- \"$@\"; }}; ");
+    let mut shell = Command::new("setpriv");
+    if nix::unistd::geteuid().is_root() {
+        shell.args(["--reuid=54321", "--regid=54321", "--clear-groups"]);
+    }
+    shell.args(["bash", "-c", &(preamble + script)]).env_remove("LD_PRELOAD").output().unwrap()
+}
+
+#[test]
+fn directories_whose_names_separate_libraries_are_passed_over() {
+    let script = "set -e; D=$(mktemp -d '/tmp/a b:c.XXXXXX'); export TMPDIR=\"$D\" XDG_RUNTIME_DIR=\"$D\"; \
+                  run sh -c 'echo ${LD_PRELOAD%/ipcspace-*}; ipcmk -Q >/dev/null; ipcs -q | grep -c ^0x'; \
+                  rm -r \"$D\" /tmp/ipcspace-54321 || true";
+    let output = as_ordinary_user(script);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "/tmp\n1\n", "{output:?}");
+}
+
+#[test]
+fn what_belongs_to_another_user_is_not_trusted() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root, to give files away");
+        return;
+    }
+    let places = ["exec"; 4];
+    // A directory of somebody else's is passed over; a file in one of ours is replaced, and so is a part of one.
+    assert_eq!(
+        place(places, "mkdir -p /run/ipcspace/lib; chown 65534 /run/ipcspace/lib;"),
+        "/tmp/ipcspace-0"
+    );
+    let spoil = "run true; F=$(echo /run/ipcspace/lib/*/libipcspace_preload.so); cp $F /tmp/good; chown 65534 $F; truncate -s 5000 $F;";
+    let script = format!("{spoil} run true; stat -c %u $F; cmp $F /tmp/good");
+    let output = in_mount_namespace(places, &script);
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (&b"0\n"[..], &b""[..]), "{output:?}");
+}
+
+#[test]
+fn versions_lie_side_by_side() {
+    let script = "run true; F=$(echo /run/ipcspace/lib/*); cp -r $F /run/ipcspace/lib/other; echo other >/run/ipcspace/lib/other/libipcspace_preload.so; \
+                  run true; cat /run/ipcspace/lib/other/libipcspace_preload.so; ls /run/ipcspace/lib | wc -l";
+    let output = in_mount_namespace(["exec"; 4], script);
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"other\n2\n"[..], &b""[..]),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn other_users_can_read_it_whatever_the_umask() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root, to be another user");
+        return;
+    }
+    let script =
+        "umask 077; run setpriv --reuid=54321 --regid=54321 --clear-groups sh -c 'cat $LD_PRELOAD | wc -c'";
+    let output = in_mount_namespace(["exec"; 4], script);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    assert!(String::from_utf8(output.stdout).unwrap().trim().parse::<u32>().unwrap() > 10_000);
 }

@@ -79,8 +79,11 @@ pub(crate) fn ownership() -> (u32, bool) {
     (OWNER.load(Relaxed), INITIAL_USERNS.load(Relaxed) != 0)
 }
 
-/// Names the broker's socket, instead of the environment.
-fn set_path(path: &[u8]) -> Result<()> {
+/// Names the broker's socket, instead of the environment: for a process that has not attached yet, and by one thread.
+///
+/// # Errors
+/// `EINVAL` for a path that is too long.
+pub fn use_socket(path: &[u8]) -> Result<()> {
     if path.len() >= 108 {
         return Err(Errno::EINVAL);
     }
@@ -131,7 +134,7 @@ fn path() -> Result<&'static [u8]> {
             return Err(Errno::ENOSYS);
         }
         // SAFETY: as above.
-        set_path(unsafe { core::ffi::CStr::from_ptr(value) }.to_bytes())?;
+        use_socket(unsafe { core::ffi::CStr::from_ptr(value) }.to_bytes())?;
     }
     let len = PATH_LEN.load(Acquire).min(108);
     // SAFETY: written before the length was.

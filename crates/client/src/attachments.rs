@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsiz
 use abi::{Errno, Result};
 use engine::{MapPlace, MapRequest, shm};
 use sys::{
+    libc_function,
     memory::{self as files, Mapping, Place},
     net::Fd,
 };
@@ -297,24 +298,20 @@ fn unmap_pieces(addr: usize, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> 
 
 // ---- fork
 
-core::arch::global_asm!(".weak __register_atfork");
-
-unsafe extern "C" {
-    /// libc's own of `pthread_atfork`.
-    fn __register_atfork(
-        prepare: Option<extern "C" fn()>,
-        parent: Option<extern "C" fn()>,
-        child: Option<extern "C" fn()>,
-        library: usize,
-    ) -> i32;
-}
+type Handler = Option<extern "C" fn()>;
 
 /// From now on, forks are noted: the child has what its parent had.
 fn watch_forks() {
-    // SAFETY: a weak symbol, looked at before it is called. The library is never unloaded.
+    let (glibc, musl) = (libc_function!("__register_atfork"), libc_function!("pthread_atfork"));
+    // SAFETY: libc's functions, of which glibc's takes the library to watch besides; ours is never unloaded.
     unsafe {
-        if __register_atfork as *const () as usize != 0 {
-            __register_atfork(Some(before_fork), None, Some(in_child), 0);
+        if glibc != 0 {
+            let register: extern "C" fn(Handler, Handler, Handler, usize) -> i32 =
+                core::mem::transmute(glibc);
+            register(Some(before_fork), None, Some(in_child), 0);
+        } else if musl != 0 {
+            let register: extern "C" fn(Handler, Handler, Handler) -> i32 = core::mem::transmute(musl);
+            register(Some(before_fork), None, Some(in_child));
         }
     }
 }

@@ -11,37 +11,17 @@
 //! in a build where panics abort, and such a guard ends the process. libc's unwinder needs the tables only, which all frames have. libc's functions are weak: an old libc has them only in programs that link threads.
 #![expect(unsafe_code, reason = "libc's cancellation is C")]
 
-use core::arch::{asm, global_asm};
 use core::ffi::{c_int, c_void};
 
 use arena::{Ctx, Handle, sync::Ordering::*};
+use sys::libc_function;
 
 use crate::{BUSY, IDLE, LinuxHost, Operation, attach, signal, tls};
-
-global_asm!(
-    ".weak pthread_testcancel",
-    ".weak pthread_setcanceltype",
-    ".weak _pthread_cleanup_push",
-    ".weak _pthread_cleanup_pop",
-);
-
-/// The address of a libc function, 0 if it is not there. (The compiler takes a function's address for never null.)
-macro_rules! address {
-    ($name:literal) => {{
-        let address: usize;
-        // SAFETY: reads a word that the loader has filled in.
-        unsafe {
-            asm!(concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"), out(reg) address,
-                 options(pure, readonly, nostack, preserves_flags));
-        }
-        address
-    }};
-}
 
 /// Ends the thread here if it has been cancelled.
 #[inline(always)]
 pub fn test_cancel() {
-    let address = address!("pthread_testcancel");
+    let address = libc_function!("pthread_testcancel");
     if address != 0 {
         // SAFETY: libc's function.
         let test: extern "C" fn() = unsafe { core::mem::transmute(address) };
@@ -67,9 +47,9 @@ const PTHREAD_CANCEL_ASYNCHRONOUS: c_int = 1;
 /// Sleeps by `sleep`; the thread may be cancelled meanwhile, if its call is a cancellation point.
 pub(crate) fn sleep<R>(ctx: &Operation<'_>, sleep: impl FnOnce() -> R) -> R {
     let functions = [
-        address!("pthread_setcanceltype"),
-        address!("_pthread_cleanup_push"),
-        address!("_pthread_cleanup_pop"),
+        libc_function!("pthread_setcanceltype"),
+        libc_function!("_pthread_cleanup_push"),
+        libc_function!("_pthread_cleanup_pop"),
     ];
     if functions.contains(&0) {
         return sleep();

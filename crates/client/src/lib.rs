@@ -23,7 +23,7 @@ use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Task as _};
 
-pub use attach::{found, wait_doorbell};
+pub use attach::{found, use_socket, wait_doorbell};
 pub use attachments::{Unmapped, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};

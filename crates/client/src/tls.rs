@@ -9,6 +9,7 @@ use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use engine::Cred;
+use sys::robust::{self, RobustListHead};
 
 use crate::{attach, vfork::Vfork};
 
@@ -74,6 +75,22 @@ pub(crate) fn get() -> &'static Tls {
     unsafe { &*at }
 }
 
+/// A list head for the main thread, with room for a back link before it.
+static MAIN_HEAD: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
+
+/// The thread's list head. musl gives a thread one only when it takes its first robust mutex; a main thread gets one of ours
+/// meanwhile, so that the end of its process is marked. Other threads have none then, for nobody would know when its memory is free again:
+/// the broker finds out of their end with the process's.
+fn list_head(tid: u32) -> *mut RobustListHead {
+    let head = robust::head();
+    if !head.is_null() || tid != sys::getpid() {
+        return head;
+    }
+    // SAFETY: static, and only one thread is the main one. There is a word before it.
+    unsafe { robust::set_head(MAIN_HEAD[1..].as_ptr().cast_mut().cast()) };
+    robust::head()
+}
+
 /// Counts changes of credentials: threads refresh theirs when it has moved on.
 static CRED_GENERATION: AtomicU32 = AtomicU32::new(1);
 
@@ -94,7 +111,7 @@ impl Tls {
         self.tid.store(sys::gettid(), Relaxed);
         self.pid.store(attach::pid(), Relaxed);
         self.process.store(attach::process().0, Relaxed);
-        self.head.store(sys::robust::head() as usize, Relaxed);
+        self.head.store(list_head(self.tid.load(Relaxed)) as usize, Relaxed);
         self.cred_generation.store(0, Relaxed);
         self.unsure.store(1, Relaxed);
     }

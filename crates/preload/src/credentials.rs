@@ -2,20 +2,9 @@
 //!
 //! What users see: a process that gives the uid of its namespace's owner up for good is a stranger when the call returns.
 
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::c_int;
 
 use client::UserChange;
-
-unsafe extern "C" {
-    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
-}
-
-/// libc's own symbol behind ours; none if it has none.
-fn next(name: &core::ffi::CStr) -> Option<*mut c_void> {
-    // SAFETY: RTLD_NEXT (-1) and a terminated name.
-    let symbol = unsafe { dlsym(usize::MAX as *mut c_void, name.as_ptr()) };
-    (!symbol.is_null()).then_some(symbol)
-}
 
 #[expect(clippy::cast_possible_truncation, reason = "an int in a register")]
 fn user(argument: usize) -> u32 {
@@ -33,9 +22,10 @@ macro_rules! watched {
                         Ok(name) => name,
                         Err(_) => panic!("has its end"),
                     };
-                let Some(symbol) = next(NAME) else {
+                let symbol = crate::loader::next(NAME);
+                if symbol == 0 {
                     return crate::finish_int(Err(abi::Errno::ENOSYS));
-                };
+                }
                 // SAFETY: libc's function of that name, whose arguments are all integers or pointers.
                 let real: extern "C" fn($($arg: usize),*) -> c_int = unsafe { core::mem::transmute(symbol) };
                 let leaving: Option<client::Leaving> = None;

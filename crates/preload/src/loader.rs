@@ -1,4 +1,4 @@
-//! `dlopen`, so that libraries loaded with `RTLD_DEEPBIND` are in the namespace as well.
+//! Finding libc's functions; and `dlopen`, so that libraries loaded with `RTLD_DEEPBIND` are in the namespace as well.
 //!
 //! What users see: PHP's extensions work; PHP loads them so. The flag makes a library look into its own dependencies
 //! first, and there it finds libc's `msgget`. So it is taken away: a name defined both in such a library and in the
@@ -7,23 +7,48 @@
 
 use core::{
     arch::naked_asm,
-    ffi::{c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-const RTLD_DEEPBIND: c_int = 8;
-const RTLD_NEXT: *mut c_void = core::ptr::without_provenance_mut(usize::MAX);
+use sys::libc_function;
 
+const RTLD_DEEPBIND: c_int = 8;
 /// The address of libc's `dlopen`, 0 before the first call.
 static LIBC_DLOPEN: AtomicUsize = AtomicUsize::new(0);
 
-unsafe extern "C" {
-    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+type Find = extern "C" fn(*const c_void, *const c_char) -> *const c_void;
+
+/// The address of the function behind ours of the same name, 0 if there is none.
+pub(crate) fn next(name: &CStr) -> usize {
+    const RTLD_NEXT: *const c_void = core::ptr::without_provenance(usize::MAX);
+    let dlsym = libc_function!("dlsym");
+    if dlsym == 0 {
+        return in_old_libc(name);
+    }
+    // SAFETY: libc's function.
+    let find = unsafe { core::mem::transmute::<usize, Find>(dlsym) };
+    find(RTLD_NEXT, name.as_ptr()).addr()
+}
+
+/// Before glibc 2.34, `dlsym` is in a library that few programs load; libc has one for its own use.
+#[cold]
+fn in_old_libc(name: &CStr) -> usize {
+    /// `RTLD_LAZY`, and libc's mark of its own calls.
+    const MODE: c_int = 1 | 0x8000_0000_u32.cast_signed();
+    let (open, find) = (libc_function!("__libc_dlopen_mode"), libc_function!("__libc_dlsym"));
+    if open == 0 || find == 0 {
+        return 0;
+    }
+    // SAFETY: libc's functions. The library is loaded already, and never goes.
+    unsafe {
+        let open: extern "C" fn(*const c_char, c_int) -> *const c_void = core::mem::transmute(open);
+        core::mem::transmute::<usize, Find>(find)(open(c"libc.so.6".as_ptr(), MODE), name.as_ptr()).addr()
+    }
 }
 
 extern "C" fn find_libc_dlopen() -> usize {
-    // SAFETY: a terminated name; RTLD_NEXT is a handle that dlsym knows.
-    let address = unsafe { dlsym(RTLD_NEXT, c"dlopen".as_ptr()) }.addr();
+    let address = next(c"dlopen");
     LIBC_DLOPEN.store(address, Relaxed);
     address
 }

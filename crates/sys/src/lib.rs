@@ -20,6 +20,21 @@ pub mod robust;
 pub mod signal;
 pub mod thread;
 
+/// The address of a function of libc that this one may not have, 0 if so. (Of a function that is declared, the compiler takes the address
+/// for never null.)
+#[macro_export]
+macro_rules! libc_function {
+    ($name:literal) => {{
+        let address: usize;
+        // SAFETY: reads a word that the loader has filled in.
+        unsafe {
+            core::arch::asm!(concat!(".weak ", $name), concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"), out(reg) address,
+                 options(pure, readonly, nostack, preserves_flags));
+        }
+        address
+    }};
+}
+
 /// Makes a system call.
 ///
 /// # Safety

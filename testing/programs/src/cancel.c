@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -250,14 +251,18 @@ static void many(void)
 	expect(put(1000000, 0) == 0 && queued() == 1 && get(1000000, 0) == 0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	queue = msgget(IPC_PRIVATE, 0600);
 	set = semget(IPC_PRIVATE, 1, 0600);
 	must(queue >= 0 && set >= 0, "msgget or semget");
-	single_calls();
+	// In musl, cancelling interrupts a semop, and nothing else may end a thread.
+	int libc_is_musl = argc > 1 && !strcmp(argv[1], "musl");
+	if (!libc_is_musl)
+		single_calls();
 	many();
-	ended_asleep();
+	if (!libc_is_musl)
+		ended_asleep();
 	must(msgctl(queue, IPC_RMID, NULL) == 0 && semctl(set, 0, IPC_RMID) == 0, "IPC_RMID");
 	printf("cancel: %d failures\n", failures);
 	return failures != 0;

@@ -1,5 +1,7 @@
 //! The columns of lsipc: their names, labels and values.
 
+use std::fs;
+
 use broker::sysv::{Limits, Perm, Queue, Segment, Set};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -242,11 +244,30 @@ fn owner(uid: u32) -> String {
 }
 
 fn user(uid: u32) -> Option<String> {
+    if IS_STATIC {
+        return name_in("/etc/passwd", uid);
+    }
     User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
 }
 
 fn group(gid: u32) -> Option<String> {
+    if IS_STATIC {
+        return name_in("/etc/group", gid);
+    }
     Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
+}
+
+/// Linked with all of glibc, whose look-up of names would load libraries of the machine that fit another glibc.
+const IS_STATIC: bool = cfg!(all(target_env = "gnu", target_feature = "crt-static"));
+
+/// Whose third field the number is.
+fn name_in(file: &str, id: u32) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == id.to_string()).then(|| name.to_owned())
+    })
 }
 
 fn permissions(mode: u32, manner: &Manner) -> String {

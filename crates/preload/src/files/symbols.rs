@@ -14,6 +14,8 @@ use core::{
 
 use abi::Errno;
 
+use crate::loader;
+
 use super::{
     find_refused, may_write, open_refused,
     path::{File, may_be_ours},
@@ -21,7 +23,6 @@ use super::{
 };
 
 unsafe extern "C" {
-    fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void;
 }
 
@@ -45,9 +46,7 @@ impl Next {
 
     #[cold]
     fn find(&self) -> usize {
-        const RTLD_NEXT: *mut c_void = core::ptr::without_provenance_mut(usize::MAX);
-        // SAFETY: a terminated name; RTLD_NEXT is a handle that dlsym knows.
-        let found = unsafe { dlsym(RTLD_NEXT, self.name.as_ptr()) }.addr();
+        let found = loader::next(self.name);
         let address = if found == 0 { absent as *const () as usize } else { found };
         self.address.store(address, Relaxed);
         address
