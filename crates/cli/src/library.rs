@@ -54,7 +54,7 @@ pub(crate) fn ld_preload() -> Result<OsString, NoPlace> {
 }
 
 /// Puts the library where it can be loaded from; its path, as LD_PRELOAD has it.
-fn install() -> Result<PathBuf, NoPlace> {
+pub(crate) fn install() -> Result<PathBuf, NoPlace> {
     let mut refused = Vec::new();
     for base in places() {
         match install_below(&base) {

@@ -7,8 +7,10 @@
 
 #![forbid(unsafe_code)]
 
+mod doctor;
 mod library;
 mod ls;
+mod pages;
 mod program;
 mod rm;
 mod run;
@@ -43,6 +45,12 @@ enum Command {
     Ls(ls::Ls),
     /// Remove objects of a namespace, as ipcrm does
     Rm(rm::Rm),
+    /// Say what works on this machine, and why not
+    ///
+    /// The exit code is 0 if `run` works, also where something else does not.
+    Doctor(doctor::Doctor),
+    /// Write the manual pages and the shells' completions
+    Pages(pages::Pages),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +62,8 @@ fn main() -> ExitCode {
         Command::Run(run) => run::run(run),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Rm(rm) => rm::rm(&rm),
+        Command::Doctor(doctor) => doctor::doctor(&doctor),
+        Command::Pages(pages) => pages::pages(&pages),
     }
 }
 

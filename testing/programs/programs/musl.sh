@@ -11,5 +11,3 @@ glibc=$FETCHED/bin musl=$FETCHED/bin/musl
 "$musl/cancel" musl
 "$musl/limits" plain
 "$musl/limits" lock-first
-# A call of ours begins long before it sleeps; the kernel's is one instruction.
-"$musl/moment" ${IPCSPACE_BIN:+early}
