@@ -2,15 +2,17 @@
 //!
 //! - `cargo xtask tidy`: what no compiler checks: arrows of dependency, places of `unsafe`, file heads, paths.
 //! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed` steps.
+//! - `cargo xtask dist`: the packages.
 //!
 //! Missing: the long runs of the crash and differential tests, and the benchmark, which are started by hand.
 #![forbid(unsafe_code)]
 
+mod dist;
 mod steps;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 
@@ -21,12 +23,15 @@ enum Chore {
     Tidy,
     /// Build the command and run every test with it
     Test,
+    /// Make the packages: a tarball, and a .deb
+    Dist,
 }
 
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Tidy => tidy::run(&root()),
         Chore::Test => steps::run(&root()),
+        Chore::Dist => dist::run(&root()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -42,4 +47,16 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR"));
     own.parent().unwrap_or(own).to_owned()
+}
+
+/// The Cargo that runs us.
+pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(arguments);
+    command
+}
+
+/// Where Cargo puts what it builds.
+pub(crate) fn target_directory(root: &Path) -> PathBuf {
+    root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }

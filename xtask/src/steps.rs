@@ -7,6 +7,8 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::{cargo, target_directory};
+
 /// What became of a step.
 enum Outcome {
     Passed,
@@ -94,6 +96,8 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
     };
     let mut installed = Command::new("testing/programs/installed.sh");
     installed.current_dir(root);
+    let mut packages = Command::new("testing/packages/run");
+    packages.current_dir(root);
     let unit = cargo(root, &["test", "--workspace", "--exclude", "preload"]);
     vec![
         Step { name: "unit and integration tests", needs: Needs::Nothing, command: unit },
@@ -115,18 +119,8 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("crash steps", "crash", &["step", "--stride", "211"]),
         programs("programs, kernel", "kernel"),
         programs("programs, preload", "preload"),
+        Step { name: "packages", needs: Needs::Root, command: packages },
     ]
-}
-
-/// The Cargo that runs us.
-fn cargo(root: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root).args(arguments);
-    command
-}
-
-fn target_directory(root: &Path) -> PathBuf {
-    root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 fn is_root() -> Result<bool, Box<dyn Error>> {

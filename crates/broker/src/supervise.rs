@@ -168,6 +168,7 @@ pub fn run<E: std::error::Error>(
     job: &Job,
     open: impl FnOnce() -> Result<Namespace, E>,
 ) -> Result<Outcome, Failure> {
+    start::can_let_go()?;
     let start = start::Start::block_signals()?;
     // If the broker is killed, the command becomes a child of this process.
     nix::sys::prctl::set_child_subreaper(true)?;

@@ -63,7 +63,7 @@ const CHECKS: [(&str, Look); 12] = [
     ("library", library),
     ("memory", memory),
     ("processes", processes),
-    ("proc", proc),
+    ("files", files),
     ("tracing", tracing),
     ("huge pages", huge_pages),
     ("locked memory", locked_memory),
@@ -160,12 +160,14 @@ fn processes() -> Found {
     }
 }
 
-fn proc() -> Found {
-    match fs::read_to_string("/proc/self/maps") {
-        Ok(maps) if !maps.is_empty() => ok("mounted"),
-        Ok(_) => no("/proc/self/maps is empty"),
-        Err(error) => no(format!("/proc/self/maps: {error}; attachments of shared memory are counted there")),
+/// Attachments are counted in /proc/PID/maps.
+fn files() -> Found {
+    for path in ["/proc/self/maps", "/dev/null"] {
+        if let Err(error) = fs::File::open(path) {
+            return no(format!("{path}: {error}"));
+        }
     }
+    ok("/proc and /dev/null are there")
 }
 
 /// Whether a process that was stopped while it held a lock can be let run until it has released it.

@@ -31,8 +31,19 @@ impl Unserved {
 /// missing is left to exec itself to tell.
 pub(crate) fn unserved(command: &OsStr) -> Option<(PathBuf, Unserved)> {
     let path = find(command)?;
+    if is_itself(&path) {
+        // Its calls need no libc.
+        return None;
+    }
     let why = inspect(&path, 0).ok()??;
     Some((path, why))
+}
+
+/// Whether a file is this very program.
+fn is_itself(path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let itself = fs::metadata("/proc/self/exe").ok();
+    itself.is_some_and(|itself| fs::metadata(path).is_ok_and(|found| identity(found) == identity(itself)))
 }
 
 fn find(command: &OsStr) -> Option<PathBuf> {

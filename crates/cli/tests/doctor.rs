@@ -33,7 +33,7 @@ fn it_says_that_all_is_well() {
     let output = bash("$IPCSPACE doctor");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
-    for name in ["kernel", "library", "memory", "processes", "proc", "run"] {
+    for name in ["kernel", "library", "memory", "processes", "files", "run"] {
         assert!(!of(name, &text).starts_with("no "), "{text}");
     }
     assert!(of("library", &text).ends_with("/libipcspace_preload.so"), "{text}");
@@ -97,16 +97,31 @@ fn a_shell_that_cannot_be_served_is_named() {
     assert!(of("run", &text).starts_with("no ") && of("run", &text).contains("statically linked"), "{text}");
 }
 
-#[test]
-fn without_a_place_for_the_library_nothing_works() {
+fn in_mount_namespace(script: &str) -> Output {
     let mut unshare = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {
         unshare.args(["--user", "--map-root-user"]);
     }
-    let script = format!(
-        "exec 9<{IPCSPACE}; for at in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec none $at; done; /proc/self/fd/9 doctor"
+    let script = format!("exec 9<{IPCSPACE}; ipcspace() {{ /proc/self/fd/9 \"$@\"; }}; {script}");
+    unshare.args(["--mount", "bash", "-c", &script]).env_remove("LD_PRELOAD").output().unwrap()
+}
+
+#[test]
+fn without_dev_null_nothing_is_started() {
+    let output =
+        in_mount_namespace("mount -t tmpfs none /dev; ipcspace run -- echo ran; echo $?; ipcspace doctor");
+    let (said, errors) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(said.starts_with("125\n"), "{said}");
+    assert_eq!(errors, "ipcspace: /dev/null: No such file or directory (os error 2)\n");
+    assert!(of("files", &said).starts_with("no ") && output.status.code() == Some(1), "{said}");
+}
+
+#[test]
+fn without_a_place_for_the_library_nothing_works() {
+    let output = in_mount_namespace(
+        "for at in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec none $at; done; ipcspace doctor",
     );
-    let output = unshare.args(["--mount", "bash", "-c", &script]).env_remove("LD_PRELOAD").output().unwrap();
     let text = text(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(of("library", &text).contains("/dev/shm/ipcspace-0: mounted noexec"), "{text}");

@@ -64,6 +64,14 @@ impl Start {
     }
 }
 
+/// Fails where the broker could not do [`let_go_of_inherited`] later, when the command has been started.
+pub(super) fn can_let_go() -> io::Result<()> {
+    for path in ["/dev/null", "/proc/self/fd"] {
+        fs::metadata(path).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+    }
+    Ok(())
+}
+
 /// Closes every descriptor that was inherited, so that whoever waits for the end of a pipe waits for the command alone.
 ///
 /// Inherited are those without close-on-exec: our own all have it. Standard descriptors become `/dev/null`, but for those to keep.
