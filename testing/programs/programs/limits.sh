@@ -31,6 +31,16 @@ under -n 64 perl -e "$exchange" || failed=1
 "$limits" lock-later || failed=1
 under -n 64 "$limits" fds-first || failed=1
 under -n 64 "$limits" fds-one || failed=1
+# A segment that does not fit, and one that does.
+segments='
+	use Errno;
+	my $large = shmget(0, 300 << 20, 01600) // die "shmget: $!\n";
+	shmread($large, my $got, 0, 1) and die "it was attached\n";
+	$!{ENOMEM} or die "not attached: $!\n";
+	my $small = shmget(0, 1 << 20, 01600) // die "shmget: $!\n";
+	shmwrite($small, "text", 5000, 4) && shmread($small, $got, 5000, 4) && $got eq "text" or die "shmwrite, shmread: $!\n";
+	for ($large, $small) { shmctl($_, 0, 0) or die "shmctl: $!\n" }'
+under -v 200000 perl -e "$segments" || failed=1
 if [ -n "${IPCSPACE_BIN:-}" ]; then
 	# The whole of ours, started where the limits hold already.
 	under -v 200000 "$IPCSPACE_BIN" run -- "$limits" plain || failed=1
