@@ -19,10 +19,11 @@ enum Outcome {
 /// What a step needs of the machine.
 enum Needs {
     Nothing,
-    /// For namespaces of the kernel's IPC.
+    /// For namespaces of the kernel's.
     Root,
     /// What `testing/programs/install` fetches.
     Programs(PathBuf),
+    Both(PathBuf),
 }
 
 struct Step {
@@ -58,10 +59,10 @@ pub(crate) fn run(root: &Path) -> Result<bool, Box<dyn Error>> {
 
 fn outcome(step: &mut Step, privileged: bool) -> Outcome {
     match &step.needs {
-        Needs::Root if !privileged => {
-            return Outcome::Skipped("needs root, for namespaces of the kernel's IPC");
+        Needs::Root | Needs::Both(_) if !privileged => {
+            return Outcome::Skipped("needs root, for namespaces of the kernel's");
         }
-        Needs::Programs(fetched) if !fetched.exists() => {
+        Needs::Programs(fetched) | Needs::Both(fetched) if !fetched.exists() => {
             return Outcome::Skipped("the programs are not there; testing/programs/install fetches them");
         }
         _ => {}
@@ -119,7 +120,11 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("crash steps", "crash", &["step", "--stride", "211"]),
         programs("programs, kernel", "kernel"),
         programs("programs, preload", "preload"),
-        Step { name: "packages", needs: Needs::Root, command: packages },
+        Step {
+            name: "packages",
+            needs: Needs::Both(root.join("target/programs/bin/musl")),
+            command: packages,
+        },
     ]
 }
 
