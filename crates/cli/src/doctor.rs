@@ -121,7 +121,6 @@ fn library() -> Found {
     };
     let closed = path.ancestors().skip(1).find(|directory| {
         const OTHERS_MAY_PASS: u32 = 0o001;
-        // What the path has for `$LIB` is no directory of its own.
         fs::metadata(directory).is_ok_and(|found| found.mode() & OTHERS_MAY_PASS == 0)
     });
     match closed {

@@ -3,7 +3,7 @@
 //! A place is taken if it is ours, nobody else may write to it, it is not mounted noexec (as `/run` often is), and its path has
 //! no character that separates the entries of LD_PRELOAD. The file stays: the next `run` finds it there.
 //!
-//! LD_PRELOAD names it with `$LIB`, for which glibc's loader puts its directory of libraries: that of 32-bit programs is another one, and there
+//! Where there are 32-bit programs, LD_PRELOAD names it with `$LIB`, for which glibc's loader puts its directory of libraries: that of 32-bit programs is another one, and there
 //! lies a library of theirs that does nothing, for the loader would complain of ours at each start. musl's loader knows no `$LIB`: it
 //! looks into a directory of that very name. Which directories there are depends on the distribution; this is the tree:
 //!
@@ -30,6 +30,8 @@ use nix::unistd::geteuid;
 const CONTENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libipcspace_preload.so"));
 const HASH: &str = env!("IPCSPACE_PRELOAD_HASH");
 const NAME: &str = "libipcspace_preload.so";
+/// The loader of 32-bit programs, which their files name.
+const LOADER_32: &str = "/lib/ld-linux.so.2";
 
 /// Nowhere could the library be put; each place with its reason.
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +109,8 @@ fn install_below(base: &Path) -> io::Result<PathBuf> {
     ] {
         own_link(&dir.join(link), target)?;
     }
-    Ok(dir.join("$LIB").join(NAME))
+    // glibc takes some 20 µs to put something for it at each start: where there are no 32-bit programs, there is nothing to tell apart.
+    Ok(if Path::new(LOADER_32).exists() { dir.join("$LIB").join(NAME) } else { dir.join(NAME) })
 }
 
 /// Whether `lib` is the directory of this machine's 32-bit libraries, as with Fedora and SUSE, and not that of 64-bit ones, as with Arch
@@ -117,7 +120,7 @@ fn lib_is_of_32_bit() -> bool {
         let path = fs::canonicalize(loader).ok();
         path.is_some_and(|path| path.parent().and_then(Path::file_name) == Some(OsStr::new("lib")))
     };
-    is_in_lib("/lib/ld-linux.so.2") && !is_in_lib("/lib64/ld-linux-x86-64.so.2")
+    is_in_lib(LOADER_32) && !is_in_lib("/lib64/ld-linux-x86-64.so.2")
 }
 
 /// Makes the directory, or sees that the one there is ours alone to write to.
