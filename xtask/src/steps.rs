@@ -116,6 +116,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         ),
         tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
         tool("crash poison", "crash", &["poison"]),
+        tool("crash flip", "crash", &["flip", "--rounds", "50", "--seed", "1"]),
         // A stride that has no factor in common with loops of the code.
         tool("crash steps", "crash", &["step", "--stride", "211"]),
         programs("programs, kernel", "kernel"),

@@ -75,10 +75,11 @@ impl<'a, H: Host> Ctx<'a, H> {
         // To find out whether a thread lives costs a system call: a free slot is looked for before many are asked about.
         for mut doubts in [FEW, usize::MAX] {
             for slot in thread_slots(arena, host)? {
-                let ctx = Ctx::new(arena, host, slot)?;
+                // The table of slots may make no sense: what is no slot is passed over.
+                let Ok(ctx) = Ctx::new(arena, host, slot) else { continue };
                 match ctx.slot.owner() {
                     None => {
-                        if ctx.slot.claim(process, tid) {
+                        if ctx.is_slot() && ctx.slot.claim(process, tid) {
                             return Ok((ctx, None));
                         }
                     }
@@ -209,13 +210,15 @@ impl<'a, H: Host> Ctx<'a, H> {
             || slot.magazines.iter().any(|m| m.holds(taking))
             || slot.log_ext.iter().any(|place| place.load(Relaxed) == taking.0);
         if own {
-            slot.in_flight.taking.store(0, Relaxed);
-            if let Some(block) = taking.some().filter(|_| !twice) {
-                self.hold(block);
-                self.free(block);
+            // Its mention ends with the freeing: the new owner may die here too.
+            match taking.some() {
+                Some(block) if !twice => self.free(block),
+                _ => slot.in_flight.taking.store(0, Relaxed),
             }
             self.free_chain();
         } else {
+            // Another's slot is put right by the broker only. If that dies here, a block may be named by both slots, or by
+            // none; but then nobody looks at either again: it is lost, and never freed twice.
             slot.in_flight.taking.store(0, Relaxed);
             if let Some(block) = taking.some().filter(|_| !twice) {
                 self.hold(block);
@@ -277,13 +280,28 @@ impl<'a, H: Host> Ctx<'a, H> {
         }))
     }
 
-    /// The thread that holds the lock which `slot` took last, if that is the slot's own thread `tid`.
-    pub fn holds_lock(&self, slot: &ThreadSlot, tid: u32) -> bool {
+    /// The thread that holds the lock which `slot` took last, or waits for; 0 if nobody does.
+    pub fn lock_owner(&self, slot: &ThreadSlot) -> u32 {
         let offset = slot.locked.load(Relaxed);
-        offset != 0 && self.arena.at_offset::<Lock, H>(self.host, offset).is_ok_and(|l| l.owner() == tid)
+        let lock = self.arena.at_offset::<Lock, H>(self.host, offset);
+        if offset == 0 { 0 } else { lock.map_or(0, |l| l.owner()) }
     }
 
-    /// Marks the lock that `slot` holds as its dead thread's, where the kernel did not.
+    /// Whether the lock that `waiting` waits for names an owner that doesn't have it: then its word was overwritten, as every thread's
+    /// slot names the lock that it takes, before it does.
+    pub fn is_nobodys_lock(&self, waiting: &ThreadSlot, owner: u32) -> bool {
+        // An owner that releases it, does something else, and takes it again, may be met in between; but not each time.
+        const OFTEN: u32 = 50;
+        let lock = waiting.locked.load(Relaxed);
+        let has_it = || {
+            self.threads().is_ok_and(|mut threads| {
+                threads.any(|(slot, _, tid)| tid == owner && slot.locked.load(Relaxed) == lock)
+            })
+        };
+        (0..OFTEN).all(|_| self.lock_owner(waiting) == owner && !has_it())
+    }
+
+    /// Marks the lock that `slot` took last, or waits for, as that of a dead thread `tid`, where the kernel did not.
     pub fn declare_dead(&self, slot: &ThreadSlot, tid: u32) {
         let offset = slot.locked.load(Relaxed);
         if offset != 0

@@ -116,11 +116,12 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
     /// Commits what was changed so far, and with it completes `waiter`. It is woken after the lock is released.
     pub fn commit_completing(&mut self, waiter: &Ref<'a, Waiter>, phase: Phase) {
         let slot = self.ctx.slot.get();
-        if slot.wake_count.load(Relaxed) as usize >= WAKES {
+        let mut at = slot.wake_count.load(Relaxed) as usize;
+        if at >= WAKES {
             self.ctx.flush_wakes();
+            at = 0;
         }
         waiter.name_waker(self.ctx.host.cpu());
-        let at = slot.wake_count.load(Relaxed) as usize;
         let owed = Owed { waiter: waiter.handle(), state: waiter.state(), phase };
         slot.wakes[at].store(owed.pack(), Relaxed);
         ordered();

@@ -271,6 +271,11 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(class)
     }
 
+    /// Whether the slot lies where slots do.
+    pub(crate) fn is_slot(&self) -> bool {
+        self.class_of(self.slot.handle()) == Ok(Class::THREAD)
+    }
+
     #[cold]
     #[inline(never)]
     fn refill(&self, class: Class) -> Result<usize> {
@@ -569,7 +574,11 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// `Corrupt`, if a list makes no sense.
     pub fn trim(&self) -> Result<()> {
         for class in (0..GENERAL).map(Class) {
-            while self.detach_empty(class)? {
+            // A list that makes no sense may go round in a circle.
+            for _ in 0..MAX_SPANS {
+                if !self.detach_empty(class)? {
+                    break;
+                }
                 self.give_span()?;
             }
         }
@@ -636,7 +645,8 @@ impl<'a, H: Host> Ctx<'a, H> {
         let head = self.head(class)?;
         let tx = self.lock(head.part(|h| &h.lock))?;
         let mut after = 0;
-        while let Some((span, desc)) = self.find_empty(&head, after)? {
+        for _ in 0..MAX_SPANS {
+            let Some((span, desc)) = self.find_empty(&head, after)? else { break };
             after = span;
             let blocks = desc.bump.load(Relaxed).min(class.per_span());
             if desc.backed.load(Relaxed) == 0 || blocks == 0 && desc.free.load(Relaxed) == 0 {
@@ -715,7 +725,7 @@ impl<H: Host> Ctx<'_, H> {
             if class != Class::THREAD
                 && let Some(blocks) = usage.blocks.get_mut(class.0 as usize)
             {
-                *blocks += desc.used.load(Relaxed);
+                *blocks = blocks.saturating_add(desc.used.load(Relaxed));
             }
         }
         // The founder's slot is none of the list.

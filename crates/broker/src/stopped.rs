@@ -1,11 +1,13 @@
 //! A holder of a lock that is stopped must not stop the others.
 //!
 //! A stopped process is seized, runs until it has released the lock, and is left stopped as it was: its parent sees
-//! nothing of it. One that has ended without the kernel's mark is declared dead.
+//! nothing of it. One that has ended without the kernel's mark is declared dead, and so is one that there never was: then the
+//! lock's word was overwritten.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
+use arena::Host as _;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -13,18 +15,21 @@ use nix::unistd::Pid;
 /// How long a holder may run. It needs microseconds.
 const RUN: Duration = Duration::from_millis(200);
 
-/// Looks at every thread that holds a lock, and helps those that can't go on. Takes no lock: the broker calls it also
-/// when it waits for one itself.
+/// Looks at every thread that holds a lock, or waits for one, and helps those that can't go on. Takes no lock: the broker calls it
+/// also when it waits for one itself.
 pub(crate) fn release_locks(ctx: &client::Operation<'_>) {
     let Ok(threads) = ctx.threads() else { return };
-    for (slot, _, tid) in threads {
-        if !ctx.holds_lock(&slot, tid) {
-            continue;
-        }
-        match state(tid) {
-            None => ctx.declare_dead(&slot, tid),
-            Some('T') => run_until(tid, || !ctx.holds_lock(&slot, tid)),
-            Some(_) => {}
+    let own = (ctx.slot, ctx.host.tid());
+    for (slot, tid) in threads.map(|(slot, _, tid)| (slot, tid)).chain([own]) {
+        match ctx.lock_owner(&slot) {
+            0 => {}
+            owner if owner == tid => match state(tid) {
+                None => ctx.declare_dead(&slot, tid),
+                Some('T') => run_until(tid, || ctx.lock_owner(&slot) != tid),
+                Some(_) => {}
+            },
+            owner if ctx.is_nobodys_lock(&slot, owner) => ctx.declare_dead(&slot, owner),
+            _ => {}
         }
     }
 }

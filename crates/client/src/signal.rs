@@ -297,7 +297,7 @@ pub(crate) fn faults_kill(tls: &Tls) -> bool {
 
 /// With no handler running in between: for what is not an operation and must not be interrupted by one.
 pub(crate) fn undisturbed<R>(work: impl FnOnce() -> R) -> R {
-    let before = set_mask(!(FAULTS | LIBC));
+    let before = sys::signal::block(!(FAULTS | LIBC));
     let done = work();
     set_mask(before);
     done

@@ -26,6 +26,7 @@ use arena::{
 use crate::{
     msgutil::{MsgMsg, copy_msg, load_msg, store_msg},
     namespace::{IpcNamespace, Limit},
+    reap::give_up,
     task::{Cause, Outcome, Task},
     util::{
         CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
@@ -625,6 +626,9 @@ fn complete<'a, T: Task>(
     phase: Phase,
     result: core::result::Result<(), Errno>,
 ) -> Result<()> {
+    if who.object.load(Relaxed) != q.handle().0 {
+        return Err(CORRUPT);
+    }
     dequeue(tx, q, list, who)?;
     tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
     tx.commit_completing(who, phase);
@@ -736,7 +740,7 @@ pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags
 /// As [`do_msgsnd`], and `EINTR`.
 pub fn resume_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, flags: i32, cause: Cause) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
-    let left = cause != Cause::Woken && leave(ctx, List::Senders)?;
+    let left = cause != Cause::Woken && leave(ctx, List::Senders).inspect_err(|_| give_up(ctx))?;
     // The message is the thread's again.
     let block = me.block.load(Relaxed);
     ctx.slot.in_flight.chain.store(block, Relaxed);
@@ -931,7 +935,7 @@ pub fn do_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
 /// # Errors
 /// As [`do_msgrcv`], and `EINTR`.
 pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> Result<Outcome> {
-    if cause != Cause::Woken && leave(ctx, List::Receivers)? {
+    if cause != Cause::Woken && leave(ctx, List::Receivers).inspect_err(|_| give_up(ctx))? {
         return Err(Errno::EINTR);
     }
     let me = ctx.slot.part(|s| &s.waiter);
@@ -1209,7 +1213,7 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
     }
     ctx.flush_wakes();
     rm_id(ctx, q, |_, _| ())?;
-    loop {
+    for _ in 0..WALK {
         let Locked { object: q, mut tx } = lock_object(ctx, *q)?;
         if let Some(first) = Handle(q.first.load(Relaxed)).some() {
             let msg: Ref<'a, MsgMsg> = ctx.at(first).or_errno()?;
@@ -1221,14 +1225,15 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
             tx.set(&q, |q| &q.idle, 0);
             set_chain(&mut tx, idle.handle());
         } else {
-            break;
+            drop(tx);
+            free_object(ctx, &q);
+            return Ok(());
         }
         tx.commit();
         drop(tx);
         ctx.free_chain();
     }
-    free_object(ctx, q);
-    Ok(())
+    Err(CORRUPT)
 }
 
 /// The queue of a handle, for whoever puts right what the dead left.

@@ -34,10 +34,7 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     }
     ctx.adopt(slot);
     // Whoever completed it may have given it a message, which dies with it.
-    if let Some(block) = Handle(who.block.swap(0, Relaxed)).some() {
-        ctx.slot.in_flight.chain.store(block.0, Relaxed);
-        ctx.free_chain();
-    }
+    free_given(ctx, &who);
     let doomed = Handle(in_flight.doomed.load(Relaxed));
     if !doomed.is_null() {
         let _ = match in_flight.doomed_class.load(Relaxed) {
@@ -59,13 +56,19 @@ pub fn is_cancellable<T: Task>(ctx: &Ctx<'_, T>) -> bool {
 pub fn give_up<T: Task>(ctx: &Ctx<'_, T>) {
     let who = ctx.slot.part(|s| &s.waiter);
     end_sleep(ctx, &who);
+    free_given(ctx, &who);
+    ctx.flush_wakes();
+}
+
+/// Frees what a sleeper had been given.
+fn free_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
     if let Some(block) = Handle(who.block.load(Relaxed)).some() {
         ctx.slot.in_flight.chain.store(block.0, Relaxed);
+        // In this order: whoever settles the slot after a death in between finds it in both places, and takes one.
         arena::sync::ordered();
         who.block.store(0, Relaxed);
         ctx.free_chain();
     }
-    ctx.flush_wakes();
 }
 
 /// Takes a dead thread's waiter off the list that it is on.

@@ -55,6 +55,8 @@ const INLINE_OPS: usize = 32;
 /// Changes that are made in one transaction where many are to be made.
 const STEP: usize = 24;
 const WALK: u32 = 1 << 24;
+/// Most blocks of a set that are freed one by one before their list is taken for corrupt.
+const RECORDS: u32 = 1 << 20;
 
 arena::shared! {
     /// `sem_array`.
@@ -410,6 +412,9 @@ fn complete<'a, T: Task>(
     who: &Ref<'a, Waiter>,
     result: core::result::Result<(), Errno>,
 ) -> Result<()> {
+    if who.object.load(Relaxed) != set.handle().0 {
+        return Err(CORRUPT);
+    }
     dequeue(tx, set, who)?;
     tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
     tx.commit_completing(who, Phase::Done);
@@ -686,15 +691,18 @@ fn has_garbage(set: &SemArray) -> bool {
 /// Frees the undo records that were applied, and the values that were set. Call with no lock held and an empty in-flight
 /// chain.
 fn free_garbage<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
-    while has_garbage(set) {
+    for _ in 0..RECORDS {
+        if !has_garbage(set) {
+            return Ok(());
+        }
         let Locked { object: set, mut tx } = lock_object(ctx, *set)?;
         if !take_garbage(&mut tx, &set)? {
-            break;
+            return Ok(());
         }
         drop(tx);
         ctx.free_chain();
     }
-    Ok(())
+    Err(CORRUPT)
 }
 
 /// Takes one piece of garbage, if there is any, into the thread's in-flight chain.
@@ -949,11 +957,8 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
     let Asked { alters, undos, highest } = Asked::by(sops.iter());
     let mut new: Option<Undo<'a>> = None;
     let mut reserved = false;
-    let done = loop {
-        let Locked { object: set, mut tx } = match obtain(ctx, id) {
-            Ok(locked) => locked,
-            Err(e) => break Err(e),
-        };
+    let done = (|| loop {
+        let Locked { object: set, mut tx } = obtain(ctx, id)?;
         reserved |= set.changes_max() != 0;
         // The record is there from the first try on, whatever comes of it, as in the kernel.
         let undo = match if undos { find_undo(ctx, &set) } else { Ok(None) } {
@@ -969,16 +974,14 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
                 Some(fresh)
             }
             Ok(undo) => undo,
-            Err(e) => break Err(e),
+            Err(e) => return Err(e),
         };
         if highest >= set.nsems.load(Relaxed) {
-            break Err(Errno::EFBIG);
+            return Err(Errno::EFBIG);
         }
-        if let Err(e) = ipcperms(ctx.host, &set.perm, if alters { W } else { R }) {
-            break Err(e);
-        }
+        ipcperms(ctx.host, &set.perm, if alters { W } else { R })?;
         match perform(&mut tx, &set, sops, undo.as_ref(), ctx.host.tgid())? {
-            Tried::Fails(e) => break Err(e),
+            Tried::Fails(e) => return Err(e),
             Tried::Blocks(at) => {
                 ctx.slot.waiter.args[BLOCKING].store(at as u64, Relaxed);
                 if sops.len() as u32 > set.max_ops.load(Relaxed) {
@@ -986,7 +989,7 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
                 }
                 enqueue(&mut tx, &set, if alters { ALTER } else { ZERO }, undo.as_ref())?;
                 tx.commit();
-                break Ok(Outcome::Blocked);
+                return Ok(Outcome::Blocked);
             }
             Tried::Done => {
                 tx.set(&set, |s| &s.otime, ctx.host.now());
@@ -1001,10 +1004,10 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
                     ctx.flush_wakes();
                     free_garbage(ctx, &set)?;
                 }
-                break Ok(Outcome::Done(0));
+                return Ok(Outcome::Done(0));
             }
         }
-    };
+    })();
     if new.is_some() {
         ctx.free_chain();
     }
@@ -1020,10 +1023,11 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
 /// As [`do_semtimedop`], `EINTR`, and `EAGAIN` when the time is over.
 pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
-    let left = cause != Cause::Woken && abandon(ctx, &me)?;
+    let left = if cause == Cause::Woken { Ok(false) } else { abandon(ctx, &me) };
     let result = me.result.load(Relaxed);
     me.end();
     free_sops(ctx);
+    let left = left?;
     match cause {
         Cause::Signal if left => Err(Errno::EINTR),
         Cause::Timeout if left => Err(Errno::EAGAIN),
@@ -1379,7 +1383,7 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
     rm_id(ctx, set, |tx, ids| {
         tx.set(ids, |i| &i.used, ids.used.load(Relaxed).wrapping_sub(nsems));
     })?;
-    loop {
+    for _ in 0..RECORDS {
         let Locked { object: set, mut tx } = lock_object(ctx, *set)?;
         if take_garbage(&mut tx, &set)? {
             drop(tx);
@@ -1394,13 +1398,14 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
             tx.set(&set, |s| &s.sems, 0);
             set_chain(&mut tx, block);
         } else {
-            break;
+            drop(tx);
+            free_object(ctx, &set);
+            ctx.trim_log();
+            return Ok(());
         }
         tx.commit();
         drop(tx);
         ctx.free_chain();
     }
-    free_object(ctx, set);
-    ctx.trim_log();
-    Ok(())
+    Err(CORRUPT)
 }

@@ -133,6 +133,11 @@ impl IpcIds {
         self.next_id.store(-1, Relaxed);
     }
 
+    /// The two halves of the identifiers' table, and the keys'.
+    fn tables(&self, which: usize) -> &AtomicU32 {
+        self.table.get(which).unwrap_or(&self.keys)
+    }
+
     /// Objects in use.
     pub fn in_use(&self) -> u32 {
         self.in_use.load(Relaxed)
@@ -206,13 +211,8 @@ fn bucket<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, key: i32) -> Result<Ref<'
 
 /// Allocates the tables of a class that are not there yet.
 fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<()> {
-    for which in 0..3 {
-        let place = |ids: &'a IpcIds| if which == 2 { &ids.keys } else { &ids.table[which] };
-        // The second half of the table is for indices above 16384 only.
-        let needed = which != 1 || ids.in_use.load(Relaxed) > 8000 || ids.next_id.load(Relaxed) >= 0;
-        if !needed || place(ids.get()).load(Acquire) != 0 {
-            continue;
-        }
+    while let Some(which) = missing_table(ids) {
+        let place = |ids: &'a IpcIds| ids.tables(which);
         let block = ctx.alloc(SPAN).or_errno()?;
         ctx.arena.zero(ctx.host, block, 0, SPAN as usize).or_errno()?;
         let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
@@ -226,6 +226,26 @@ fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result
         }
     }
     Ok(())
+}
+
+/// The first of the tables that is needed and not there. The second half of the identifiers' is for indices above 16384 only.
+fn missing_table(ids: &IpcIds) -> Option<usize> {
+    let half = ids.in_use.load(Relaxed) > 8000 || ids.next_id.load(Relaxed) >= 0;
+    (0..3).find(|&which| (which != 1 || half) && ids.tables(which).load(Acquire) == 0)
+}
+
+/// The lock of a kind of objects, with all tables there.
+fn lock_ids<'c, 'a, T: Task>(ctx: &'c Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<Tx<'c, 'a, T>> {
+    // What was seen without the lock may be undone, when who did it has died.
+    const TRIES: u32 = 8;
+    for _ in 0..TRIES {
+        ensure_tables(ctx, ids)?;
+        let tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+        if missing_table(ids).is_none() {
+            return Ok(tx);
+        }
+    }
+    Err(CORRUPT)
 }
 
 /// The block last allocated is linked by this transaction.
@@ -510,9 +530,9 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
     charge: impl Fn(&mut Tx<'_, 'a, T>, &Ref<'a, IpcIds>) -> Result<()>,
 ) -> Result<i32> {
     let (ns, ids) = ids_ref::<O, T>(ctx)?;
-    ensure_tables(ctx, &ids)?;
+    // From here on the tables are there to stay.
+    let tx = lock_ids(ctx, &ids)?;
     if params.key != IPC_PRIVATE {
-        let tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
         if let Some(found) = find_key::<O, T>(ctx, &ids, params.key)? {
             return existing(tx, &found, params, more_checks);
         }
@@ -520,6 +540,7 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
             return Err(Errno::ENOENT);
         }
     }
+    drop(tx);
     // A new object is made outside of the lock; by then somebody else may have made one.
     let new = getnew()?;
     let made = (|| {

@@ -124,6 +124,11 @@ pub fn set_mask(mask: Mask) -> Mask {
     rt_sigprocmask(SIG_SETMASK, Some(mask)).unwrap_or(0)
 }
 
+/// Adds to the thread's mask; returns the one before.
+pub fn block(mask: Mask) -> Mask {
+    rt_sigprocmask(0, Some(mask)).unwrap_or(0)
+}
+
 /// The thread's mask.
 pub fn mask() -> Mask {
     rt_sigprocmask(0, None).unwrap_or(0)

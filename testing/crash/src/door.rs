@@ -50,7 +50,7 @@ fn start_again_under_ipcspace() -> Result<io::Error, Box<dyn Error>> {
 }
 
 /// The command under test: what `IPCSPACE_BIN` names, else the one beside this executable.
-fn ipcspace() -> Result<PathBuf, Box<dyn Error>> {
+pub(crate) fn ipcspace() -> Result<PathBuf, Box<dyn Error>> {
     if let Some(named) = env::var_os("IPCSPACE_BIN") {
         return Ok(named.into());
     }

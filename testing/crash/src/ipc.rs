@@ -255,6 +255,18 @@ pub(crate) fn fork(child: impl FnOnce() -> c_int) -> io::Result<libc::pid_t> {
     }
 }
 
+/// Interrupts this process's blocking calls from now on, so often.
+pub(crate) fn interrupt_every(microseconds: i64) {
+    extern "C" fn nothing(_: c_int) {}
+    let time = libc::timeval { tv_sec: 0, tv_usec: microseconds };
+    let timer = libc::itimerval { it_interval: time, it_value: time };
+    // SAFETY: a handler that does nothing; the timer's structure is read only.
+    unsafe {
+        libc::signal(libc::SIGALRM, nothing as *const () as usize);
+        libc::syscall(libc::SYS_setitimer, libc::ITIMER_REAL, &timer, ptr::null_mut::<libc::itimerval>());
+    }
+}
+
 /// Sends a signal to a child that has not been reaped.
 pub(crate) fn kill(pid: libc::pid_t, signal: c_int) {
     assert!(pid > 0, "a signal to {pid}");

@@ -6,6 +6,7 @@
 //! - `crash threads --count N`: N short threads, each doing one operation.
 //! - `crash undo --count N`: a parent that has just reaped its killed child finds SEM_UNDO applied.
 //! - `crash poison`: objects whose memory makes no sense become errors, and can be removed.
+//! - `crash flip --rounds N --seed S`: random bytes of the arena are overwritten under running clients.
 //!
 //! All of it runs under `ipcspace run`, or with `--door kernel` on the kernel itself, where every invariant must hold
 //! too: that is what shows the checks to be right.
@@ -14,6 +15,7 @@
 
 mod client;
 mod door;
+mod flip;
 mod ipc;
 mod matching;
 mod poison;
@@ -61,6 +63,11 @@ enum What {
     },
     /// A queue and a set whose memory is overwritten become errors
     Poison,
+    Flip(flip::Options),
+    #[command(hide = true)]
+    FlipRound {
+        seed: u64,
+    },
     /// Print what is in use of the arena
     #[command(hide = true)]
     Usage,
@@ -82,8 +89,13 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
     if matches!(args.what, What::Usage) {
         return usage::print();
     }
+    if let What::Flip(options) = &args.what {
+        return flip::run(options);
+    }
     door::enter(args.door)?;
     match &args.what {
+        What::Flip(options) => flip::run(options),
+        What::FlipRound { seed } => flip::round(*seed),
         What::Poison => poison::run(),
         What::Step(options) => step::run(options),
         What::Usage => usage::print(),

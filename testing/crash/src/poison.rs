@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<bool, Box<dyn Error>> {
 }
 
 /// The arena's file, by way of the broker, our parent.
-fn arena() -> Result<File, Box<dyn Error>> {
+pub(crate) fn arena() -> Result<File, Box<dyn Error>> {
     for entry in fs::read_dir(format!("/proc/{}/fd", std::os::unix::process::parent_id()))? {
         let path = entry?.path();
         if fs::read_link(&path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:ipcspace")) {
