@@ -253,17 +253,22 @@ fn map_file(file: &Fd, len: usize, wanted: &MapRequest) -> Result<(usize, usize)
 /// See [`engine::Backing::unmap_memory`].
 pub(crate) fn unmap(addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
     let addr = usize::try_from(addr).map_err(|_| Errno::EINVAL)?;
-    let known = TABLE.iter().find(|e| addr > BUSY && e.at.load(Acquire) == addr && e.claim(addr));
-    let Some(entry) = known else { return unmap_pieces(addr, segment_of) };
-    let (len, id) = (entry.len.load(Relaxed), entry.id.load(Relaxed));
-    let unmapped = if !entry.cut.load(Relaxed) && files::is_one_mapping(addr, len) {
+    let is_known = |e: &&Entry| addr > BUSY && e.at.load(Acquire) == addr;
+    // Beside one that is whole there may be others, of which something is left above it.
+    if let Some(entry) = TABLE.iter().find(|e| is_known(e) && !e.cut.load(Relaxed) && e.claim(addr)) {
+        let (len, id) = (entry.len.load(Relaxed), entry.id.load(Relaxed));
         // SAFETY: the attachment that the program wants to be rid of.
-        unsafe { files::unmap_range(addr, len) }.map(|()| id)
-    } else {
-        unmap_pieces(addr, segment_of)
-    };
-    entry.at.store(FREE, Release);
-    unmapped
+        let whole = files::is_one_mapping(addr, len).then(|| unsafe { files::unmap_range(addr, len) });
+        entry.at.store(FREE, Release);
+        if let Some(unmapped) = whole {
+            return unmapped.map(|()| id);
+        }
+    }
+    let id = unmap_pieces(addr, segment_of)?;
+    if let Some(entry) = TABLE.iter().find(|e| is_known(e) && e.id.load(Relaxed) == id && e.claim(addr)) {
+        entry.at.store(FREE, Release);
+    }
+    Ok(id)
 }
 
 /// `shmdt` of a process that has left: for what it has attached it needs nobody.

@@ -20,6 +20,7 @@ cases! { "shmdt":
     not_a_piece_that_was_moved,
     after_all_was_unmapped,
     not_what_was_mapped_since,
+    of_one_that_was_put_over_another,
     inherited_by_a_child,
     of_a_mapping_that_another_thread_made,
 }
@@ -136,6 +137,20 @@ fn not_what_was_mapped_since() -> Outcome {
     set_byte(own.expose_provenance(), 1);
     same!(shmdt(at), Err(EINVAL));
     same!(byte_at(at), 1);
+    Ok(())
+}
+
+/// What is detached is forgotten, also if what it was put over is still there: a child that unmaps that place detaches nothing.
+fn of_one_that_was_put_over_another() -> Outcome {
+    let (below, above) = (ok!(segment(2 * PAGE)), ok!(segment(PAGE)));
+    let at = ok!(shmat(below, 0, 0));
+    same!(shmat(above, at, libc::SHM_REMAP), Ok(at));
+    ok!(shmdt(at));
+    same!(Task::start(move || munmap(at, PAGE))?.report()?, Ok(0));
+    let own = std::process::id() as i32;
+    let ds = ok!(shm_stat(above));
+    same!((ds.shm_nattch, ds.shm_lpid), (0, own));
+    same!(nattch(below), Ok(1));
     Ok(())
 }
 

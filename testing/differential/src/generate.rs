@@ -113,6 +113,9 @@ impl Generator {
         if self.chance(3) {
             return self.life(pair, task);
         }
+        if self.chance(2) {
+            return Step { task, action: Action::Call(self.file()), makes: 0 };
+        }
         self.objects.retain(|(name, _, _)| pair.objects.contains_key(name) || *name == self.names);
         // The last free task must not fall asleep too easily, or the rest is killing.
         let careful = free.len() < 2 || pair.tasks.len() - free.len() >= 5;
@@ -147,7 +150,7 @@ impl Generator {
     /// Tasks come and go and change.
     fn life(&mut self, pair: &Lockstep, task: Name) -> Step {
         let leads = pair.tasks[&task].leader == task;
-        let call = match self.random.random_range(0..22) {
+        let call = match self.random.random_range(0..20) {
             0..=3 if pair.tasks.len() < TASKS => Call::Fork,
             4..=6 if pair.tasks.len() < TASKS => Call::SpawnThread,
             7..=8 => Call::Exit,
@@ -155,7 +158,6 @@ impl Generator {
             11..=12 if leads => Call::Exec,
             13..=14 => self.sysctl(),
             15..=16 if self.abilities.other_users => self.user(),
-            17..=18 => self.file(),
             _ => Call::Handler { signal: libc::SIGUSR1, restart: self.chance(50) },
         };
         Step { task, action: Action::Call(call), makes: self.name() }
@@ -163,9 +165,12 @@ impl Generator {
 
     /// What shows the namespace as text.
     fn file(&mut self) -> Call<Id> {
-        let files =
-            ["sysvipc/msg", "sysvipc/sem", "sys/kernel/sem", "sys/kernel/msg_next_id", "sys/kernel/shmmax"];
-        Call::ReadFile { path: format!("/proc/{}", self.pick(&files)) }
+        let lists = ["sysvipc/msg", "sysvipc/sem", "sysvipc/shm"];
+        let sysctls =
+            ["sys/kernel/sem", "sys/kernel/msg_next_id", "sys/kernel/shmmax", "sys/kernel/shm_next_id"];
+        // The list of each area often: it shows all of its objects at once.
+        let files = if self.chance(75) { &lists[..] } else { &sysctls[..] };
+        Call::ReadFile { path: format!("/proc/{}", self.pick(files)) }
     }
 
     fn sysctl(&mut self) -> Call<Id> {
