@@ -7,7 +7,7 @@
 //! one waits for the arena's doorbell, one takes questions at the socket. That one answers by itself whoever asks for
 //! the arena's file or a segment's: the former may hold a lock that the first thread waits for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -129,7 +129,9 @@ impl Client {
 struct Question {
     link: OwnedFd,
     which: u32,
-    arg: u32,
+    args: [u32; 2],
+    /// What follows the arguments.
+    rest: Vec<i32>,
     pid: i32,
 }
 
@@ -146,8 +148,6 @@ pub struct Service {
     leases: HashMap<RawFd, OwnedFd>,
     trim_at: Option<Instant>,
     look_at: Option<Instant>,
-    /// Questions that were taken from the channel and not answered yet.
-    waiting: VecDeque<Question>,
     /// Who was refused first; `None` once that has been handed out.
     refusal: Option<Arc<OnceLock<String>>>,
 }
@@ -209,7 +209,6 @@ impl Service {
             leases: HashMap::new(),
             trim_at: None,
             look_at: None,
-            waiting: VecDeque::new(),
             refusal: Some(Arc::default()),
         })
     }
@@ -277,7 +276,10 @@ impl Service {
         let now = Instant::now();
         if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = None;
-            let _ = client::with(|ctx| ctx.trim().map_err(engine::util::arena_errno));
+            let _ = client::with(|ctx| {
+                IpcNamespace::of(ctx.arena, ctx.host)?.asks.fetch_and(!namespace::ASK_TRIM, AcqRel);
+                ctx.trim().map_err(engine::util::arena_errno)
+            });
         }
         if segments::must_look() {
             self.look_at.get_or_insert(now + LOOK_AFTER);
@@ -340,21 +342,13 @@ impl Service {
         Ok((total, 0))
     }
 
-    /// Takes what has been asked by now.
-    fn pull(&mut self) {
-        let questions = self.questions.as_ref();
-        self.waiting.extend(questions.into_iter().flat_map(Receiver::try_iter));
-    }
-
     /// A process whose parent had segments attached.
-    fn forked(&mut self, parent: i32, child_pid: i32) {
-        let parent = self.clients.values().find(|c| c.pid == parent).map(|c| c.process);
-        let Some(parent) = parent else { return };
+    fn forked(&mut self, child_pid: i32, ids: &[i32], more: bool) {
         let child = self.attach(child_pid, true);
         let _ = client::with(|ctx| {
             match child {
-                Ok(child) => shm::inherit(ctx, parent, child),
-                Err(_) => shm::inherited_and_ended(ctx, parent, child_pid.cast_unsigned()),
+                Ok(child) => shm::inherit(ctx, child, ids, more),
+                Err(_) => shm::inherited_and_ended(ctx, ids, child_pid.cast_unsigned()),
             }
             Ok(())
         });
@@ -407,11 +401,10 @@ impl Service {
         if let Some(bell) = &self.bell {
             let _ = bell.read();
         }
-        self.pull();
-        while let Some(question) = self.waiting.pop_front() {
-            let Question { link, which, arg, pid } = question;
+        while let Some(question) = self.questions.as_ref().and_then(|asked| asked.try_recv().ok()) {
+            let Question { link, which, args: [arg, more], rest, pid } = question;
             if which == wire::TELL_FORKED {
-                self.forked(arg.cast_signed(), pid);
+                self.forked(pid, &rest, more != 0);
                 continue;
             }
             let answer = self.answer(which, arg, pid);
@@ -420,8 +413,8 @@ impl Service {
                 self.keep(link);
             }
         }
-        // That one stays until it is done, so that nobody rings for it again.
-        let kept = namespace::ASK_SEGMENTS;
+        // These stay until they are done, so that nobody rings for them again.
+        let kept = namespace::ASK_SEGMENTS | namespace::ASK_TRIM;
         let asks =
             client::with(|ctx| Ok(IpcNamespace::of(ctx.arena, ctx.host)?.asks.fetch_and(kept, AcqRel)));
         let asks = asks.unwrap_or(0);
@@ -509,15 +502,6 @@ impl Service {
 
     /// A client has ended, or a lease was given back.
     fn gone(&mut self, fd: RawFd) {
-        // Its children have what it had, while that is still known.
-        if let Some(parent) = self.clients.get(&fd).map(|client| client.pid) {
-            self.pull();
-            let is_its = |q: &Question| q.which == wire::TELL_FORKED && q.arg.cast_signed() == parent;
-            let (its, others) = std::mem::take(&mut self.waiting).into_iter().partition(is_its);
-            self.waiting = others;
-            let its: VecDeque<Question> = its;
-            its.iter().for_each(|q| self.forked(parent, q.pid));
-        }
         if let Some(link) = self.leases.remove(&fd) {
             let _ = self.epoll.delete(&link);
         } else if let Some(client) = self.clients.remove(&fd) {
@@ -581,11 +565,10 @@ impl Door {
         let link = unsafe { OwnedFd::from_raw_fd(fd) };
         // A client asks at once; one that does not must not hold up the others.
         let _ = setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200));
-        let mut question = [0; wire::QUESTION];
-        if recv(fd, &mut question, MsgFlags::empty()) != Ok(wire::QUESTION) {
-            return false;
-        }
-        let [magic, which, arg, high] = wire::decode(&question);
+        let mut message = [0; wire::LONGEST];
+        let Ok(len) = recv(fd, &mut message, MsgFlags::empty()) else { return false };
+        let Some((question, rest)) = message[..len].split_first_chunk() else { return false };
+        let [magic, which, arg, high] = wire::decode(question);
         let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
@@ -607,7 +590,9 @@ impl Door {
             let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);
             reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
         } else {
-            return self.sender.send(Question { link, which, arg, pid: peer.pid() }).is_ok();
+            let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
+            let question = Question { link, which, args: [arg, high], rest, pid: peer.pid() };
+            return self.sender.send(question).is_ok();
         }
         false
     }

@@ -191,8 +191,8 @@ fn ask_for_file<R>(
 ///
 /// # Errors
 /// The socket's.
-pub(crate) fn tell(message: [u32; 4]) -> Result<()> {
-    sys::net::send(&sys::net::connect(path()?)?, &wire::encode(message))
+pub(crate) fn tell(message: &[u8]) -> Result<()> {
+    sys::net::send(&sys::net::connect(path()?)?, message)
 }
 
 /// The connection by which files are given to the broker: the descriptor plus one, and the low half of its inode's number.

@@ -13,7 +13,7 @@
 //! affair, as with the kernel's calls.
 #![expect(unsafe_code, reason = "mapping is what shmat is for; libc is told of the handlers for fork")]
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use engine::{MapPlace, MapRequest, shm};
@@ -25,7 +25,7 @@ use sys::{
 
 use crate::{attach, leave, memory, wire};
 
-const ENTRIES: usize = 64;
+const ENTRIES: usize = wire::INHERITED;
 /// How many attachments of one `munmap` are noted; what is beyond is when somebody asks.
 const NOTED: usize = 4;
 const FREE: usize = 0;
@@ -52,8 +52,8 @@ static TABLE: [Entry; ENTRIES] = [const {
 }; ENTRIES];
 /// Whether the program has ever attached anything.
 static EVER: AtomicBool = AtomicBool::new(false);
-/// The process that forked last.
-static FORKER: AtomicU32 = AtomicU32::new(0);
+/// Whether there was once no room in the table.
+static MORE: AtomicBool = AtomicBool::new(false);
 
 impl Entry {
     fn claim(&self, seen: usize) -> bool {
@@ -84,6 +84,9 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
         entry.cut.store(false, Relaxed);
         entry.at.store(at, Release);
         put = true;
+    }
+    if !put {
+        MORE.store(true, Relaxed);
     }
 }
 
@@ -185,8 +188,10 @@ impl Unmapped {
             let mut whole = left.whole;
             if !whole && !is_there(left.memory, left.at, left.at, left.at + left.len) {
                 whole = true;
-                if let Some(entry) = TABLE.iter().find(|e| e.at.load(Acquire) == left.at && e.claim(left.at))
-                {
+                // Another segment may have been attached at the same place, where a piece of this one was gone.
+                let is_it =
+                    |e: &&Entry| e.at.load(Acquire) == left.at && e.memory.load(Relaxed) == left.memory;
+                if let Some(entry) = TABLE.iter().find(|e| is_it(e) && e.claim(left.at)) {
                     entry.at.store(FREE, Release);
                 }
             }
@@ -325,17 +330,27 @@ extern "C" fn before_fork() {
     if leave::has_left() {
         return;
     }
-    FORKER.store(sys::getpid(), Relaxed);
     let _ = crate::with(|ctx| {
         shm::fork_begin(ctx);
         Ok(())
     });
 }
 
+/// What this process has attached is what its parent had when it forked, whatever either has done since then. The broker then knows of
+/// this process before it can have ended.
 extern "C" fn in_child() {
     if leave::has_left() {
         return;
     }
-    // The broker then knows of this process before it can have ended.
-    let _ = attach::tell([wire::MAGIC, wire::TELL_FORKED, FORKER.load(Relaxed), 0]);
+    let mut message = [0; wire::LONGEST];
+    let (head, places) = message.split_at_mut(wire::QUESTION);
+    let mut count = 0;
+    let known = TABLE.iter().filter(|e| e.at.load(Acquire) > BUSY);
+    for (place, entry) in places.chunks_exact_mut(4).zip(known) {
+        place.copy_from_slice(&entry.id.load(Relaxed).to_ne_bytes());
+        count += 1;
+    }
+    let more = MORE.load(Relaxed).into();
+    head.copy_from_slice(&wire::encode([wire::MAGIC, wire::TELL_FORKED, count, more]));
+    let _ = attach::tell(&message[..wire::QUESTION + 4 * count as usize]);
 }

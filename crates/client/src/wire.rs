@@ -27,8 +27,11 @@ pub const ASK_USAGE: u32 = 8;
 pub const ASK_TAKE: u32 = 9;
 /// How much of this memory, whose number the arguments are, there is: answered as [`ASK_USAGE`].
 pub const ASK_MEMORY_USAGE: u32 = 11;
-/// I am a child of the process in the first argument, and have what it had attached. Nothing is answered.
+/// I am a forked child, and have attached what my parent had when it forked: the first argument says how many segments' identifiers
+/// follow, each as often as it is attached; the second one is not 0 if there are more than are known. Nothing is answered.
 pub const TELL_FORKED: u32 = 10;
+/// At most so many identifiers follow.
+pub const INHERITED: usize = 64;
 
 /// Files are given at a socket of their own: the other one's name with this behind it.
 pub const GIVEN: &str = ".given";
@@ -37,6 +40,8 @@ pub const GIVE_MEMORY: u32 = 16;
 
 /// Bytes of a question: magic, which, and two words of argument.
 pub const QUESTION: usize = 16;
+/// Bytes of the longest message.
+pub const LONGEST: usize = QUESTION + 4 * INHERITED;
 /// Bytes of an answer: magic, error number or 0, and two words: for [`ASK_ATTACH`] the process slot's handle.
 pub const ANSWER: usize = 16;
 

@@ -410,12 +410,15 @@ pub fn fork_begin<T: Task>(ctx: &Ctx<'_, T>) {
     }
 }
 
-/// A forked process has what its parent had.
-pub fn inherit<T: Task>(ctx: &Ctx<'_, T>, parent: Handle, child: Handle) {
-    let (Ok(parent), Ok(child)) = (ctx.at::<ProcSlot>(parent), ctx.at::<ProcSlot>(child)) else { return };
-    child.attached_more.fetch_or(parent.attached_more.load(Relaxed), Relaxed);
-    for (id, count) in table(&parent).filter(|(id, _)| table(&child).all(|(known, _)| known != *id)) {
-        table_add(&child, id, count);
+/// A forked process has what its parent had: these segments, one for each mapping, and perhaps more.
+pub fn inherit<T: Task>(ctx: &Ctx<'_, T>, child: Handle, ids: &[i32], more: bool) {
+    let Ok(child) = ctx.at::<ProcSlot>(child) else { return };
+    child.attached_more.fetch_or(more.into(), Relaxed);
+    for (place, id) in ids.iter().enumerate() {
+        // What was found already is known.
+        if !ids[..place].contains(id) && table(&child).all(|(known, _)| known != *id) {
+            table_add(&child, *id, ids.iter().filter(|other| *other == id).count() as u64);
+        }
     }
 }
 
@@ -428,11 +431,10 @@ pub fn found_attached<T: Task>(ctx: &Ctx<'_, T>, process: Handle, id: i32) {
     }
 }
 
-/// A forked process that had what its parent has ended before anybody could note it.
-pub fn inherited_and_ended<T: Task>(ctx: &Ctx<'_, T>, parent: Handle, pid: u32) {
-    let Ok(parent) = ctx.at::<ProcSlot>(parent) else { return };
-    for (id, _) in table(&parent) {
-        let _ = detach(ctx, id, 0, pid);
+/// A forked process has ended before anybody could note what it had.
+pub fn inherited_and_ended<T: Task>(ctx: &Ctx<'_, T>, ids: &[i32], pid: u32) {
+    for id in ids {
+        let _ = detach(ctx, *id, 0, pid);
     }
 }
 
@@ -766,7 +768,7 @@ pub fn shmctl_rmid<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
     drop(tx);
     // If it can't be found out now, the broker does.
     let _ = destroy_unmapped(ctx, &shp, id);
-    if shp.is_removed() && shp.perm.id.load(Relaxed) == id {
+    if shp.perm.state.load(Relaxed) == STATE_LIVE && shp.perm.id.load(Relaxed) == id {
         ctx.host.watch_removed();
     }
     Ok(())

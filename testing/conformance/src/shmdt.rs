@@ -7,7 +7,7 @@ use crate::{
     case::cases,
     check::{Failure, Outcome, ok, same},
     errno::EINVAL,
-    task::{Task, now},
+    task::{Task, now, sleep_for_ever},
 };
 
 cases! { "shmdt":
@@ -21,6 +21,7 @@ cases! { "shmdt":
     after_all_was_unmapped,
     not_what_was_mapped_since,
     of_one_that_was_put_over_another,
+    what_is_left_of_one_below_another,
     inherited_by_a_child,
     of_a_mapping_that_another_thread_made,
 }
@@ -151,6 +152,27 @@ fn of_one_that_was_put_over_another() -> Outcome {
     let ds = ok!(shm_stat(above));
     same!((ds.shm_nattch, ds.shm_lpid), (0, own));
     same!(nattch(below), Ok(1));
+    Ok(())
+}
+
+/// Of two that began at the same place, the one whose rest is unmapped is detached.
+fn what_is_left_of_one_below_another() -> Outcome {
+    let (first, second) = (ok!(segment(3 * PAGE)), ok!(segment(2 * PAGE)));
+    // Whichever comes first where attachments are remembered.
+    let other = ok!(shmat(second, 0, 0));
+    let at = ok!(shmat(first, 0, 0));
+    ok!(shmdt(other));
+    ok!(munmap(at, 2 * PAGE));
+    same!(shmat(second, at, 0), Ok(at));
+    ok!(munmap(at + PAGE, 2 * PAGE));
+    let child = Task::start(|| sleep_for_ever() as ())?;
+    let own = std::process::id() as i32;
+    same!((nattch(first), nattch(second)), (Ok(0), Ok(2)));
+    same!(ok!(shm_stat(first)).shm_lpid, own);
+    child.kill();
+    same!(ok!(shm_stat(first)).shm_lpid, own);
+    ok!(shmdt(at));
+    same!(nattch(second), Ok(0));
     Ok(())
 }
 
