@@ -30,5 +30,7 @@ pub const RT_SIGACTION: i64 = 13;
 pub const RT_SIGPROCMASK: i64 = 14;
 /// `munmap`.
 pub const MUNMAP: i64 = 11;
+/// `mmap`.
+pub const MMAP: i64 = 9;
 /// `mremap`.
 pub const MREMAP: i64 = 25;

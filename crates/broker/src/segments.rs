@@ -175,15 +175,24 @@ pub(crate) fn count(memory: u64) -> HashMap<i32, u64> {
     let Some(dev) = dev else { return HashMap::new() };
     with_descendants(clients)
         .into_iter()
-        .map(|pid| (pid, mappings_in(pid, dev, memory)))
+        .map(|pid| (pid, mappings_in(pid, dev, memory).unwrap_or(0)))
         .filter(|(_, n)| *n > 0)
         .collect()
 }
 
-fn mappings_in(pid: i32, dev: u64, ino: u64) -> u64 {
-    let Ok(maps) = fs::read(format!("/proc/{pid}/maps")) else { return 0 };
+/// How often a process has some memory mapped, if that can be read.
+pub(crate) fn mappings(pid: i32, memory: u64) -> Option<u64> {
+    let dev = with(|all| {
+        all.drain();
+        all.held.get(&memory).map(|held| held.dev)
+    });
+    mappings_in(pid, dev?, memory)
+}
+
+fn mappings_in(pid: i32, dev: u64, ino: u64) -> Option<u64> {
+    let maps = fs::read(format!("/proc/{pid}/maps")).ok()?;
     let is_it = |line: &&[u8]| Mapping::parse(line).is_some_and(|m| m.ino == ino && m.dev == dev);
-    maps.split(|b| *b == b'\n').filter(is_it).count() as u64
+    Some(maps.split(|b| *b == b'\n').filter(is_it).count() as u64)
 }
 
 /// These processes, the descendants of each, and those of the broker.

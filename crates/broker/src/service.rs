@@ -302,13 +302,27 @@ impl Service {
         left.unwrap_or(false)
     }
 
-    /// Looks for ends of clients that have not been handled yet.
+    /// Looks for ends of clients, and of their programs by exec, that have not been handled yet.
     fn see_ends(&mut self) {
         let dead: Vec<RawFd> =
             self.clients.iter().filter(|(_, c)| c.has_ended()).map(|(fd, _)| *fd).collect();
         for fd in dead {
             self.gone(fd);
         }
+        let _ = client::with(|ctx| {
+            // So it is also where only a thread has ended: what is mapped tells.
+            let is_marked = |c: &&Client| ctx.at::<ProcSlot>(c.process).is_ok_and(|slot| slot.marked());
+            for client in self.clients.values().filter(is_marked) {
+                let ids: Vec<i32> = shm::attached(ctx, client.process).collect();
+                for id in ids {
+                    let memory = shm::memory_of(ctx, id);
+                    if memory.is_ok_and(|memory| segments::mappings(client.pid, memory) == Some(0)) {
+                        shm::detached_unseen(ctx, client.process, id);
+                    }
+                }
+            }
+            Ok(())
+        });
     }
 
     /// Counts the mappings of a segment. A client that had some and has none any more has detached it.

@@ -13,7 +13,7 @@
 //! affair, as with the kernel's calls.
 #![expect(unsafe_code, reason = "mapping is what shmat is for; libc is told of the handlers for fork")]
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 use abi::{Errno, Result};
 use engine::{MapPlace, MapRequest, shm};
@@ -26,8 +26,6 @@ use sys::{
 use crate::{attach, leave, memory, wire};
 
 const ENTRIES: usize = wire::INHERITED;
-/// How many attachments of one `munmap` are noted; what is beyond is when somebody asks.
-const NOTED: usize = 4;
 const FREE: usize = 0;
 /// Being filled or emptied.
 const BUSY: usize = 1;
@@ -39,6 +37,8 @@ struct Entry {
     memory: AtomicU64,
     /// The program has changed it by itself.
     cut: AtomicBool,
+    /// The number of the call that unmaps something of it, and whether that is all.
+    leaving: AtomicU64,
 }
 
 static TABLE: [Entry; ENTRIES] = [const {
@@ -48,8 +48,11 @@ static TABLE: [Entry; ENTRIES] = [const {
         id: AtomicI32::new(0),
         memory: AtomicU64::new(0),
         cut: AtomicBool::new(false),
+        leaving: AtomicU64::new(0),
     }
 }; ENTRIES];
+/// Calls that unmapped something.
+static CALLS: AtomicU32 = AtomicU32::new(0);
 /// Whether the program has ever attached anything.
 static EVER: AtomicBool = AtomicBool::new(false);
 /// Whether there was once no room in the table.
@@ -82,6 +85,7 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
         entry.id.store(id, Relaxed);
         entry.memory.store(memory, Relaxed);
         entry.cut.store(false, Relaxed);
+        entry.leaving.store(0, Relaxed);
         entry.at.store(at, Release);
         put = true;
     }
@@ -90,41 +94,24 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
     }
 }
 
-/// An attachment of which the program unmaps something.
-#[derive(Clone, Copy, Debug)]
-struct Left {
-    id: i32,
-    memory: u64,
-    at: usize,
-    len: usize,
-    whole: bool,
-}
-
-/// Attachments that the program has unmapped by itself, wholly or in part: they are noted when that is done.
+/// What the program unmaps of attachments by itself: noted when that is done.
 #[derive(Debug, Default)]
-pub struct Unmapped {
-    left: [Option<Left>; NOTED],
+#[must_use]
+pub struct Unmapping {
+    /// The call's number, 0 if it has to do with no attachment.
+    call: u64,
 }
 
-/// The program is about to unmap a range by itself: what the table says of it is over. Returns at once if nothing was ever
-/// attached.
+/// The program is about to unmap a range by itself. Returns at once if nothing was ever attached.
 #[inline(always)]
-pub fn unmapping(at: usize, len: usize) -> Unmapped {
-    let mut unmapped = Unmapped::default();
-    if EVER.load(Relaxed) {
-        leave(at, len, false, &mut unmapped);
-    }
-    unmapped
+pub fn unmapping(at: usize, len: usize) -> Unmapping {
+    if EVER.load(Relaxed) { leave(at, len, false) } else { Unmapping::default() }
 }
 
 /// The program is about to move mappings away by itself.
 #[inline(always)]
-pub fn moving(at: usize, len: usize) -> Unmapped {
-    let mut unmapped = Unmapped::default();
-    if EVER.load(Relaxed) {
-        leave(at, len, true, &mut unmapped);
-    }
-    unmapped
+pub fn moving(at: usize, len: usize) -> Unmapping {
+    if EVER.load(Relaxed) { leave(at, len, true) } else { Unmapping::default() }
 }
 
 /// Whether anything of the attachment of some memory that was made at `at` is mapped in a range.
@@ -135,48 +122,51 @@ fn is_there(memory: u64, at: usize, from: usize, end: usize) -> bool {
     files::find_mapping(here).is_ok_and(|found| found.is_some())
 }
 
+/// Marks the attachments that a call unmaps something of. One of which nothing will be left is nobody else's from now on, as the place
+/// may be taken again before it is noted.
 #[cold]
 #[inline(never)]
-fn leave(from: usize, len: usize, stays: bool, unmapped: &mut Unmapped) {
+fn leave(from: usize, len: usize, stays: bool) -> Unmapping {
     let end = from.saturating_add(len);
-    let mut places = unmapped.left.iter_mut();
+    let mut call = 0;
     for entry in &TABLE {
         let at = entry.at.load(Acquire);
         let len = entry.len.load(Relaxed);
         if at <= BUSY || at >= end || from >= at + len {
             continue;
         }
-        let (id, memory) = (entry.id.load(Relaxed), entry.memory.load(Relaxed));
         // Of one that was cut before, there may be nothing left in that range.
-        let is_cut = entry.cut.load(Relaxed);
-        let mut left =
-            Left { id, memory, at, len, whole: !stays && !is_cut && from <= at && at + len <= end };
-        if is_cut && !is_there(memory, at, from, end) {
+        if entry.cut.load(Relaxed) && !is_there(entry.memory.load(Relaxed), at, from, end) {
             continue;
         }
-        if left.whole {
-            left.whole = entry.claim(at);
-        }
-        if left.whole {
-            entry.at.store(FREE, Release);
-        } else {
+        let whole = !stays && from <= at && at + len <= end && entry.claim(at);
+        if !whole {
             entry.cut.store(true, Relaxed);
         }
-        if let Some(place) = places.next() {
-            *place = Some(left);
+        if call == 0 {
+            call = u64::from(CALLS.fetch_add(1, Relaxed)) + 1;
         }
+        entry.leaving.store(call << 1 | u64::from(whole), Relaxed);
     }
+    Unmapping { call }
 }
 
-impl Unmapped {
-    /// It is done.
+impl Unmapping {
+    /// It is over: `done` or not.
     #[inline(always)]
-    pub fn note(&self) {
-        if self.left[0].is_some() && !leave::has_left() {
-            let _ = crate::with(|ctx| {
+    pub fn over(&self, done: bool) {
+        if self.call == 0 {
+            return;
+        }
+        let noted = done
+            && !leave::has_left()
+            && crate::with(|ctx| {
                 self.each(|id, whole| shm::unmapped(ctx, id, whole));
                 Ok(())
-            });
+            })
+            .is_ok();
+        if !noted {
+            self.each(|_, _| ());
         }
     }
 
@@ -184,18 +174,26 @@ impl Unmapped {
     #[cold]
     #[inline(never)]
     fn each(&self, mut note: impl FnMut(i32, bool)) {
-        for left in self.left.iter().flatten() {
-            let mut whole = left.whole;
-            if !whole && !is_there(left.memory, left.at, left.at, left.at + left.len) {
-                whole = true;
-                // Another segment may have been attached at the same place, where a piece of this one was gone.
-                let is_it =
-                    |e: &&Entry| e.at.load(Acquire) == left.at && e.memory.load(Relaxed) == left.memory;
-                if let Some(entry) = TABLE.iter().find(|e| is_it(e) && e.claim(left.at)) {
-                    entry.at.store(FREE, Release);
-                }
+        for entry in TABLE.iter().filter(|_| self.call != 0) {
+            let leaving = entry.leaving.load(Relaxed);
+            if leaving >> 1 != self.call
+                || entry.leaving.compare_exchange(leaving, 0, AcqRel, Relaxed).is_err()
+            {
+                continue;
             }
-            note(left.id, whole);
+            let (at, id) = (entry.at.load(Acquire), entry.id.load(Relaxed));
+            let mut whole = leaving & 1 != 0;
+            if !whole {
+                if at <= BUSY {
+                    continue; // Detached meanwhile.
+                }
+                let end = at + entry.len.load(Relaxed);
+                whole = !is_there(entry.memory.load(Relaxed), at, at, end) && entry.claim(at);
+            }
+            if whole {
+                entry.at.store(FREE, Release);
+            }
+            note(id, whole);
         }
     }
 }
@@ -206,11 +204,15 @@ pub(crate) fn map(wanted: &MapRequest, mut replaced: impl FnMut(i32, bool)) -> R
     let done = usize::try_from(size).map_err(|_| Errno::ENOMEM).and_then(|len| {
         let gone = match wanted.place {
             MapPlace::Over(at) => unmapping(usize::try_from(at).unwrap_or(usize::MAX), len),
-            _ => Unmapped::default(),
+            _ => Unmapping::default(),
         };
-        let mapped = map_file(&file, len, wanted)?;
-        gone.each(&mut replaced);
-        Ok(mapped)
+        let mapped = map_file(&file, len, wanted);
+        gone.each(|id, whole| {
+            if mapped.is_ok() {
+                replaced(id, whole)
+            }
+        });
+        mapped
     });
     if wanted.write {
         memory::keep(file, wanted.memory);

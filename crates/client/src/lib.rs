@@ -24,7 +24,7 @@ use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Task as _};
 
 pub use attach::{found, use_socket, wait_doorbell};
-pub use attachments::{Unmapped, moving, unmapping};
+pub use attachments::{Unmapping, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change};

@@ -451,9 +451,18 @@ pub fn detach_all<T: Task>(ctx: &Ctx<'_, T>, process: Handle) {
     }
 }
 
+/// The segments that a process is known to have attached.
+pub fn attached<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> impl Iterator<Item = i32> + use<'a, T> {
+    let slot = ctx.at::<ProcSlot>(process).ok();
+    let entries = slot.map(|slot| {
+        (0..slot.get().attached.len()).filter_map(move |i| entry_id(slot.attached[i].load(Acquire)))
+    });
+    entries.into_iter().flatten()
+}
+
 /// Whether a process is known to have a segment attached.
 pub fn has_attached<T: Task>(ctx: &Ctx<'_, T>, process: Handle, id: i32) -> bool {
-    ctx.at::<ProcSlot>(process).is_ok_and(|slot| table(&slot).any(|(i, _)| i == id))
+    attached(ctx, process).any(|i| i == id)
 }
 
 /// A process that had a segment attached has no mapping of it any more: it was unmapped unseen.

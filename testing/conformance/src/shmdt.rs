@@ -20,8 +20,11 @@ cases! { "shmdt":
     not_a_piece_that_was_moved,
     after_all_was_unmapped,
     not_what_was_mapped_since,
+    not_what_was_mapped_over_it,
     of_one_that_was_put_over_another,
     what_is_left_of_one_below_another,
+    many_at_a_time_by_munmap,
+    what_is_left_below_the_same_segment,
     inherited_by_a_child,
     of_a_mapping_that_another_thread_made,
 }
@@ -130,14 +133,38 @@ fn not_what_was_mapped_since() -> Outcome {
     let id = ok!(segment(2 * PAGE));
     let at = ok!(shmat(id, 0, 0));
     ok!(munmap(at, 2 * PAGE));
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-    let access = PROT_READ | libc::PROT_WRITE;
-    // SAFETY: only where nothing is mapped.
-    let own = unsafe { libc::mmap(std::ptr::without_provenance_mut(at), 2 * PAGE, access, flags, -1, 0) };
-    same!(own.addr(), at);
-    set_byte(own.expose_provenance(), 1);
+    map_own(at, 2 * PAGE, libc::MAP_FIXED_NOREPLACE)?;
     same!(shmdt(at), Err(EINVAL));
     same!(byte_at(at), 1);
+    Ok(())
+}
+
+/// Maps private memory of which each page begins with a 1.
+fn map_own(at: usize, len: usize, how: i32) -> Outcome {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | how;
+    let access = PROT_READ | libc::PROT_WRITE;
+    // SAFETY: over nothing but attachments of the case's own.
+    let own = unsafe { libc::mmap(std::ptr::without_provenance_mut(at), len, access, flags, -1, 0) };
+    same!(own.addr(), at);
+    let start = own.expose_provenance();
+    (start..start + len).step_by(PAGE).for_each(|page| set_byte(page, 1));
+    Ok(())
+}
+
+/// Memory put over an attachment ends it, or what is below.
+fn not_what_was_mapped_over_it() -> Outcome {
+    let id = ok!(segment(3 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    map_own(at, 3 * PAGE, libc::MAP_FIXED)?;
+    let ds = ok!(shm_stat(id));
+    same!((ds.shm_nattch, ds.shm_dtime != 0), (0, true));
+    same!(shmdt(at), Err(EINVAL));
+    same!(byte_at(at), 1);
+    let at = ok!(shmat(id, 0, 0));
+    map_own(at + PAGE, PAGE, libc::MAP_FIXED)?;
+    same!(nattch(id), Ok(2));
+    ok!(shmdt(at));
+    same!((nattch(id), byte_at(at + PAGE)), (Ok(0), 1));
     Ok(())
 }
 
@@ -173,6 +200,43 @@ fn what_is_left_of_one_below_another() -> Outcome {
     same!(ok!(shm_stat(first)).shm_lpid, own);
     ok!(shmdt(at));
     same!(nattch(second), Ok(0));
+    Ok(())
+}
+
+/// Each is noted at once, not when somebody asks: who attaches after that is the last one.
+fn many_at_a_time_by_munmap() -> Outcome {
+    const COUNT: usize = 9;
+    let mut ids = Vec::new();
+    for _ in 0..COUNT {
+        ids.push(ok!(segment(PAGE)));
+    }
+    let free = room(COUNT * PAGE);
+    for (number, id) in ids.iter().enumerate() {
+        ok!(shmat(*id, free + number * PAGE, 0));
+    }
+    ok!(munmap(free, COUNT * PAGE));
+    let attaches = ids.clone();
+    let child = Task::start(move || {
+        let done = attaches.iter().filter(|id| shmat(**id, 0, 0).is_ok()).count();
+        let last: Vec<i32> =
+            attaches.iter().filter_map(|id| shm_stat(*id).ok()).map(|ds| ds.shm_lpid).collect();
+        (done, last)
+    })?;
+    let pid = child.pid();
+    same!(child.report()?, (COUNT, vec![pid; COUNT]));
+    Ok(())
+}
+
+/// A segment that is put over what is left of itself: one attachment ends, one begins.
+fn what_is_left_below_the_same_segment() -> Outcome {
+    let id = ok!(segment(2 * PAGE));
+    let at = ok!(shmat(id, 0, 0));
+    ok!(munmap(at, PAGE));
+    same!(shmat(id, at, libc::SHM_REMAP), Ok(at));
+    ok!(munmap(at, 2 * PAGE));
+    let child = Task::start(move || (shmat(id, 0, 0).is_ok(), shm_stat(id).map(|ds| ds.shm_lpid)))?;
+    let pid = child.pid();
+    same!(child.report()?, (true, Ok(pid)));
     Ok(())
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Left out of the comparison ([`comparable`]): clocks, of which only "never" and "some time" are told apart,
 //! and pids, which are compared as tasks. Never put to the comparison ([`races`]): steps whose outcome is a
-//! race in the kernel itself.
+//! race in the kernel itself. Waited for ([`is_noted_late`]): that the ends of attachments are noted.
 
-use world::{Call, Data, Reply};
+use world::{Arg, Call, Data, Ptr, Reply};
 
-use crate::step::Name;
+use crate::step::{Action, Id, Name};
 
 /// What a call of one world gave back, without what may differ.
 pub fn comparable(call: &Call, mut reply: Reply, task_of: impl Fn(i32) -> Option<Name>) -> Reply {
@@ -75,6 +75,19 @@ pub fn races(call: &Call, sleepers: &[(Name, Call)]) -> bool {
         _ => false,
     }
 }
+
+/// May some attachments end with this that nobody but the process itself knows of? They are noted in the segments when whoever serves the
+/// namespace hears of it, or when somebody asks, and not before the next process attaches or detaches, as in the kernel. So
+/// [`LOOK`] follows in both worlds. That a death by any other step is followed by it too, goes by the number of tasks.
+pub fn is_noted_late(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Kill | Action::Call(Call::<Id>::Exec | Call::Exit | Call::ExitThread | Call::Fork)
+    )
+}
+
+/// A call that leaves all as it is, and returns when what has ended is noted: `shmctl(0, SHM_INFO, …)`.
+pub const LOOK: Call = Call::Shmctl { id: 0, cmd: 14, arg: Arg::Buf(Ptr::Valid) };
 
 #[cfg(test)]
 mod tests {
