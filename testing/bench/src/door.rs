@@ -1,20 +1,42 @@
 //! A worker process behind one of the two implementations, and the talk with it.
 //!
-//! The talk is one line each way: `ROW ITERATIONS`, answered by `ok NANOSECONDS` or `error TEXT`.
+//! The talk is one line each way: `ROW ITERATIONS`, answered by `ok ELAPSED COST`, both in nanoseconds, or `error TEXT`. With a third word,
+//! `each`, the answer is `ok` and a [`Histogram`] of the iterations.
 
 use std::env;
-use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::Door;
+use crate::clock::Histogram;
+use crate::{Door, Outcome};
 
 /// A sample lasts about as long as this.
 const SAMPLE_NS: f64 = 50e6;
 
 /// Room for the longest row: 100 000 messages that wait, and the 8 KiB ones.
 pub(crate) const MSGMNB: u32 = 64 << 20;
+
+/// The word that asks for a histogram.
+pub(crate) const EACH: &str = "each";
+
+/// What is special of the namespace that a worker of ours is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Ordinary,
+    /// Semaphores are without order among those who wait.
+    Barging,
+}
+
+impl Kind {
+    fn sysctls(self) -> Vec<String> {
+        let mut sysctls = vec![format!("kernel.msgmnb={MSGMNB}")];
+        if self == Kind::Barging {
+            sysctls.push("ipcspace.sem_barging=1".to_owned());
+        }
+        sysctls
+    }
+}
 
 /// A process that measures rows on one implementation.
 pub(crate) struct Worker {
@@ -28,8 +50,8 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the worker and waits for its greeting.
-    pub(crate) fn start(door: Door) -> Result<Worker, Box<dyn Error>> {
-        let mut child = command(door)?
+    pub(crate) fn start(door: Door, kind: Kind) -> Outcome<Worker> {
+        let mut child = command(door, kind)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -42,10 +64,10 @@ impl Worker {
     }
 
     /// How many iterations of the row take about a sample's time.
-    pub(crate) fn calibrate(&mut self, row: &str) -> Result<u64, Box<dyn Error>> {
+    pub(crate) fn calibrate(&mut self, row: &str) -> Outcome<u64> {
         let mut iterations = 1;
         loop {
-            let per_iteration = self.sample(row, iterations)?.max(0.1);
+            let per_iteration = (self.made(row, iterations)?.0 / iterations as f64).max(0.1);
             let wanted = (SAMPLE_NS / per_iteration).max(1.0) as u64;
             // A short trial says little: approach the goal by steps.
             if wanted <= iterations.saturating_mul(2) {
@@ -55,15 +77,30 @@ impl Worker {
         }
     }
 
-    /// Nanoseconds per iteration.
-    pub(crate) fn sample(&mut self, row: &str, iterations: u64) -> Result<f64, Box<dyn Error>> {
-        let commands = self.commands.as_mut().ok_or("the worker has been told to end")?;
-        writeln!(commands, "{row} {iterations}")?;
-        let total: f64 = self.answer()?.parse()?;
-        Ok(total / iterations as f64)
+    /// Nanoseconds per iteration, of time or of what else the row is about.
+    pub(crate) fn sample(&mut self, row: &str, iterations: u64) -> Outcome<f64> {
+        Ok(self.made(row, iterations)?.1 / iterations as f64)
     }
 
-    fn answer(&mut self) -> Result<String, Box<dyn Error>> {
+    /// How long single iterations take.
+    pub(crate) fn histogram(&mut self, row: &str, iterations: u64) -> Outcome<Histogram> {
+        Histogram::parse(&self.ask(&format!("{row} {iterations} {EACH}"))?)
+    }
+
+    /// Elapsed time and cost.
+    fn made(&mut self, row: &str, iterations: u64) -> Outcome<(f64, f64)> {
+        let answer = self.ask(&format!("{row} {iterations}"))?;
+        let (elapsed, cost) = answer.split_once(' ').ok_or("the worker answers with one figure")?;
+        Ok((elapsed.parse()?, cost.parse()?))
+    }
+
+    fn ask(&mut self, command: &str) -> Outcome<String> {
+        let commands = self.commands.as_mut().ok_or("the worker has been told to end")?;
+        writeln!(commands, "{command}")?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Outcome<String> {
         let mut line = String::new();
         if self.answers.read_line(&mut line)? == 0 {
             let status = self.child.wait()?;
@@ -85,13 +122,17 @@ impl Drop for Worker {
     }
 }
 
-fn command(door: Door) -> Result<Command, Box<dyn Error>> {
+fn command(door: Door, kind: Kind) -> Outcome<Command> {
     let bench = env::current_exe()?;
     let mut command = match door {
         Door::Kernel => Command::new(&bench),
         Door::Preload => {
             let mut run = Command::new(ipcspace(&bench)?);
-            run.args(["run", "--sysctl", &format!("kernel.msgmnb={MSGMNB}"), "--"]).arg(&bench);
+            run.arg("run");
+            for sysctl in kind.sysctls() {
+                run.args(["--sysctl", &sysctl]);
+            }
+            run.arg("--").arg(&bench);
             run
         }
     };
@@ -103,7 +144,7 @@ fn command(door: Door) -> Result<Command, Box<dyn Error>> {
 }
 
 /// The command under test: what `IPCSPACE_BIN` names, else the one beside this executable.
-fn ipcspace(bench: &Path) -> Result<PathBuf, Box<dyn Error>> {
+fn ipcspace(bench: &Path) -> Outcome<PathBuf> {
     if let Some(named) = env::var_os("IPCSPACE_BIN") {
         return Ok(named.into());
     }

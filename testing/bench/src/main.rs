@@ -1,28 +1,36 @@
 //! The kernel against ours: what one operation costs on either side, in one run.
 //!
-//! `cargo run --release -p bench -- [--rows REGEX] [--json FILE]` prints a table with a line per row: nanoseconds in the
-//! kernel, nanoseconds in ours, their ratio (above 1: ours is faster) and how much either side varied.
+//! `cargo run --release -p bench -- [--rows REGEX]` prints a table with a line per row: nanoseconds in the kernel, nanoseconds in ours, their
+//! ratio (above 1: ours is faster) and how much either side varied. `--markdown` prints it as the README has it; `--json FILE` and
+//! `--html FILE` write the figures, the latter with charts of them and of how long single iterations took.
 //!
-//! Two workers, the same executable, live through the whole run: one in a private IPC namespace of the kernel, one
-//! under `ipcspace run`. They take turns (A B A B …) in samples of about 50 ms, so that what the machine does
-//! meanwhile hits both. The figures are medians over the rounds.
+//! Workers, the same executable, live through the whole run: one in a private IPC namespace of the kernel, one under `ipcspace run`, and one more for rows
+//! that need another namespace of ours. They take turns (A B A B …) in samples of about 50 ms, so that what the machine does meanwhile hits both. The figures
+//! are medians over the rounds. All are of elapsed time, but for `msg.cpu.blocked`.
 //!
-//! Missing: POSIX message queues. Memory and CPU time are not measured, only elapsed time.
+//! Missing: POSIX message queues. Memory is not measured.
 
+mod clock;
+mod cpus;
 mod door;
+mod objects;
+mod pattern;
 mod report;
 mod rows;
 mod worker;
 
 use std::error::Error;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 
-use crate::door::Worker;
-use crate::report::Row;
+use crate::door::{Kind, Worker};
+use crate::report::{Distribution, Figures};
+use crate::rows::Row;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Which implementation stands on the right-hand side of the comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -39,9 +47,15 @@ struct Args {
     /// Only the rows whose name matches this extended regular expression
     #[arg(long, default_value = "")]
     rows: String,
+    /// Print the table as Markdown
+    #[arg(long)]
+    markdown: bool,
     /// Write the figures to this file as well
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write a report with charts to this file; each row then takes a sample more, for how long single iterations take
+    #[arg(long)]
+    html: Option<PathBuf>,
     /// Samples per row and side
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -70,37 +84,61 @@ fn main() -> ExitCode {
 }
 
 /// Measures the chosen rows; `false` if some could not be measured.
-fn compare(args: &Args) -> Result<bool, Box<dyn Error>> {
+fn compare(args: &Args) -> Outcome<bool> {
     let chosen = rows::matching(&args.rows)?;
-    let mut kernel = Worker::start(Door::Kernel)?;
-    let mut ours = Worker::start(args.door)?;
+    let mut kernel = Worker::start(Door::Kernel, Kind::Ordinary)?;
+    let mut ours = Worker::start(args.door, Kind::Ordinary)?;
+    let mut barging = None;
     report::print_machine(&kernel, &ours);
+    report::print_heading(args.markdown);
 
-    report::print_heading();
     let mut measured = Vec::new();
-    for name in chosen.iter().copied() {
-        match measure(name, args.rounds, &mut kernel, &mut ours) {
-            Ok(row) => {
-                row.print();
-                measured.push(row);
+    for row in chosen.iter().copied() {
+        let worker = match row.kind {
+            Kind::Ordinary => Ok(&mut ours),
+            Kind::Barging => another(&mut barging, args.door, row.kind),
+        };
+        match worker.and_then(|ours| measure(row, args, &mut kernel, ours)) {
+            Ok(figures) => {
+                figures.print(args.markdown);
+                measured.push(figures);
             }
-            Err(error) => println!("{name:<16} failed: {error}"),
+            Err(error) => println!("{:<21} failed: {error}", row.name),
         }
     }
+    let document = report::document(&measured, &kernel, &ours);
     if let Some(path) = &args.json {
-        serde_json::to_writer_pretty(File::create(path)?, &report::document(&measured, &kernel, &ours))?;
+        serde_json::to_writer_pretty(File::create(path)?, &document)?;
+    }
+    if let Some(path) = &args.html {
+        fs::write(path, document.html())?;
     }
     Ok(measured.len() == chosen.len())
 }
 
-/// One row, both sides taking turns.
-fn measure(name: &str, rounds: u32, kernel: &mut Worker, ours: &mut Worker) -> Result<Row, Box<dyn Error>> {
-    let kernel_iterations = kernel.calibrate(name)?;
-    let ours_iterations = ours.calibrate(name)?;
-    let (mut kernel_ns, mut ours_ns) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        kernel_ns.push(kernel.sample(name, kernel_iterations)?);
-        ours_ns.push(ours.sample(name, ours_iterations)?);
+/// A worker that is started when the first row needs it.
+fn another(slot: &mut Option<Worker>, door: Door, kind: Kind) -> Outcome<&mut Worker> {
+    if slot.is_none() {
+        *slot = Some(Worker::start(door, kind)?);
     }
-    Ok(Row::new(name, &mut kernel_ns, &mut ours_ns))
+    slot.as_mut().ok_or_else(|| "there is no worker".into())
+}
+
+/// One row, both sides taking turns.
+fn measure(row: &Row, args: &Args, kernel: &mut Worker, ours: &mut Worker) -> Outcome<Figures> {
+    let kernel_iterations = kernel.calibrate(row.name)?;
+    let ours_iterations = ours.calibrate(row.name)?;
+    let (mut kernel_ns, mut ours_ns) = (Vec::new(), Vec::new());
+    for _ in 0..args.rounds {
+        kernel_ns.push(kernel.sample(row.name, kernel_iterations)?);
+        ours_ns.push(ours.sample(row.name, ours_iterations)?);
+    }
+    let mut figures = Figures::new(row, &mut kernel_ns, &mut ours_ns);
+    if args.html.is_some() {
+        figures.distribution = Some(Distribution {
+            kernel: kernel.histogram(row.name, kernel_iterations)?,
+            ours: ours.histogram(row.name, ours_iterations)?,
+        });
+    }
+    Ok(figures)
 }

@@ -1,4 +1,4 @@
-//! The measuring process: reads `ROW ITERATIONS`, answers with the nanoseconds that they took.
+//! The measuring process: reads commands and answers them, as [`crate::door`] says.
 
 use std::error::Error;
 use std::ffi::CStr;
@@ -6,8 +6,10 @@ use std::io::{self, BufRead, Write};
 use std::{fs, mem};
 
 use crate::Door;
-use crate::door::MSGMNB;
-use crate::rows::{self, Cpus};
+use crate::clock::Clock;
+use crate::cpus::{self, Cpus};
+use crate::door::{EACH, MSGMNB};
+use crate::rows;
 
 /// Serves rows until the standard input ends.
 pub(crate) fn serve(door: Door) -> Result<(), Box<dyn Error>> {
@@ -22,7 +24,7 @@ pub(crate) fn serve(door: Door) -> Result<(), Box<dyn Error>> {
     writeln!(out, "ok calls go to {}; {cpus}", implementation()?)?;
     for line in io::stdin().lock().lines() {
         match sample(&line?, &cpus) {
-            Ok(total_ns) => writeln!(out, "ok {total_ns}")?,
+            Ok(answer) => writeln!(out, "ok {answer}")?,
             Err(error) => writeln!(out, "error {error}")?,
         }
         out.flush()?;
@@ -39,13 +41,19 @@ fn prepare(door: Door) -> Result<Cpus, Box<dyn Error>> {
         Door::Preload => {}
     }
     let cpus = Cpus::allowed()?;
-    rows::pin(cpus.own)?;
+    cpus::pin(cpus.own)?;
     Ok(cpus)
 }
 
-fn sample(line: &str, cpus: &Cpus) -> Result<u128, Box<dyn Error>> {
-    let (row, iterations) = line.split_once(' ').ok_or("a command is ROW ITERATIONS")?;
-    Ok(rows::run(row, iterations.parse()?, cpus)?.as_nanos())
+fn sample(line: &str, cpus: &Cpus) -> Result<String, Box<dyn Error>> {
+    let mut words = line.split(' ');
+    let (row, iterations) = words.next().zip(words.next()).ok_or("a command is ROW ITERATIONS")?;
+    let mut clock = Clock::new(iterations.parse()?, words.next() == Some(EACH));
+    rows::run(row, &mut clock, cpus)?;
+    Ok(match clock.histogram() {
+        Some(histogram) => histogram.line(),
+        None => format!("{} {}", clock.elapsed().as_nanos(), clock.cost().as_nanos()),
+    })
 }
 
 /// A namespace of the kernel with nothing of the host in it, and limits that let every row run.

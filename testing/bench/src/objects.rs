@@ -1,0 +1,184 @@
+//! The objects that rows work on: each call goes through libc's symbol, as a program's would.
+
+use std::ffi::{c_int, c_long, c_short, c_ushort, c_void};
+use std::{io, mem, ptr};
+
+use crate::Outcome;
+
+/// The largest message of any row.
+const TEXT_SIZE: usize = 8192;
+/// The type of a new message.
+pub(crate) const WANTED: c_long = 1;
+
+#[repr(C)]
+pub(crate) struct Message {
+    pub(crate) mtype: c_long,
+    text: [u8; TEXT_SIZE],
+}
+
+impl Message {
+    pub(crate) fn new() -> Message {
+        Message { mtype: WANTED, text: [7; TEXT_SIZE] }
+    }
+}
+
+/// A message queue, removed when dropped.
+pub(crate) struct Queue(c_int);
+
+impl Queue {
+    pub(crate) fn create(key: libc::key_t) -> Outcome<Queue> {
+        // SAFETY: no pointers are passed.
+        checked("msgget", unsafe { libc::msgget(key, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) }).map(Queue)
+    }
+
+    pub(crate) fn send(&self, message: &Message, size: usize) -> Outcome<()> {
+        debug_assert!(size <= TEXT_SIZE);
+        // SAFETY: the message has at least `size` bytes of text.
+        checked("msgsnd", unsafe { libc::msgsnd(self.0, ptr::from_ref(message).cast(), size, 0) }).map(drop)
+    }
+
+    pub(crate) fn receive(&self, message: &mut Message, size: usize, mtype: c_long) -> Outcome<()> {
+        debug_assert!(size <= TEXT_SIZE);
+        // SAFETY: the message has room for `size` bytes of text.
+        let got = unsafe { libc::msgrcv(self.0, ptr::from_mut(message).cast(), size, mtype, 0) };
+        match usize::try_from(got) {
+            Ok(got) if got == size => Ok(()),
+            Ok(got) => Err(format!("msgrcv: {got} bytes instead of {size}").into()),
+            Err(_) => Err(format!("msgrcv: {}", io::Error::last_os_error()).into()),
+        }
+    }
+
+    pub(crate) fn stat(&self) -> Outcome<libc::msqid_ds> {
+        let mut stat = mem::MaybeUninit::uninit();
+        // SAFETY: `stat` has room for what IPC_STAT writes.
+        checked("msgctl", unsafe { libc::msgctl(self.0, libc::IPC_STAT, stat.as_mut_ptr()) })?;
+        // SAFETY: IPC_STAT has written all of it.
+        Ok(unsafe { stat.assume_init() })
+    }
+
+    /// How many bytes of text may wait in it.
+    pub(crate) fn set_room(&self, bytes: libc::msglen_t) -> Outcome<()> {
+        let mut stat = self.stat()?;
+        stat.msg_qbytes = bytes;
+        // SAFETY: IPC_SET only reads.
+        checked("msgctl", unsafe { libc::msgctl(self.0, libc::IPC_SET, &mut stat) }).map(drop)
+    }
+
+    pub(crate) fn remove(self) -> Outcome<()> {
+        let removed = self.remove_now();
+        mem::forget(self);
+        removed
+    }
+
+    fn remove_now(&self) -> Outcome<()> {
+        // SAFETY: IPC_RMID ignores the pointer.
+        checked("msgctl", unsafe { libc::msgctl(self.0, libc::IPC_RMID, ptr::null_mut()) }).map(drop)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // The namespace ends with the run; a queue too many till then harms no figure.
+        let _ = self.remove_now();
+    }
+}
+
+/// A semaphore set, removed when dropped.
+pub(crate) struct Set(c_int);
+
+impl Set {
+    pub(crate) fn create(nsems: c_int) -> Outcome<Set> {
+        // SAFETY: no pointers are passed.
+        checked("semget", unsafe { libc::semget(libc::IPC_PRIVATE, nsems, 0o600) }).map(Set)
+    }
+
+    /// GETVAL of the first.
+    pub(crate) fn value(&self) -> Outcome<c_int> {
+        // SAFETY: GETVAL takes no further argument.
+        checked("semctl", unsafe { libc::semctl(self.0, 0, libc::GETVAL) })
+    }
+
+    pub(crate) fn op(&self, ops: &mut [libc::sembuf]) -> Outcome<()> {
+        // SAFETY: pointer and length are of one slice.
+        checked("semop", unsafe { libc::semop(self.0, ops.as_mut_ptr(), ops.len()) }).map(drop)
+    }
+
+    pub(crate) fn remove(self) -> Outcome<()> {
+        let removed = self.remove_now();
+        mem::forget(self);
+        removed
+    }
+
+    fn remove_now(&self) -> Outcome<()> {
+        // SAFETY: IPC_RMID takes no further argument.
+        checked("semctl", unsafe { libc::semctl(self.0, 0, libc::IPC_RMID) }).map(drop)
+    }
+}
+
+impl Drop for Set {
+    fn drop(&mut self) {
+        // As for a queue.
+        let _ = self.remove_now();
+    }
+}
+
+/// A segment of shared memory, removed when dropped.
+pub(crate) struct Segment(c_int);
+
+/// Where one is attached.
+pub(crate) struct Attached(*mut c_void);
+
+impl Segment {
+    pub(crate) fn create(size: usize) -> Outcome<Segment> {
+        // SAFETY: no pointers are passed.
+        checked("shmget", unsafe { libc::shmget(libc::IPC_PRIVATE, size, 0o600) }).map(Segment)
+    }
+
+    pub(crate) fn attach(&self) -> Outcome<Attached> {
+        // SAFETY: it goes where there is room.
+        let at = unsafe { libc::shmat(self.0, ptr::null(), 0) };
+        if at.addr() == usize::MAX {
+            return Err(format!("shmat: {}", io::Error::last_os_error()).into());
+        }
+        Ok(Attached(at))
+    }
+
+    pub(crate) fn stat(&self) -> Outcome<()> {
+        let mut stat = mem::MaybeUninit::<libc::shmid_ds>::uninit();
+        // SAFETY: `stat` has room for what IPC_STAT writes.
+        checked("shmctl", unsafe { libc::shmctl(self.0, libc::IPC_STAT, stat.as_mut_ptr()) }).map(drop)
+    }
+
+    pub(crate) fn remove(self) -> Outcome<()> {
+        let removed = self.remove_now();
+        mem::forget(self);
+        removed
+    }
+
+    fn remove_now(&self) -> Outcome<()> {
+        // SAFETY: IPC_RMID ignores the pointer.
+        checked("shmctl", unsafe { libc::shmctl(self.0, libc::IPC_RMID, ptr::null_mut()) }).map(drop)
+    }
+}
+
+impl Attached {
+    pub(crate) fn detach(self) -> Outcome<()> {
+        // SAFETY: attached there, and nothing refers to it.
+        checked("shmdt", unsafe { libc::shmdt(self.0) }).map(drop)
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // As for a queue.
+        let _ = self.remove_now();
+    }
+}
+
+pub(crate) fn op(sem_num: c_ushort, sem_op: c_short, sem_flg: c_short) -> libc::sembuf {
+    libc::sembuf { sem_num, sem_op, sem_flg }
+}
+
+pub(crate) fn checked(call: &str, result: c_int) -> Outcome<c_int> {
+    if result == -1 { Err(format!("{call}: {}", io::Error::last_os_error()).into()) } else { Ok(result) }
+}
