@@ -2,6 +2,7 @@
 //!
 //! What users see: the files `/proc/sys/kernel/{msgmax,msgmnb,msgmni,auto_msgmni,sem,shmmax,shmall,shmmni,shm_rmid_forced,
 //! msg_next_id,sem_next_id,shm_next_id}` with the kernel's ranges and errors, to the byte that a write says it took.
+//! Besides `ipcspace.sem_barging`, which the kernel doesn't have, so there is no file of it: it is set when the namespace is made.
 //! What is missing: those of POSIX queues.
 //!
 //! Values are single words of the namespace's root, so they need no lock.
@@ -38,7 +39,7 @@ enum Values {
 
 const PREFIX: &str = "kernel.";
 
-static SYSCTLS: [Sysctl; 12] = [
+static SYSCTLS: [Sysctl; 13] = [
     Sysctl { name: "kernel.msgmax", values: Values::Ints(&[Limit::MsgMax]) },
     Sysctl { name: "kernel.msgmnb", values: Values::Ints(&[Limit::MsgMnb]) },
     Sysctl { name: "kernel.msgmni", values: Values::Ints(&[Limit::MsgMni]) },
@@ -54,6 +55,7 @@ static SYSCTLS: [Sysctl; 12] = [
     Sysctl { name: "kernel.msg_next_id", values: Values::NextId(|ns| &ns.msg_ids.next_id) },
     Sysctl { name: "kernel.sem_next_id", values: Values::NextId(|ns| &ns.sem_ids.next_id) },
     Sysctl { name: "kernel.shm_next_id", values: Values::NextId(|ns| &ns.shm_ids.next_id) },
+    Sysctl { name: "ipcspace.sem_barging", values: Values::Ints(&[Limit::SemBarging]) },
 ];
 
 /// Of a text that is written, the bytes that are looked at.
@@ -92,7 +94,7 @@ impl Sysctl {
 
     /// The sysctl of a file below `/proc/sys/kernel`.
     pub fn of_file(file: &[u8]) -> Option<&'static Sysctl> {
-        SYSCTLS.iter().find(|s| s.file() == file)
+        SYSCTLS.iter().find(|s| s.file() == Some(file))
     }
 
     /// The name that sysctl(8) knows it by.
@@ -100,9 +102,9 @@ impl Sysctl {
         self.name
     }
 
-    /// The name of the file below `/proc/sys/kernel`.
-    pub fn file(&self) -> &'static [u8] {
-        self.name.as_bytes().strip_prefix(PREFIX.as_bytes()).unwrap_or_default()
+    /// The name of the file below `/proc/sys/kernel`, where there is one.
+    pub fn file(&self) -> Option<&'static [u8]> {
+        self.name.as_bytes().strip_prefix(PREFIX.as_bytes())
     }
 
     /// The mode that the file shows.
@@ -245,7 +247,7 @@ fn range(limit: Limit) -> RangeInclusive<i32> {
     match limit {
         Limit::MsgMax | Limit::MsgMnb => 0..=i32::MAX,
         Limit::MsgMni | Limit::ShmMni | Limit::SemMni => 0..=IPCMNI as i32,
-        Limit::ShmRmidForced => 0..=1,
+        Limit::ShmRmidForced | Limit::SemBarging => 0..=1,
         Limit::SemMsl | Limit::SemMns | Limit::SemOpm => i32::MIN..=i32::MAX,
     }
 }

@@ -30,9 +30,11 @@ pub enum Limit {
     ShmMni,
     /// `kernel.shm_rmid_forced`: 1 if a segment goes with its last attachment, whether removed or not.
     ShmRmidForced,
+    /// `ipcspace.sem_barging`: 1 if a semaphore that becomes free is nobody's until somebody takes it.
+    SemBarging,
 }
 
-const LIMITS: usize = 9;
+const LIMITS: usize = 10;
 
 arena::shared! {
     /// A namespace, at the root of its arena.
@@ -48,11 +50,12 @@ arena::shared! {
         limits: [AtomicI32; LIMITS],
         /// The broker's process id.
         pub broker_pid: AtomicU32,
+        pad: AtomicU32,
         /// `kernel.shmmax`: largest segment, bytes.
         pub shm_ctlmax: AtomicU64,
         /// `kernel.shmall`: most pages of all segments.
         pub shm_ctlall: AtomicU64,
-        unused: [AtomicU64; 6],
+        unused: [AtomicU64; 5],
         /// Message queues.
         pub msg_ids: IpcIds,
         /// Semaphore sets.
@@ -93,6 +96,7 @@ impl IpcNamespace {
             (Limit::SemMni, sem::SEMMNI),
             (Limit::ShmMni, shm::SHMMNI),
             (Limit::ShmRmidForced, 0),
+            (Limit::SemBarging, 0),
         ] {
             self.limits[limit as usize].store(value, Relaxed);
         }

@@ -75,7 +75,7 @@ fn free_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
 fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
     let _ = match kind_of(ctx, who) {
         kind @ (KIND_RECV | KIND_SEND) => msg::abandon(ctx, who, kind),
-        KIND_SEM => sem::abandon(ctx, who).map(|_| ()),
+        KIND_SEM => sem::abandon(ctx, who),
         _ => Ok(()),
     };
     who.end();

@@ -1,13 +1,17 @@
 //! System V semaphores.
 //!
 //! What users see: behaviour as in Linux. Whoever changes a value completes the sleepers that can now proceed, in
-//! the kernel's order; so a woken sleeper owns its result already.
+//! the kernel's order; so a woken sleeper owns its result already. Unless the namespace has `ipcspace.sem_barging`: then sleepers are
+//! woken, in the same order, to try themselves, and whoever comes first takes what is there.
 //! What is missing: sleepers of a set are on two lists for the whole set (those that alter, those that only wait for
 //! zero), so a set with very many sleepers on different semaphores is scanned further than it need be.
 //!
 //! The set's lock guards the set, its values, its undo records and the waiters on its lists. Each completion is a
 //! transaction of its own; `pending` says that sleepers are to be looked at, so that the next owner of the lock goes
 //! on where a dead one stopped.
+//!
+//! With barging a woken sleeper stays on its list, in the phase `Retry`, until its own try has succeeded. If any sleeper could proceed, one of those who
+//! could is awake: whoever changes a value, or was woken and goes away without having done anything, wakes the next.
 //!
 //! Undo adjustments belong to a process and a set: a record on the set's list. `SETALL` makes all of them zero by
 //! a new generation. They are applied by whoever first meets a record of a process that has ended.
@@ -260,6 +264,11 @@ impl<'a> Sops<'a> {
     fn iter(&self) -> impl Iterator<Item = SemBuf> + use<'a> {
         self.0.get().iter().map(sembuf)
     }
+
+    /// Whether they name a semaphore that others name too.
+    fn meet(&self, others: &Sops<'a>) -> bool {
+        self.iter().any(|op| others.iter().any(|other| op.sem_num == other.sem_num))
+    }
 }
 
 #[inline(always)]
@@ -486,6 +495,31 @@ fn undo_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Waiter) -> Result<Option<Undo<'a
     undo.some().map(|u| ctx.at(u).or_errno()).transpose()
 }
 
+/// Shows the sleepers of a list, in order, to `visit`, until it returns `Some`. It may take the one it is shown off the list.
+#[inline(always)]
+fn walk<'c, 'a, T: Task, R>(
+    tx: &mut Tx<'c, 'a, T>,
+    set: &Set<'a>,
+    list: u32,
+    mut visit: impl FnMut(&mut Tx<'c, 'a, T>, &Ref<'a, Waiter>) -> Result<Option<R>>,
+) -> Result<Option<R>> {
+    let mut at = set.heads[list as usize].load(Relaxed);
+    for _ in 0..WALK {
+        if at == 0 {
+            return Ok(None);
+        }
+        let who = waiter(tx.ctx(), at)?;
+        at = who.next.load(Relaxed);
+        if has_ended(tx.ctx(), &who) {
+            dequeue(tx, set, &who)?;
+            tx.commit();
+        } else if let Some(result) = visit(tx, &who)? {
+            return Ok(Some(result));
+        }
+    }
+    Err(CORRUPT)
+}
+
 /// Tries the sleepers of a list in order: all of them, or up to the first whose sleep is over, which is returned.
 /// `only` chooses by the number of operations.
 fn scan<'a, T: Task>(
@@ -495,32 +529,23 @@ fn scan<'a, T: Task>(
     only: impl Fn(u64) -> bool,
     first_only: bool,
 ) -> Result<Retried> {
-    let mut at = set.heads[list as usize].load(Relaxed);
-    for _ in 0..WALK {
-        if at == 0 {
-            return Ok(Retried::Nothing);
+    let over = walk(tx, set, list, |tx, who| {
+        if !only(who.args[0].load(Relaxed)) {
+            return Ok(None);
         }
-        let who = waiter(tx.ctx(), at)?;
-        at = who.next.load(Relaxed);
-        if has_ended(tx.ctx(), &who) {
-            dequeue(tx, set, &who)?;
-            tx.commit();
-            continue;
-        }
-        if only(who.args[0].load(Relaxed)) {
-            let retried = retry(tx, set, &who)?;
-            if first_only && retried != Retried::Nothing {
-                return Ok(retried);
-            }
-        }
-    }
-    Err(CORRUPT)
+        let retried = retry(tx, set, who)?;
+        Ok((first_only && retried != Retried::Nothing).then_some(retried))
+    })?;
+    Ok(over.unwrap_or(Retried::Nothing))
 }
 
 /// `do_smart_update`: completes all sleepers that can proceed: those that wait for zero first, then the others in
 /// order, from the start again after each. As in the kernel, those that wait for zero are only looked at when a
 /// semaphore that was just operated on (`sops`; without it, any) is zero.
 fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops<'a>>) -> Result<()> {
+    if has_barging(tx.ctx())? {
+        return rouse(tx, set, sops);
+    }
     let mut zero = any_zero(tx.ctx(), set, sops)?;
     loop {
         if zero {
@@ -532,6 +557,59 @@ fn update<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops
             over => zero = over == Retried::OverWithZero,
         }
     }
+}
+
+fn has_barging<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
+    Ok(IpcNamespace::of(ctx.arena, ctx.host)?.limit(Limit::SemBarging) != 0)
+}
+
+/// With barging: wakes the sleepers that could proceed now, in order; of those that want something of what was operated on, no more than
+/// there is to take. Those who are awake already count.
+fn rouse<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops<'a>>) -> Result<()> {
+    let mut left = match sops {
+        Some(sops) => to_take(tx.ctx(), set, sops)?,
+        None => i64::MAX,
+    };
+    for list in [ZERO, ALTER] {
+        walk(tx, set, list, |tx, who| {
+            let theirs = Sops::of(tx.ctx(), who)?;
+            if !could_proceed(tx, set, who, &theirs)? {
+                return Ok(None);
+            }
+            if who.phase() == Phase::Waiting {
+                tx.commit_completing(who, Phase::Retry);
+            }
+            left -= i64::from(list == ALTER && sops.is_none_or(|sops| sops.meet(&theirs)));
+            Ok((left == 0).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// How many sleepers can be content with what is there of the semaphores that the operations name; one at least.
+fn to_take<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, sops: &Sops<'a>) -> Result<i64> {
+    let mut sum = 0;
+    for op in sops.iter() {
+        sum += i64::from(semval(sem(ctx, set, usize::from(op.sem_num))?.word.load(Relaxed)));
+    }
+    Ok(sum.max(1))
+}
+
+/// Whether a sleeper's operations would not block now.
+fn could_proceed<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    set: &Set<'a>,
+    who: &Ref<'a, Waiter>,
+    sops: &Sops<'a>,
+) -> Result<bool> {
+    let undo = undo_of(tx.ctx(), who)?;
+    let tried = perform(tx, set, sops, undo.as_ref(), who.pid.load(Relaxed))?;
+    tx.roll_back();
+    if let Tried::Blocks(at) = tried {
+        who.args[BLOCKING].store(at as u64, Relaxed);
+        return Ok(false);
+    }
+    Ok(true)
 }
 
 /// Ends the work that `pending` names.
@@ -1023,34 +1101,96 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
 /// As [`do_semtimedop`], `EINTR`, and `EAGAIN` when the time is over.
 pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
-    let left = if cause == Cause::Woken { Ok(false) } else { abandon(ctx, &me) };
-    let result = me.result.load(Relaxed);
+    let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, &me) };
+    let ended = left.and_then(|left| {
+        if left {
+            Err(out_of_patience(cause))
+        } else if me.phase() == Phase::Retry {
+            try_again(ctx, &me, cause)?.transpose()
+        } else {
+            outcome_of(&me).map(Some)
+        }
+    });
+    ctx.flush_wakes();
+    if ended == Ok(None) {
+        return Ok(Outcome::Blocked);
+    }
     me.end();
     free_sops(ctx);
-    let left = left?;
-    match cause {
-        Cause::Signal if left => Err(Errno::EINTR),
-        Cause::Timeout if left => Err(Errno::EAGAIN),
-        _ if result < 0 =>
-        {
-            #[expect(clippy::cast_possible_truncation, reason = "an error number")]
-            Err(Errno::from_raw(-result as i32))
-        }
-        _ => Ok(Outcome::Done(0)),
+    ended.map(|_| Outcome::Done(0))
+}
+
+fn out_of_patience(cause: Cause) -> Errno {
+    if cause == Cause::Timeout { Errno::EAGAIN } else { Errno::EINTR }
+}
+
+/// What whoever completed a sleep has written.
+fn outcome_of(who: &Waiter) -> Result<()> {
+    match who.result.load(Relaxed) {
+        0.. => Ok(()),
+        #[expect(clippy::cast_possible_truncation, reason = "an error number")]
+        error => Err(Errno::from_raw(-error as i32)),
     }
 }
 
-/// Ends a sleep that nobody has completed. Returns false if somebody has.
-pub(crate) fn abandon<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> Result<bool> {
-    let set: Set<'a> = ctx.at(Handle(who.object.load(Relaxed))).or_errno()?;
-    let Locked { object: set, mut tx } = lock_object(ctx, set)?;
-    if who.kind.load(Relaxed) != KIND_SEM || who.phase() != Phase::Waiting {
+/// With barging: the try of a sleeper that was woken. What came of it; `None` if it sleeps on, in its place.
+fn try_again<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    me: &Ref<'a, Waiter>,
+    cause: Cause,
+) -> Result<Option<Result<()>>> {
+    let Locked { object: set, mut tx } = lock_object(ctx, set(ctx, Handle(me.object.load(Relaxed)))?)?;
+    if me.kind.load(Relaxed) != KIND_SEM {
+        // Taken off the list since: the set is gone.
+        return Ok(Some(outcome_of(me)));
+    }
+    let sops = Sops::of(ctx, me)?;
+    let undo = undo_of(ctx, me)?;
+    let result = match perform(&mut tx, &set, &sops, undo.as_ref(), me.pid.load(Relaxed))? {
+        Tried::Done => {
+            tx.set(&set, |s| &s.otime, ctx.host.now());
+            Some(Ok(()))
+        }
+        Tried::Fails(e) => Some(Err(e)),
+        Tried::Blocks(_) if cause != Cause::Woken => Some(Err(out_of_patience(cause))),
+        Tried::Blocks(at) => {
+            me.args[BLOCKING].store(at as u64, Relaxed);
+            me.begin();
+            None
+        }
+    };
+    if result.is_some() {
+        dequeue(&mut tx, &set, me)?;
+    }
+    // Whatever came of it: others were not woken because this one was.
+    commit_and_update(&mut tx, &set, Some(&sops))?;
+    Ok(result)
+}
+
+/// Ends a sleep of this thread that nobody has ended. Returns false if somebody has.
+fn leave<'a, T: Task>(ctx: &Ctx<'a, T>, me: &Ref<'a, Waiter>) -> Result<bool> {
+    let Locked { object: set, mut tx } = lock_object(ctx, set(ctx, Handle(me.object.load(Relaxed)))?)?;
+    if me.kind.load(Relaxed) != KIND_SEM || me.phase() != Phase::Waiting {
         return Ok(false);
     }
-    dequeue(&mut tx, &set, who)?;
+    dequeue(&mut tx, &set, me)?;
     tx.commit();
-    who.end();
     Ok(true)
+}
+
+/// Takes a sleeper off its list whose call nobody goes on with.
+pub(crate) fn abandon<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> Result<()> {
+    let Locked { object: set, mut tx } = lock_object(ctx, set(ctx, Handle(who.object.load(Relaxed)))?)?;
+    if who.kind.load(Relaxed) != KIND_SEM {
+        return Ok(());
+    }
+    let others_count_on_it = who.phase() == Phase::Retry;
+    dequeue(&mut tx, &set, who)?;
+    if others_count_on_it {
+        return commit_and_update(&mut tx, &set, None);
+    }
+    tx.commit();
+    Ok(())
 }
 
 // ---- semctl

@@ -468,7 +468,7 @@ pub(crate) fn release_sleepers<T: Task>(tx: &mut Tx<'_, '_, T>, object: Handle) 
         // The kind comes last when a sleep begins, so it is read first; then nobody but this lock's holder ends it.
         if who.kind.load(Acquire) == 0
             || who.object.load(Relaxed) != object.0
-            || who.phase() != Phase::Waiting
+            || !matches!(who.phase(), Phase::Waiting | Phase::Retry)
         {
             continue;
         }

@@ -84,8 +84,8 @@ fn name_of(of: File, writes: bool, room: &mut [u8; 64]) -> Result<&CStr> {
         File::Sysvipc(Sysvipc::Msg) => [path::SYSVIPC, b"msg"],
         File::Sysvipc(Sysvipc::Sem) => [path::SYSVIPC, b"sem"],
         File::Sysvipc(Sysvipc::Shm) => [path::SYSVIPC, b"shm"],
-        File::Sysctl(sysctl) if writes => [WRITTEN, sysctl.file()],
-        File::Sysctl(sysctl) => [path::SYSCTL, sysctl.file()],
+        File::Sysctl(sysctl) if writes => [WRITTEN, sysctl.file().unwrap_or_default()],
+        File::Sysctl(sysctl) => [path::SYSCTL, sysctl.file().unwrap_or_default()],
     };
     for (to, from) in room.iter_mut().zip(parts.into_iter().flatten()) {
         *to = *from;

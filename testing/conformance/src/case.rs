@@ -1,5 +1,6 @@
 //! A case: a function with a name, and what its namespace needs.
 
+use crate::Door;
 use crate::check::Outcome;
 
 /// One case. It gets a process and a namespace of its own.
@@ -13,11 +14,13 @@ pub(crate) struct Case {
     pub(crate) needs_root: bool,
     /// Why ipcspace, by its preloaded library, is known to fail it.
     pub(crate) differs: Option<&'static str>,
+    /// Where else than everywhere it is run: what it shows is not the same at the other doors.
+    pub(crate) only: Option<&'static [Door]>,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
-        Case { name, run, limits: &[], needs_root: false, differs: None }
+        Case { name, run, limits: &[], needs_root: false, differs: None, only: None }
     }
 
     pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
@@ -27,6 +30,11 @@ impl Case {
 
     pub(crate) const fn root(mut self) -> Self {
         self.needs_root = true;
+        self
+    }
+
+    pub(crate) const fn only(mut self, doors: &'static [Door]) -> Self {
+        self.only = Some(doors);
         self
     }
 

@@ -28,11 +28,12 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
             failed += cases.len();
             continue;
         }
-        // A simulated machine has no files: the case would open the real ones.
-        let opens_files = |case: &&&Case| case.name.starts_with("sysctl/");
-        for case in
-            cases.iter().filter(|case| door != Door::Host || !opens_files(case) && !case.needs_mappings())
-        {
+        let applies = |case: &&&Case| {
+            // A simulated machine has no files: the case would open the real ones.
+            let fits = door != Door::Host || !case.name.starts_with("sysctl/") && !case.needs_mappings();
+            fits && case.only.is_none_or(|doors| doors.contains(&door))
+        };
+        for case in cases.iter().filter(applies) {
             if case.needs_root && door != Door::Host && !is_root() {
                 println!(
                     "{} {}: skipped: takes other identities, which only root can",

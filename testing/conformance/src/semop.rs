@@ -3,6 +3,7 @@
 use std::{ptr, time::Duration};
 
 use crate::{
+    Door,
     call::{
         Answer, SEM_NOWAIT, UNDO, getall, getval, op, sem_remove, sem_stat, semctl, semget, semop, semop_raw,
         semtimedop_for, semtimedop_raw, set_of, setall, setval, waiting,
@@ -11,7 +12,10 @@ use crate::{
     check::{Outcome, ok, same},
     errno::{E2BIG, EACCES, EAGAIN, EFAULT, EFBIG, EIDRM, EINTR, EINVAL, ERANGE},
     memory::Bad,
-    task::{Moment, Task, Thread, become_user, execute_sleep, handle, now, own_pid, sleep_for_ever},
+    task::{
+        Moment, Task, Thread, become_user, execute_sleep, handle, let_others_run, now, own_pid,
+        sleep_for_ever,
+    },
 };
 
 cases! { "semop":
@@ -68,7 +72,23 @@ cases! { "semop":
     undo_kept_by_set,
     undo_gone_with_the_set,
     undo_sums_up,
+    barging_leaves_the_value.only(STOPPING).limits(BARGING),
+    barging_wakes_as_many_as_there_is.only(STOPPING).limits(BARGING),
+    barged_sleeper_keeps_its_place.only(STOPPING).limits(BARGING),
+    barged_sleeper_times_out.only(STOPPING).limits(BARGING),
+    barging_survives_the_woken.only(STOPPING).limits(BARGING),
+    barging_and_interrupted.only(STOPPING).limits(BARGING),
+    barging_and_removed.only(STOPPING).limits(BARGING),
+    barging_waits_for_zero.only(STOPPING).limits(BARGING),
+    barging_with_errors.only(OURS).limits(BARGING),
+    barging_with_undo.only(OURS).limits(BARGING),
 }
+
+/// The kernel doesn't have barging.
+const OURS: &[Door] = &[Door::Preload, Door::Host];
+/// Nor does a sleeper that is stopped sleep on there, or on a simulated machine.
+const STOPPING: &[Door] = &[Door::Preload];
+const BARGING: &[(&str, &str)] = &[("ipcspace.sem_barging", "1")];
 
 /// A task asleep in these operations.
 fn sleeper(id: i32, operations: &[libc::sembuf]) -> Outcome<Task<Answer<i32>>> {
@@ -711,5 +731,171 @@ fn undo_sums_up() -> Outcome {
     })?;
     same!(task.report()?, None);
     same!(getval(id, 0), Ok(100));
+    Ok(())
+}
+
+/// Who is woken has to take it; a stopped one can't, and others may.
+fn barging_leaves_the_value() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let first = sleeper(id, &[op(0, -1, 0)])?;
+    first.stop()?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!((getval(id, 0), waiting(id, 0)), (Ok(1), Ok((1, 0))));
+    same!(semop(id, &[op(0, -1, SEM_NOWAIT)]), Ok(0));
+    same!((getval(id, 0), waiting(id, 0)), (Ok(0), Ok((1, 0))));
+    first.signal(libc::SIGCONT);
+    same!(first.sleeps_on(), true);
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(first.report()?, Ok(0));
+    same!((getval(id, 0), waiting(id, 0)), (Ok(0), Ok((0, 0))));
+    Ok(())
+}
+
+/// Two of three, with one call and with two, and of other semaphores regardless of them.
+fn barging_wakes_as_many_as_there_is() -> Outcome {
+    let id = ok!(set_of(&[0, 0]));
+    let tasks = [sleeper(id, &[op(0, -1, 0)])?, sleeper(id, &[op(0, -1, 0)])?, sleeper(id, &[op(0, -1, 0)])?];
+    let other = sleeper(id, &[op(1, -1, 0)])?;
+    let [first, second, third] = tasks;
+    first.stop()?;
+    ok!(semop(id, &[op(0, 2, 0)]));
+    same!(second.report()?, Ok(0));
+    same!(third.sleeps_on(), true);
+    ok!(semop(id, &[op(1, 1, 0)]));
+    same!(other.report()?, Ok(0));
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(third.report()?, Ok(0));
+    first.signal(libc::SIGCONT);
+    same!(first.report()?, Ok(0));
+    same!(getval(id, 0), Ok(0));
+    Ok(())
+}
+
+fn barged_sleeper_keeps_its_place() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let (first, second) = (sleeper(id, &[op(0, -1, 0)])?, sleeper(id, &[op(0, -1, 0)])?);
+    first.stop()?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    ok!(semop(id, &[op(0, -1, SEM_NOWAIT)]));
+    first.signal(libc::SIGCONT);
+    same!(first.sleeps_on(), true);
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(first.report()?, Ok(0));
+    same!(second.sleeps_on(), true);
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(second.report()?, Ok(0));
+    Ok(())
+}
+
+fn barged_sleeper_times_out() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let task = Task::start(move || semtimedop_for(id, &[op(0, -1, 0)], 0, 300_000_000))?;
+    task.asleep()?;
+    task.stop()?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    ok!(semop(id, &[op(0, -1, SEM_NOWAIT)]));
+    task.signal(libc::SIGCONT);
+    same!(task.report()?, Err(EAGAIN));
+    same!(waiting(id, 0), Ok((0, 0)));
+    Ok(())
+}
+
+/// One that is woken and dies leaves the value to the next.
+fn barging_survives_the_woken() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let (first, second) = (sleeper(id, &[op(0, -1, 0)])?, sleeper(id, &[op(0, -1, 0)])?);
+    first.stop()?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(second.sleeps_on(), true);
+    first.kill();
+    same!(second.report()?, Ok(0));
+    same!((getval(id, 0), waiting(id, 0)), (Ok(0), Ok((0, 0))));
+    Ok(())
+}
+
+/// A signal takes nothing from one that was woken before: it has what there is, and goes without where it was barged.
+fn barging_and_interrupted() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let start = || -> Outcome<Task<Answer<i32>>> {
+        let task = Task::start(move || {
+            handle(libc::SIGUSR1, 0);
+            semop(id, &[op(0, -1, 0)])
+        })?;
+        task.asleep()?;
+        task.stop()?;
+        ok!(semop(id, &[op(0, 1, 0)]));
+        Ok(task)
+    };
+    let barged = start()?;
+    ok!(semop(id, &[op(0, -1, SEM_NOWAIT)]));
+    barged.signal(libc::SIGUSR1);
+    barged.signal(libc::SIGCONT);
+    same!(barged.report()?, Err(EINTR));
+    same!(waiting(id, 0), Ok((0, 0)));
+    let served = start()?;
+    served.signal(libc::SIGUSR1);
+    served.signal(libc::SIGCONT);
+    same!(served.report()?, Ok(0));
+    same!((getval(id, 0), waiting(id, 0)), (Ok(0), Ok((0, 0))));
+    Ok(())
+}
+
+fn barging_and_removed() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let (woken, asleep) = (sleeper(id, &[op(0, -1, 0)])?, sleeper(id, &[op(0, -1, 0)])?);
+    woken.stop()?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    ok!(sem_remove(id));
+    same!(asleep.report()?, Err(EIDRM));
+    woken.signal(libc::SIGCONT);
+    same!(woken.report()?, Err(EIDRM));
+    Ok(())
+}
+
+/// All of them, as they take nothing.
+fn barging_waits_for_zero() -> Outcome {
+    let id = ok!(set_of(&[1]));
+    let (first, second) = (sleeper(id, &[op(0, 0, 0)])?, sleeper(id, &[op(0, 0, 0)])?);
+    let raising = sleeper(id, &[op(0, 0, 0), op(0, 1, 0)])?;
+    first.stop()?;
+    ok!(semop(id, &[op(0, -1, 0)]));
+    // The third may have been faster than the second, which then waits for the next time.
+    same!(raising.report()?, Ok(0));
+    ok!(semop(id, &[op(0, -1, 0)]));
+    same!(second.report()?, Ok(0));
+    first.signal(libc::SIGCONT);
+    same!(first.report()?, Ok(0));
+    same!(waiting(id, 0), Ok((0, 0)));
+    Ok(())
+}
+
+/// One that can only fail fails, and leaves what there is to the next.
+fn barging_with_errors() -> Outcome {
+    let id = ok!(set_of(&[0, 32767]));
+    let failing = sleeper(id, &[op(0, -1, 0), op(1, 1, 0)])?;
+    let next = sleeper(id, &[op(0, -1, 0)])?;
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(failing.report()?, Err(ERANGE));
+    same!(next.report()?, Ok(0));
+    same!(getval(id, 0), Ok(0));
+    Ok(())
+}
+
+/// What an end gives back wakes too.
+fn barging_with_undo() -> Outcome {
+    let id = ok!(set_of(&[1]));
+    let holder = Task::start(move || {
+        let _ = semop(id, &[op(0, -1, UNDO)]);
+        sleep_for_ever()
+    })?;
+    while getval(id, 0) != Ok(0) {
+        let_others_run();
+    }
+    let (first, second) = (sleeper(id, &[op(0, -1, UNDO)])?, sleeper(id, &[op(0, -1, 0)])?);
+    Task::<i32>::kill(holder);
+    same!(first.report()?, Ok(0));
+    // The first one's end gave it back again.
+    same!(second.report()?, Ok(0));
+    same!(getval(id, 0), Ok(0));
     Ok(())
 }
