@@ -8,7 +8,7 @@ until [[ -s display ]]; do kill -0 $server; sleep 0.1; done
 ipcs -m
 [[ $(ipcs -m | grep -c ^0x) == 1 ]]
 
-ffmpeg -nostdin -loglevel info -f x11grab -video_size 320x240 -framerate 20 -draw_mouse 0 -i ":$(<display)" -t 2 -f rawvideo -pix_fmt rgb24 pictures >ffmpeg.log 2>&1 &
+ffmpeg -nostdin -loglevel info -f x11grab -video_size 320x240 -framerate 20 -draw_mouse 0 -i ":$(<display)" -r 20 -frames:v 40 -f rawvideo -pix_fmt rgb24 pictures >ffmpeg.log 2>&1 &
 ffmpeg=$!
 both=0
 while kill -0 $ffmpeg 2>/dev/null; do
