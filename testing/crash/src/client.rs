@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use crate::ipc::{self, Errno, Message, TEXT_SIZE, op};
+use crate::ipc::{self, Attached, Errno, Message, TEXT_SIZE, op};
 use crate::matching::Receive;
 use crate::shared::{CLIENTS, Doing, Letter, MUTEXES, QUEUES, Shared, THREADS, TYPES};
 
@@ -32,7 +32,12 @@ struct Worker {
     incarnation: u64,
     random: Xoshiro256PlusPlus,
     message: Box<Message>,
+    /// What it has attached of the segment that stays.
+    held: Vec<Attached>,
 }
+
+/// Attachments that a thread holds at most.
+const HELD: usize = 3;
 
 /// The life of a client process, until it is killed or everybody finishes.
 pub(crate) fn live(shared: &'static Shared, place: usize, seed: u64) {
@@ -40,7 +45,8 @@ pub(crate) fn live(shared: &'static Shared, place: usize, seed: u64) {
     let worker = |thread: usize| {
         let own_seed = seed ^ (incarnation << 16) ^ ((place * THREADS + thread) as u64) << 48;
         let random = Xoshiro256PlusPlus::seed_from_u64(own_seed);
-        Worker { shared, place, thread, incarnation, random, message: Box::new(Message::new()) }
+        let message = Box::new(Message::new());
+        Worker { shared, place, thread, incarnation, random, message, held: Vec::new() }
     };
     let mut first = worker(0);
     let threads = if first.random.random_ratio(1, 4) { THREADS } else { 1 };
@@ -62,7 +68,8 @@ impl Worker {
                 80..88 => self.use_pools(),
                 88..94 => self.transfer(),
                 94..96 => self.churn_queue(),
-                96..98 => self.churn_segment(),
+                96 => self.churn_segment(),
+                97 => self.hold_segment(),
                 _ => self.churn_set(),
             }
             self.shared.clients[self.place].threads[self.thread].end();
@@ -292,6 +299,22 @@ impl Worker {
         }
     }
 
+    /// Attaches the segment that stays once more, or detaches it.
+    fn hold_segment(&mut self) {
+        self.begin(Doing::Churn);
+        if self.held.len() == HELD || !self.held.is_empty() && self.random.random() {
+            let place = self.random.random_range(0..self.held.len());
+            let detached = self.held.swap_remove(place).detach();
+            self.expect("shmdt of a held segment", detached, &[]);
+        } else {
+            let flags = self.sometimes(libc::SHM_RDONLY);
+            match ipc::shmat(self.shared.held.load(SeqCst), flags) {
+                Ok(attached) => self.held.push(attached),
+                Err(error) => drop(self.expect("shmat of a held segment", Err(error), &[])),
+            }
+        }
+    }
+
     fn churn_set(&mut self) {
         const GONE: [Errno; 5] = [libc::EINVAL, libc::EIDRM, libc::EAGAIN, libc::ERANGE, libc::EINTR];
         self.begin(Doing::Churn);
@@ -357,6 +380,7 @@ pub(crate) fn probe(shared: &'static Shared, seed: u64) {
         incarnation: 0,
         random,
         message: Box::new(Message::new()),
+        held: Vec::new(),
     };
     loop {
         if shared.finishing.load(SeqCst) {

@@ -223,6 +223,14 @@ pub(crate) fn shm_at(index: c_int) -> Result<(c_int, libc::shmid_ds), Errno> {
     Ok((id, stat))
 }
 
+pub(crate) fn shm_stat(segment: c_int) -> Result<libc::shmid_ds, Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut stat: libc::shmid_ds = unsafe { mem::zeroed() };
+    // SAFETY: `stat` has room for what IPC_STAT writes.
+    checked(unsafe { libc::shmctl(segment, libc::IPC_STAT, &mut stat) })?;
+    Ok(stat)
+}
+
 /// The highest slot in use, and the namespace's totals.
 pub(crate) fn shm_info() -> Result<(c_int, ShmInfo), Errno> {
     let mut info = ShmInfo::default();

@@ -29,6 +29,9 @@ const SENDING: u8 = 1;
 const SENT: u8 = 2;
 const RECEIVED: u8 = 4;
 
+/// The key of the segment that is attached for a while: mappings of it have the key in their name.
+pub(crate) const HELD_KEY: i32 = 0x6373_0000;
+
 /// All that driver and clients share.
 pub(crate) struct Shared {
     /// Clients do nothing new, and end.
@@ -46,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) mutexes: AtomicI32,
     pub(crate) pools: AtomicI32,
     pub(crate) transfers: AtomicI32,
+    /// A segment that clients have attached for a while, under [`HELD_KEY`].
+    pub(crate) held: AtomicI32,
     /// The tag of who is in the critical section of each mutex.
     pub(crate) owners: [AtomicU64; MUTEXES],
     pub(crate) clients: [Client; CLIENTS],

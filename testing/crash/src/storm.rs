@@ -19,9 +19,13 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use crate::client::{self, POOL_UNITS, POOLS, TRANSFER_UNITS, TRANSFERS};
 use crate::ipc::{self, Errno, Message, TEXT_SIZE, op};
 use crate::matching::{self, Receive};
-use crate::shared::{Activity, CLIENTS, Doing, Letter, MUTEXES, QUEUES, Shared, THREADS};
+use crate::shared::{Activity, CLIENTS, Doing, HELD_KEY, Letter, MUTEXES, QUEUES, Shared, THREADS};
 use crate::usage;
 
+/// Size of the segment that stays.
+const HELD_PAGES: usize = 4;
+/// After this time at the latest, `nattch` is right.
+const COUNTED: Duration = Duration::from_secs(1);
 /// Of a segment's mode: removed.
 const SHM_DEST: u32 = 0o1000;
 const EPOCH_KILLS: u64 = 250;
@@ -162,6 +166,8 @@ impl Driver {
         let pools = create(POOLS + 1, POOL_UNITS)?;
         ipc::sem_set_value(pools, POOLS, 0).map_err(failed("SETVAL"))?;
         shared.pools.store(pools, SeqCst);
+        let held = ipc::shmget(HELD_KEY, HELD_PAGES << 12, libc::IPC_CREAT | libc::IPC_EXCL | 0o600);
+        shared.held.store(held.map_err(failed("shmget"))?, SeqCst);
         Ok(Driver {
             shared,
             seed: options.seed,
@@ -208,6 +214,7 @@ impl Driver {
         for set in [&self.shared.mutexes, &self.shared.pools, &self.shared.transfers] {
             ipc::sem_remove(set.load(SeqCst)).map_err(failed("IPC_RMID"))?;
         }
+        ipc::shm_remove(self.shared.held.load(SeqCst)).map_err(failed("IPC_RMID"))?;
         Ok(())
     }
 
@@ -244,9 +251,41 @@ impl Driver {
             if kills_due {
                 let place = self.random.random_range(0..CLIENTS);
                 self.kill(place);
+                if self.random.random_ratio(1, 16) {
+                    self.check_attachments()?;
+                }
                 self.start(place)?;
             }
         }
+    }
+
+    /// `nattch` of the segment that stays must be what /proc/PID/maps of all clients have of it. They attach and detach meanwhile: that it is so at some
+    /// moment must be seen before long.
+    fn check_attachments(&self) -> Outcome {
+        let start = Instant::now();
+        loop {
+            let before = self.mappings();
+            let stat = ipc::shm_stat(self.shared.held.load(SeqCst)).map_err(failed("IPC_STAT"))?;
+            if before == self.mappings() && stat.shm_nattch == before {
+                return Ok(());
+            }
+            if start.elapsed() > COUNTED {
+                self.shared.violation(&format!(
+                    "a segment is attached {} times by IPC_STAT, and mapped {before} times",
+                    stat.shm_nattch
+                ));
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// How often clients have the segment that stays mapped.
+    fn mappings(&self) -> u64 {
+        let name = format!("SYSV{HELD_KEY:08x} ");
+        let pids = self.shared.clients.iter().map(|client| client.pid.load(SeqCst)).filter(|pid| *pid != 0);
+        let maps = pids.filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/maps")).ok());
+        maps.map(|maps| maps.matches(&name).count() as u64).sum()
     }
 
     fn start(&mut self, place: usize) -> Outcome {
@@ -601,9 +640,11 @@ impl Driver {
         }
         let (_, shm) = ipc::shm_info().map_err(failed("SHM_INFO"))?;
         let found = [shm.used_ids.unsigned_abs().into(), shm.shm_tot, shm.shm_rss, shm.shm_swp];
-        if found != [0; 4] {
+        // Nobody touches the one that stays.
+        let wanted = [1, HELD_PAGES as u64, 0, 0];
+        if found != wanted {
             self.shared.violation(&format!(
-                "the namespace tells of {found:?} segments, pages, resident and swapped ones; there are none"
+                "the namespace tells of {found:?} segments, pages, resident and swapped ones; there are {wanted:?}"
             ));
         }
         Ok(())
@@ -635,7 +676,9 @@ impl Driver {
                     stat.shm_perm.mode, stat.shm_nattch
                 ));
             }
-            allow_gone(ipc::shm_remove(segment)).map_err(failed("IPC_RMID"))?;
+            if segment != self.shared.held.load(SeqCst) {
+                allow_gone(ipc::shm_remove(segment)).map_err(failed("IPC_RMID"))?;
+            }
         }
         Ok(())
     }
