@@ -1,5 +1,6 @@
 //! The broker: who is there, who has died, and what they left.
 
+mod locked;
 mod place;
 mod segments;
 pub mod service;

@@ -29,6 +29,7 @@ use nix::sys::socket::{
 };
 use sys::memory::Mapping;
 
+use crate::locked::Locked;
 use crate::service::{is_friend, namespaces};
 
 /// The memory of a segment.
@@ -39,6 +40,8 @@ struct Held {
     segment: Handle,
     /// Who made it.
     maker: i32,
+    /// What keeps it from being swapped out.
+    locked: Option<Locked>,
 }
 
 struct Segments {
@@ -50,6 +53,12 @@ struct Segments {
     owner: u32,
     /// Processes that may have mappings; their descendants may too.
     clients: BTreeSet<i32>,
+}
+
+impl Held {
+    fn open_to_read(&self) -> io::Result<fs::File> {
+        fs::File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
 }
 
 static SEGMENTS: Mutex<Option<Segments>> = Mutex::new(None);
@@ -98,8 +107,7 @@ pub(crate) fn file(memory: u64, to_read: bool) -> Result<OwnedFd, Errno> {
         all.drain();
         all.held.get(&memory).ok_or(Errno::EIDRM).and_then(|held| {
             if to_read {
-                let path = format!("/proc/self/fd/{}", held.file.as_raw_fd());
-                fs::File::open(path).map(OwnedFd::from).map_err(|_| Errno::EACCES)
+                held.open_to_read().map(OwnedFd::from).map_err(|_| Errno::EACCES)
             } else {
                 held.file.try_clone().map_err(|_| Errno::ENFILE)
             }
@@ -145,6 +153,31 @@ pub(crate) fn memory_usage(memory: u64) -> Result<(u64, u64), Errno> {
     with(|all| {
         all.drain();
         all.held.get(&memory).map(|held| usage_of(&held.file)).ok_or(Errno::EIDRM)
+    })
+}
+
+/// Keeps memory from being swapped out, or lets it again.
+pub(crate) fn lock(memory: u64, lock: bool) -> Result<(), Errno> {
+    with(|all| {
+        all.drain();
+        let held = all.held.get_mut(&memory).ok_or(Errno::EIDRM)?;
+        if !lock {
+            held.locked = None;
+        } else if held.locked.is_none() {
+            let size = nix::sys::stat::fstat(&held.file).map_or(0, |stat| stat.st_size);
+            let file = held.open_to_read().map_err(|_| Errno::ENOMEM)?;
+            let locked = Locked::new(&file, usize::try_from(size).map_err(|_| Errno::ENOMEM)?)?;
+            held.locked.insert(locked).lock_more(usage_of(&held.file).0);
+        }
+        Ok(())
+    })
+}
+
+/// Locks what has come to be of memory that is to be locked: whether there was something, `None` if none is to be.
+pub(crate) fn lock_more() -> Option<bool> {
+    with(|all| {
+        let locked = all.held.values_mut().filter_map(|held| held.locked.as_mut().map(|l| (&held.file, l)));
+        locked.map(|(file, locked)| locked.lock_more(usage_of(file).0)).reduce(|one, other| one | other)
     })
 }
 
@@ -298,7 +331,13 @@ impl Segments {
         if let (Ok(()), Ok(()), Ok(stat)) = (fixed, private, nix::sys::stat::fstat(&file))
             && stat.st_size != 0
         {
-            self.held.entry(stat.st_ino).or_insert(Held { file, dev: stat.st_dev, segment, maker });
+            self.held.entry(stat.st_ino).or_insert(Held {
+                file,
+                dev: stat.st_dev,
+                segment,
+                maker,
+                locked: None,
+            });
         }
     }
 }

@@ -45,6 +45,9 @@ const TRIM_AFTER: Duration = Duration::from_millis(200);
 /// After how long what may be over is looked at, and how often what is removed and still mapped.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// How often what has come to be of locked memory is looked for: more and more seldom while there is nothing.
+const LOCK_AGAIN: Duration = Duration::from_millis(200);
+const LOCK_SELDOM: Duration = Duration::from_secs(10);
 const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
 
@@ -148,6 +151,8 @@ pub struct Service {
     leases: HashMap<RawFd, OwnedFd>,
     trim_at: Option<Instant>,
     look_at: Option<Instant>,
+    lock_at: Option<Instant>,
+    lock_after: Duration,
     /// Who was refused first; `None` once that has been handed out.
     refusal: Option<Arc<OnceLock<String>>>,
 }
@@ -209,6 +214,8 @@ impl Service {
             leases: HashMap::new(),
             trim_at: None,
             look_at: None,
+            lock_at: None,
+            lock_after: LOCK_AGAIN,
             refusal: Some(Arc::default()),
         })
     }
@@ -287,7 +294,13 @@ impl Service {
         if self.look_at.is_some_and(|at| at <= now) {
             self.look_at = self.end_segments().then(|| now + LOOK_AGAIN);
         }
-        let due = self.trim_at.into_iter().chain(self.look_at).min();
+        if self.lock_at.is_some_and(|at| at <= now) {
+            self.lock_at = segments::lock_more().map(|is_new| {
+                self.lock_after = if is_new { LOCK_AGAIN } else { LOCK_SELDOM.min(self.lock_after * 2) };
+                now + self.lock_after
+            });
+        }
+        let due = self.trim_at.into_iter().chain(self.look_at).chain(self.lock_at).min();
         due.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -384,9 +397,11 @@ impl Service {
                 }
             }
         })?;
-        // The memory of each segment is a descriptor of ours.
-        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        // The memory of each segment is a descriptor of ours, and what is locked of it is locked by us.
+        for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MEMLOCK] {
+            if let Ok((_, most)) = getrlimit(resource) {
+                let _ = setrlimit(resource, most, most);
+            }
         }
         let (sender, questions) = channel();
         let door = Door {
@@ -416,12 +431,12 @@ impl Service {
             let _ = bell.read();
         }
         while let Some(question) = self.questions.as_ref().and_then(|asked| asked.try_recv().ok()) {
-            let Question { link, which, args: [arg, more], rest, pid } = question;
+            let Question { link, which, args, rest, pid } = question;
             if which == wire::TELL_FORKED {
-                self.forked(pid, &rest, more != 0);
+                self.forked(pid, &rest, args[1] != 0);
                 continue;
             }
-            let answer = self.answer(which, arg, pid);
+            let answer = self.answer(which, args, pid);
             reply(&link, answer, (which == wire::ASK_ATTACH).then_some(&self.file));
             if which == wire::ASK_LEASE && answer.is_ok() {
                 self.keep(link);
@@ -455,8 +470,14 @@ impl Service {
         }
     }
 
-    fn answer(&mut self, which: u32, arg: u32, pid: i32) -> Result<[u32; 2], Errno> {
+    fn answer(&mut self, which: u32, [arg, high]: [u32; 2], pid: i32) -> Result<[u32; 2], Errno> {
         match which {
+            wire::ASK_LOCK | wire::ASK_UNLOCK => {
+                segments::lock(u64::from(high) << 32 | u64::from(arg), which == wire::ASK_LOCK)?;
+                self.lock_after = LOCK_AGAIN;
+                self.lock_at = Some(Instant::now() + self.lock_after);
+                Ok([0; 2])
+            }
             wire::ASK_ATTACH => Ok([self.attach(pid, arg != 0)?.0, 0]),
             wire::ASK_COUNT => self.count(arg.cast_signed()).map(small),
             wire::ASK_USAGE => {

@@ -269,6 +269,10 @@ impl Backing for LinuxHost {
         Ok((words[2].into(), words[3].into()))
     }
 
+    fn lock_memory(&self, memory: u64, lock: bool) -> Result<()> {
+        attach::ask(if lock { wire::ASK_LOCK } else { wire::ASK_UNLOCK }, halves(memory)).map(drop)
+    }
+
     fn watch_removed(&self) {
         match keeper() {
             Some(keeper) => (keeper.look)(),

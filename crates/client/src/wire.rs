@@ -27,6 +27,10 @@ pub const ASK_USAGE: u32 = 8;
 pub const ASK_TAKE: u32 = 9;
 /// How much of this memory, whose number the arguments are, there is: answered as [`ASK_USAGE`].
 pub const ASK_MEMORY_USAGE: u32 = 11;
+/// Keep this memory, whose number the arguments are, from being swapped out.
+pub const ASK_LOCK: u32 = 12;
+/// Let it be swapped out again.
+pub const ASK_UNLOCK: u32 = 13;
 /// I am a forked child, and have attached what my parent had when it forked: the first argument says how many segments' identifiers
 /// follow, each as often as it is attached; the second one is not 0 if there are more than are known. Nothing is answered.
 pub const TELL_FORKED: u32 = 10;

@@ -1,7 +1,7 @@
 //! System V shared memory.
 //!
 //! What users see: behaviour as in Linux, to the count of mappings and the moment at which a removed segment goes.
-//! What is missing: `SHM_LOCK` has the kernel's rights, limits and mark in the mode, but nothing is locked in memory.
+//! What is missing: what `SHM_LOCK` may lock is counted per namespace, not per user.
 //!
 //! The engine knows a segment's memory by a number only; making it, mapping it and counting who has it mapped is the
 //! host's ([`Backing`](crate::Backing)). What is kept here of attachments are times, process ids, and a table per process (in its
@@ -821,7 +821,20 @@ pub fn shmctl_lock<T: Task>(ctx: &Ctx<'_, T>, id: i32, lock: bool) -> Result<()>
     {
         return Err(Errno::ENOMEM);
     }
-    tx.set(&perm, |p| &p.mode, if lock { mode | SHM_LOCKED } else { mode & !SHM_LOCKED });
+    if (mode & SHM_LOCKED != 0) == lock {
+        return Ok(());
+    }
+    tx.set(&perm, |p| &p.mode, mode ^ SHM_LOCKED);
     tx.commit();
+    drop(tx);
+    let memory = shp.memory.load(Relaxed);
+    if ctx.host.lock_memory(memory, lock).is_err() && lock {
+        // It is removed meanwhile, or whoever keeps it may not lock so much.
+        let Locked { object: shp, mut tx } = obtain(ctx, id)?;
+        let perm = shp.part(|s| &s.perm);
+        tx.set(&perm, |p| &p.mode, perm.mode.load(Relaxed) & !SHM_LOCKED);
+        tx.commit();
+        return Err(Errno::ENOMEM);
+    }
     Ok(())
 }

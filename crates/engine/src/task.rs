@@ -100,6 +100,11 @@ pub trait Backing {
     /// # Errors
     /// If there is nobody who could tell.
     fn memory_usage(&self, memory: u64) -> Result<(u64, u64)>;
+    /// Keeps some memory from being swapped out, or lets it again. Not to be called with a lock held.
+    ///
+    /// # Errors
+    /// If there is nobody who could do it, or that may lock so much.
+    fn lock_memory(&self, memory: u64, lock: bool) -> Result<()>;
     /// A removed segment is still mapped: somebody must look for its end.
     fn watch_removed(&self);
     /// `RLIMIT_MEMLOCK`, bytes.

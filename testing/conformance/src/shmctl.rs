@@ -9,7 +9,7 @@ use crate::{
         shmget,
     },
     case::cases,
-    check::{Outcome, ok, same},
+    check::{Failure, Outcome, ok, same},
     errno::{EACCES, EFAULT, EINVAL, ENOMEM, EPERM},
     memory::Bad,
     task::{Capability, Task, become_root, become_user, have_only, now},
@@ -27,6 +27,7 @@ cases! { "shmctl":
     set_needs_the_owner.root(),
     remove_needs_the_owner.root(),
     lock_marks,
+    lock_keeps_pages_in_memory,
     lock_rights.root(),
     lock_limit.root(),
     ipc_owner_passes_permissions.root(),
@@ -183,6 +184,47 @@ fn lock_marks() -> Outcome {
     ok!(shmctl(id, SHM_UNLOCK));
     same!(ok!(shm_stat(id)).shm_ctime, before);
     Ok(())
+}
+
+/// What the machine can't swap out, in KiB: a few hundred come and go by others.
+fn unevictable() -> Outcome<i64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").map_err(|e| Failure(e.to_string()))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("Unevictable:"));
+    let number = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| Failure("no number of unevictable pages".into()))
+}
+
+/// Waits until so much more than `before` can't be swapped out, give or take a quarter of the segment's size.
+fn wait_for_unevictable(before: i64, more: i64) -> Outcome {
+    for _ in 0..1500 {
+        if (unevictable()? - before - more).abs() < LOCKED_KIB / 4 {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Err(Failure(format!("{} KiB can't be swapped out, instead of {}", unevictable()?, before + more)))
+}
+
+const LOCKED_KIB: i64 = 6 << 10;
+
+fn lock_keeps_pages_in_memory() -> Outcome {
+    let before = unevictable()?;
+    let size = LOCKED_KIB as usize * 1024;
+    let id = ok!(segment(size));
+    let at = ok!(shmat(id, 0, 0));
+    let touch =
+        |from: usize, to: usize| (at + from..at + to).step_by(4096).for_each(|page| set_byte(page, 1));
+    ok!(shmctl(id, SHM_LOCK));
+    same!(ok!(shm_info()).1.shm_rss, 0);
+    touch(0, size / 2);
+    wait_for_unevictable(before, LOCKED_KIB / 2)?;
+    touch(size / 2, size);
+    wait_for_unevictable(before, LOCKED_KIB)?;
+    // Mapped or not.
+    ok!(shmdt(at));
+    wait_for_unevictable(before, LOCKED_KIB)?;
+    ok!(shmctl(id, SHM_UNLOCK));
+    wait_for_unevictable(before, 0)
 }
 
 fn memlock(bytes: u64) {

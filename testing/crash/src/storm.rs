@@ -259,25 +259,33 @@ impl Driver {
         }
     }
 
-    /// `nattch` of the segment that stays must be what /proc/PID/maps of all clients have of it. They attach and detach meanwhile: that it is so at some
-    /// moment must be seen before long.
+    /// While all clients are stopped, `nattch` of the segment that stays must be what their /proc/PID/maps have of it.
     fn check_attachments(&self) -> Outcome {
+        let pids: Vec<_> = self.shared.clients.iter().map(|client| client.pid.load(SeqCst)).collect();
+        let running = |place: &usize| {
+            pids[*place] != 0 && !self.stopped.iter().any(|s| s.place == *place && self.is_current(s))
+        };
+        let stopped_now: Vec<usize> = (0..CLIENTS).filter(running).collect();
+        stopped_now.iter().for_each(|place| ipc::kill(pids[*place], libc::SIGSTOP));
         let start = Instant::now();
         loop {
             let before = self.mappings();
             let stat = ipc::shm_stat(self.shared.held.load(SeqCst)).map_err(failed("IPC_STAT"))?;
-            if before == self.mappings() && stat.shm_nattch == before {
-                return Ok(());
+            let after = self.mappings();
+            if before == after && stat.shm_nattch == before {
+                break;
             }
             if start.elapsed() > COUNTED {
                 self.shared.violation(&format!(
-                    "a segment is attached {} times by IPC_STAT, and mapped {before} times",
+                    "a segment is attached {} times by IPC_STAT, and mapped {before} times, then {after} times",
                     stat.shm_nattch
                 ));
-                return Ok(());
+                break;
             }
             thread::sleep(Duration::from_millis(1));
         }
+        stopped_now.iter().for_each(|place| ipc::kill(pids[*place], libc::SIGCONT));
+        Ok(())
     }
 
     /// How often clients have the segment that stays mapped.

@@ -170,6 +170,10 @@ impl<M: Memory> Backing for Cpu<'_, M> {
         Ok((0, 0))
     }
 
+    fn lock_memory(&self, _memory: u64, _lock: bool) -> Result<()> {
+        Ok(())
+    }
+
     fn watch_removed(&self) {}
 
     fn memlock_limit(&self) -> u64 {
