@@ -2,7 +2,7 @@
 //!
 //! What users see: a descriptor or two that the process did not open. A few are kept, closed by exec, so that a segment
 //! that is attached again needs no question. One that the program has closed, or put something else in the place of, is noticed by its inode.
-//! What is missing: memory is counted against overcommit as it is touched, not when a segment is made.
+//! What is missing: memory is counted against overcommit as it is touched, not when a segment is made; where there is no overcommit, all of it is taken then.
 //!
 //! # Safety
 //! The mapping made here is of a new file, and removed again before anybody knows it.
@@ -139,18 +139,43 @@ fn may_have_huge(host: &LinuxHost, size: u64) -> bool {
     host.cred().ipc_lock || in_group() || size <= files::memlock_limit()
 }
 
+/// `vm.overcommit_memory`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Overcommit {
+    Guess,
+    Always,
+    Never,
+}
+
+/// What it is, or was a second ago: to ask each time would cost more than the rest of making a segment.
+fn overcommit(host: &LinuxHost) -> Overcommit {
+    static KNOWN: AtomicU64 = AtomicU64::new(u64::MAX);
+    let now = host.now().cast_unsigned() << 2;
+    let known = KNOWN.load(Relaxed);
+    let mode = if known & !3 == now {
+        known & 3
+    } else {
+        // Where that can't be read, it is as it mostly is.
+        let read = files::read_number(c"/proc/sys/vm/overcommit_memory").unwrap_or(0).min(3);
+        KNOWN.store(now | u64::from(read), Relaxed);
+        read.into()
+    };
+    match mode {
+        1 => Overcommit::Always,
+        2 => Overcommit::Never,
+        _ => Overcommit::Guess,
+    }
+}
+
 /// `ENOMEM` for more than the machine could ever have, as the kernel's heuristics say.
-fn check_overcommit(wanted: NewMemory) -> Result<()> {
+fn check_overcommit(wanted: NewMemory, mode: Overcommit) -> Result<()> {
     /// Less than this needs no question.
     const SMALL: u64 = 32 << 20;
-    if wanted.size <= SMALL || wanted.size <= files::total_memory() {
-        return Ok(());
+    let guess = mode == Overcommit::Guess && wanted.flags & SHM_NORESERVE == 0;
+    if guess && wanted.size > SMALL && wanted.size > files::total_memory() {
+        return Err(Errno::ENOMEM);
     }
-    match files::read_number(c"/proc/sys/vm/overcommit_memory") {
-        Some(1) => Ok(()),
-        Some(0) if wanted.flags & SHM_NORESERVE != 0 => Ok(()),
-        _ => Err(Errno::ENOMEM),
-    }
+    Ok(())
 }
 
 /// "SYSV" and the key's eight digits.
@@ -168,12 +193,13 @@ fn make(host: &LinuxHost, wanted: NewMemory) -> Result<(Fd, files::Stat)> {
         return Err(Errno::EINVAL);
     }
     let huge = flags & SHM_HUGETLB != 0;
+    let mode = overcommit(host);
     let mut kind = files::MFD_CLOEXEC | files::MFD_ALLOW_SEALING;
     if huge {
         let log = flags >> SHM_HUGE_SHIFT & SHM_HUGE_MASK;
         kind |= files::MFD_HUGETLB | log.cast_unsigned() << SHM_HUGE_SHIFT;
     } else {
-        check_overcommit(wanted)?;
+        check_overcommit(wanted, mode)?;
     }
     let name = name_of(key);
     let file = files::memfd(CStr::from_bytes_with_nul(&name).unwrap_or_default(), kind).map_err(|e| {
@@ -187,6 +213,12 @@ fn make(host: &LinuxHost, wanted: NewMemory) -> Result<(Fd, files::Stat)> {
     // The largest size is no multiple of a page.
     let rounded = size.checked_next_multiple_of(unit).filter(|r| i64::try_from(*r).is_ok()).unwrap_or(size);
     files::resize(&file, rounded).map_err(|_| Errno::ENOMEM)?;
+    if mode == Overcommit::Never && !huge {
+        // Nothing else commits memory to a file. What there is not is not begun with.
+        let may = rounded <= files::total_memory() && usize::try_from(rounded).is_ok_and(files::can_commit);
+        may.then_some(()).ok_or(Errno::ENOMEM)?;
+        files::fill(&file, rounded).map_err(|_| Errno::ENOMEM)?;
+    }
     if huge {
         // Huge pages are reserved for the file when they are first mapped, and then stay so.
         let len = usize::try_from(rounded).map_err(|_| Errno::ENOMEM)?;

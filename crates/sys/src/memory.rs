@@ -55,6 +55,15 @@ pub fn resize(file: &Fd, size: u64) -> Result<()> {
     check(unsafe { syscall6(77, file.raw() as usize, size as usize, 0, 0, 0, 0) }).map(|_| ())
 }
 
+/// Takes the memory for all of a file.
+///
+/// # Errors
+/// `ENOMEM ENOSPC`.
+pub fn fill(file: &Fd, size: u64) -> Result<()> {
+    // SAFETY: integers only.
+    check(unsafe { syscall6(285, file.raw() as usize, 0, 0, size as usize, 0, 0) }).map(|_| ())
+}
+
 /// What the file of a descriptor is.
 ///
 /// # Errors
@@ -113,6 +122,16 @@ pub unsafe fn map_file(file: &Fd, len: usize, place: Place, write: bool, execute
     let prot = 1 | if write { 2 } else { 0 } | if execute { 4 } else { 0 };
     // SAFETY: the caller's promise; a new mapping harms nobody.
     check(unsafe { syscall6(9, at, len, prot, MAP_SHARED | fixed, file.raw() as usize, 0) })
+}
+
+/// Whether so much memory could be committed now.
+pub fn can_commit(len: usize) -> bool {
+    const READ_WRITE: usize = 3;
+    const PRIVATE_ANONYMOUS: usize = 0x22;
+    // SAFETY: it goes where there is room.
+    let at = check(unsafe { syscall6(9, 0, len, READ_WRITE, PRIVATE_ANONYMOUS, usize::MAX, 0) });
+    // SAFETY: just mapped, and nobody knows it.
+    at.is_ok_and(|at| unsafe { unmap_range(at, len) }.is_ok())
 }
 
 /// Removes mappings.
