@@ -23,7 +23,9 @@ cases! { "shmat":
     wraps_around,
     permissions.root(),
     read_only_stays_read_only,
+    writing_to_what_is_read_only_kills,
     executable,
+    no_room_in_the_address_space,
     notes_time_and_process,
     same_segment_twice,
     removed_segment_while_attached.root(),
@@ -141,6 +143,38 @@ fn read_only_stays_read_only() -> Outcome {
     same!(byte_at(at), 3);
     same!(mprotect(writable, 2 * PAGE, PROT_READ), Ok(0));
     same!(mprotect(writable, 2 * PAGE, PROT_READ | PROT_WRITE), Ok(0));
+    Ok(())
+}
+
+fn writing_to_what_is_read_only_kills() -> Outcome {
+    let id = ok!(segment(PAGE));
+    let at = ok!(shmat(id, 0, SHM_RDONLY));
+    let child = raw_fork(|| set_byte(at, 1))?;
+    let mut status = 0;
+    // SAFETY: room for the status of a child of ours.
+    same!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    same!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV, true);
+    same!((byte_at(at), nattch(id)), (0, Ok(1)));
+    Ok(())
+}
+
+fn no_room_in_the_address_space() -> Outcome {
+    const LARGE: usize = 64 << 20;
+    let (large, small) = (ok!(segment(LARGE)), ok!(segment(PAGE)));
+    // What the process has by now, it has.
+    ok!(shmat(small, 0, 0).and_then(shmdt));
+    let attached = Task::start(move || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages: usize = statm.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let most = (pages * PAGE + LARGE / 2) as u64;
+        let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+        // SAFETY: a limit that lives through the call.
+        let limited = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) } == 0;
+        (limited && pages != 0, shmat(large, 0, 0), shmat(small, 0, 0).and_then(shmdt))
+    })?;
+    same!(attached.report()?, (true, Err(crate::errno::ENOMEM), Ok(0)));
+    let ds = ok!(shm_stat(large));
+    same!((ds.shm_nattch, ds.shm_atime), (0, 0));
     Ok(())
 }
 

@@ -3,9 +3,12 @@
 use libc::{IPC_CREAT, IPC_EXCL, IPC_PRIVATE};
 
 use crate::{
-    call::{byte_at, segment, set_byte, shm_info, shm_remove, shm_stat, shm_stat_by, shmat, shmdt, shmget},
+    call::{
+        SHM_LOCK, byte_at, segment, set_byte, shm_info, shm_remove, shm_stat, shm_stat_by, shmat, shmctl,
+        shmdt, shmget,
+    },
     case::cases,
-    check::{Outcome, ok, same},
+    check::{Failure, Outcome, ok, same},
     errno::{EACCES, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, EPERM},
     task::{Task, become_root, become_user, now},
 };
@@ -25,6 +28,7 @@ cases! { "shmget":
     more_than_there_is_memory,
     huge_pages_that_are_not_there,
     huge_pages_need_a_right.root(),
+    huge_pages_are_attached_whole.root(),
     shmmax_is_the_largest.limits(&[("kernel.shmmax", "8192")]),
     full_of_pages.limits(&[("kernel.shmall", "5")]),
     full_of_segments.limits(&[("kernel.shmmni", "2")]),
@@ -200,6 +204,47 @@ fn huge_pages_need_a_right() -> Outcome {
     same!(shmget(IPC_PRIVATE, 4096, SHM_HUGETLB | 13 << SHM_HUGE_SHIFT | 0o600), Err(EINVAL));
     same!(shmget(IPC_PRIVATE, 4096, SHM_HUGETLB | 0o600), Err(EPERM));
     become_root();
+    Ok(())
+}
+
+/// Pages of 2 MiB beyond the reserve, made when they are wanted, while this is not `None`.
+struct Surplus(String);
+
+impl Surplus {
+    const FILE: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages";
+
+    fn allow(more: u64) -> Outcome<Surplus> {
+        let text = |e: std::io::Error| Failure(e.to_string());
+        let before = std::fs::read_to_string(Surplus::FILE).map_err(text)?;
+        let count: u64 = before.trim().parse().unwrap_or(0);
+        std::fs::write(Surplus::FILE, (count + more).to_string()).map_err(text)?;
+        Ok(Surplus(before))
+    }
+}
+
+impl Drop for Surplus {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Surplus::FILE, &self.0);
+    }
+}
+
+/// The size that was asked for is shown, the whole page is mapped, and locking has nothing to do.
+fn huge_pages_are_attached_whole() -> Outcome {
+    const HUGE: usize = 2 << 20;
+    let _surplus = Surplus::allow(4)?;
+    let id = ok!(shmget(IPC_PRIVATE, HUGE + 1, SHM_HUGETLB | 21 << SHM_HUGE_SHIFT | 0o600));
+    same!((ok!(shm_stat(id)).shm_segsz, ok!(shm_info()).1.shm_tot), (HUGE + 1, 513));
+    let at = ok!(shmat(id, 0, 0));
+    same!(at % HUGE, 0);
+    set_byte(at + 2 * HUGE - 1, 5);
+    same!(byte_at(at + 2 * HUGE - 1), 5);
+    same!(shmat(id, at + HUGE, 0), Err(EINVAL));
+    same!(ok!(shm_stat(id)).shm_nattch, 1);
+    ok!(shmctl(id, SHM_LOCK));
+    same!(ok!(shm_stat(id)).shm_perm.mode, 0o600);
+    ok!(shmdt(at));
+    ok!(shm_remove(id));
+    same!(ok!(shm_info()).1.used_ids, 0);
     Ok(())
 }
 
