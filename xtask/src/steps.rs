@@ -24,6 +24,8 @@ enum Needs {
     /// What `testing/programs/install` fetches.
     Programs(PathBuf),
     Both(PathBuf),
+    /// For counting instructions.
+    Valgrind,
 }
 
 struct Step {
@@ -65,6 +67,7 @@ fn outcome(step: &mut Step, privileged: bool) -> Outcome {
         Needs::Programs(fetched) | Needs::Both(fetched) if !fetched.exists() => {
             return Outcome::Skipped("the programs are not there; testing/programs/install fetches them");
         }
+        Needs::Valgrind if !has_valgrind() => return Outcome::Skipped("needs valgrind"),
         _ => {}
     }
     match step.command.status() {
@@ -119,6 +122,10 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("crash flip", "crash", &["flip", "--rounds", "50", "--seed", "1"]),
         // A stride that has no factor in common with loops of the code.
         tool("crash steps", "crash", &["step", "--stride", "211"]),
+        Step {
+            needs: Needs::Valgrind,
+            ..tool("instructions per operation", "bench", &["--instructions", "check"])
+        },
         programs("programs, kernel", "kernel"),
         programs("programs, preload", "preload"),
         Step {
@@ -127,6 +134,14 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
             command: packages,
         },
     ]
+}
+
+fn has_valgrind() -> bool {
+    Command::new("valgrind")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn is_root() -> Result<bool, Box<dyn Error>> {

@@ -4,6 +4,7 @@
 //! `each`, the answer is `ok` and a [`Histogram`] of the iterations.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -51,7 +52,12 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts the worker and waits for its greeting.
     pub(crate) fn start(door: Door, kind: Kind) -> Outcome<Worker> {
-        let mut child = command(door, kind)?
+        Worker::start_under(&[], door, kind)
+    }
+
+    /// Starts the worker as an argument of another command.
+    pub(crate) fn start_under(above: &[String], door: Door, kind: Kind) -> Outcome<Worker> {
+        let mut child = command(above, door, kind)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -61,6 +67,13 @@ impl Worker {
         let mut worker = Worker { child, commands, answers, greeting: String::new() };
         worker.greeting = worker.answer()?;
         Ok(worker)
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn end(mut self) -> Outcome<()> {
+        self.commands = None;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("the worker ended: {status}").into()) }
     }
 
     /// How many iterations of the row take about a sample's time.
@@ -122,24 +135,22 @@ impl Drop for Worker {
     }
 }
 
-fn command(door: Door, kind: Kind) -> Outcome<Command> {
+fn command(above: &[String], door: Door, kind: Kind) -> Outcome<Command> {
     let bench = env::current_exe()?;
-    let mut command = match door {
-        Door::Kernel => Command::new(&bench),
-        Door::Preload => {
-            let mut run = Command::new(ipcspace(&bench)?);
-            run.arg("run");
-            for sysctl in kind.sysctls() {
-                run.args(["--sysctl", &sysctl]);
-            }
-            run.arg("--").arg(&bench);
-            run
-        }
-    };
-    command.arg("--worker").arg(match door {
-        Door::Kernel => "kernel",
-        Door::Preload => "preload",
+    let mut words: Vec<OsString> = Vec::new();
+    if door == Door::Preload {
+        words.extend([ipcspace(&bench)?.into(), "run".into()]);
+        words.extend(kind.sysctls().into_iter().flat_map(|sysctl| ["--sysctl".into(), sysctl.into()]));
+        words.push("--".into());
+    }
+    words.extend(above.iter().map(OsString::from));
+    words.extend([bench.into(), "--worker".into()]);
+    words.push(match door {
+        Door::Kernel => "kernel".into(),
+        Door::Preload => "preload".into(),
     });
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     Ok(command)
 }
 

@@ -4,6 +4,8 @@
 //! ratio (above 1: ours is faster) and how much either side varied. `--markdown` prints it as the README has it; `--json FILE` and
 //! `--html FILE` write the figures, the latter with charts of them and of how long single iterations took.
 //!
+//! `--instructions check` counts instead of measuring, see [`instructions`].
+//!
 //! Workers, the same executable, live through the whole run: one in a private IPC namespace of the kernel, one under `ipcspace run`, and one more for rows
 //! that need another namespace of ours. They take turns (A B A B …) in samples of about 50 ms, so that what the machine does meanwhile hits both. The figures
 //! are medians over the rounds. All are of elapsed time, but for `msg.cpu.blocked`.
@@ -13,6 +15,7 @@
 mod clock;
 mod cpus;
 mod door;
+mod instructions;
 mod objects;
 mod pattern;
 mod report;
@@ -27,6 +30,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 use crate::door::{Kind, Worker};
+use crate::instructions::Instructions;
 use crate::report::{Distribution, Figures};
 use crate::rows::Row;
 
@@ -62,6 +66,9 @@ struct Args {
     /// What to compare the kernel with
     #[arg(long, default_value = "preload")]
     door: Door,
+    /// Count the instructions of an iteration by valgrind instead, and compare them with those that are kept
+    #[arg(long)]
+    instructions: Option<Instructions>,
     /// Serve rows over the standard streams; used by the bench itself
     #[arg(long, hide = true)]
     worker: Option<Door>,
@@ -69,9 +76,10 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match args.worker {
-        Some(door) => worker::serve(door).map(|()| true),
-        None => compare(&args),
+    let done = match (args.worker, args.instructions) {
+        (Some(door), _) => worker::serve(door).map(|()| true),
+        (None, Some(then)) => instructions::count(then),
+        (None, None) => compare(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
