@@ -269,8 +269,18 @@ impl<'a, H: Host> Ctx<'a, H> {
     }
 
     /// Frees what [`Ctx::reserve_log`] took.
+    #[inline(always)]
     pub fn trim_log(&self) {
-        for place in &self.slot.log_ext {
+        // The first is the last to go, wherever this is interrupted.
+        if self.slot.log_ext[0].load(Relaxed) != 0 {
+            self.free_log();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_log(&self) {
+        for place in self.slot.log_ext.iter().rev() {
             if let Some(block) = Handle(place.load(Relaxed)).some() {
                 self.hold(block);
                 place.store(0, Relaxed);

@@ -530,17 +530,22 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
     charge: impl Fn(&mut Tx<'_, 'a, T>, &Ref<'a, IpcIds>) -> Result<()>,
 ) -> Result<i32> {
     let (ns, ids) = ids_ref::<O, T>(ctx)?;
-    // From here on the tables are there to stay.
-    let tx = lock_ids(ctx, &ids)?;
     if params.key != IPC_PRIVATE {
-        if let Some(found) = find_key::<O, T>(ctx, &ids, params.key)? {
-            return existing(tx, &found, params, more_checks);
+        // Without tables there is no object yet; what was seen without the lock may be undone.
+        if ids.keys.load(Acquire) != 0 {
+            let tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+            if ids.keys.load(Relaxed) != 0
+                && let Some(found) = find_key::<O, T>(ctx, &ids, params.key)?
+            {
+                return existing(tx, &found, params, more_checks);
+            }
         }
         if params.flags & IPC_CREAT == 0 {
             return Err(Errno::ENOENT);
         }
     }
-    drop(tx);
+    // From here on the tables are there to stay.
+    drop(lock_ids(ctx, &ids)?);
     // A new object is made outside of the lock; by then somebody else may have made one.
     let new = getnew()?;
     let made = (|| {

@@ -90,6 +90,23 @@ impl Peer {
         Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 
+    /// Uses its CPU for nothing. What a peer that is to be killed does.
+    pub(crate) fn busy_as_long_as_its_parent_lives() -> Outcome<()> {
+        // SAFETY: asks for a number.
+        let parent = || unsafe { libc::getppid() };
+        let first = parent();
+        while parent() == first {
+            (0..1_000_000).for_each(|_| std::hint::spin_loop());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kill(self) -> Outcome<()> {
+        // SAFETY: a child that was not waited for: the number is still its own.
+        checked("kill", unsafe { libc::kill(self.0, libc::SIGKILL) })?;
+        self.join()
+    }
+
     pub(crate) fn join(self) -> Outcome<()> {
         // SAFETY: a null status is allowed.
         checked("waitpid", unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) }).map(drop)

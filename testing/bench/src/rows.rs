@@ -28,7 +28,7 @@ const fn row(name: &'static str, about: &'static str, run: fn(&mut Clock, &Cpus)
     Row { name, about, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 37] = [
+static ROWS: [Row; 39] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -50,6 +50,8 @@ static ROWS: [Row; 37] = [
         msg_rtt(clock, cpus.second()?)
     }),
     row("msg.rtt.same", "the same, both on one CPU", |clock, cpus| msg_rtt(clock, cpus.own)),
+    row("msg.rtt.crowd", "the same on two CPUs, with eight more processes that do so too", msg_rtt_crowd),
+    row("msg.rtt.load", "the same on two CPUs, each of which another process would use wholly", msg_rtt_load),
     row(
         "msg.cpu.blocked",
         "CPU time of a receiver that sleeps a millisecond for each message",
@@ -166,9 +168,7 @@ fn msg_select(clock: &mut Clock, ahead: c_long, wanted: c_long) -> Outcome<()> {
 fn msg_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
     let (here, there) = (Queue::create(libc::IPC_PRIVATE)?, Queue::create(libc::IPC_PRIVATE)?);
     let peer = Peer::fork(peer_cpu, || {
-        let mut message = Message::new();
-        // The removal of the queues ends the loop.
-        while there.receive(&mut message, 64, 0).is_ok() && here.send(&message, 64).is_ok() {}
+        answer(&there, &here);
         Ok(())
     })?;
     let mut message = Message::new();
@@ -180,6 +180,38 @@ fn msg_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
     clock.time(round_trip)?;
     drop((here, there));
     peer.join()
+}
+
+/// Sends each message back, until the queues are removed.
+fn answer(from: &Queue, to: &Queue) {
+    let mut message = Message::new();
+    while from.receive(&mut message, 64, 0).is_ok() && to.send(&message, 64).is_ok() {}
+}
+
+/// More tasks than CPUs, all of which sleep and wake.
+fn msg_rtt_crowd(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
+    const PAIRS: usize = 4;
+    let queues: Vec<_> = (0..2 * PAIRS).map(|_| Queue::create(libc::IPC_PRIVATE)).collect::<Outcome<_>>()?;
+    let mut crowd = Vec::new();
+    for pair in queues.chunks(2) {
+        for (cpu, from, to) in [(cpus.own, &pair[0], &pair[1]), (cpus.second()?, &pair[1], &pair[0])] {
+            crowd.push(Peer::fork(cpu, || {
+                answer(from, to);
+                Ok(())
+            })?);
+        }
+        pair[0].send(&Message::new(), 64)?;
+    }
+    msg_rtt(clock, cpus.second()?)?;
+    drop(queues);
+    crowd.into_iter().try_for_each(Peer::join)
+}
+
+fn msg_rtt_load(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
+    let busy = || Peer::busy_as_long_as_its_parent_lives();
+    let hogs = [Peer::fork(cpus.own, busy)?, Peer::fork(cpus.second()?, busy)?];
+    msg_rtt(clock, cpus.second()?)?;
+    hogs.into_iter().try_for_each(Peer::kill)
 }
 
 /// Waits long enough for the receiver to fall asleep; its CPU time is what counts.
@@ -279,7 +311,7 @@ fn sem_contend(clock: &mut Clock, cpus: &Cpus, processes: u64) -> Outcome<()> {
     let (go, tell_go) = io::pipe()?;
     let mut others = Vec::new();
     for i in 1..processes {
-        let cpu = if i % 2 == 0 { cpus.own } else { cpus.second()? };
+        let cpu = if i % 2 == 0 { cpus.own } else { cpus.second().unwrap_or(cpus.own) };
         others.push(Peer::fork(cpu, || {
             set.value()?;
             (&tell_ready).write_all(&[0])?;
