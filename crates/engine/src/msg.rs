@@ -34,7 +34,7 @@ use crate::{
         is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check, obtain_object_idx,
         obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids, taken,
     },
-    util::{WAITER_PROCESS, has_ended},
+    util::{SLEEPERS, WAITER_PROCESS, has_ended, sleeper},
 };
 
 const R: u32 = 0o444;
@@ -47,8 +47,8 @@ const ROOM: u32 = 2;
 pub(crate) const KIND_RECV: u32 = 1;
 /// A waiter's kind.
 pub(crate) const KIND_SEND: u32 = 2;
-/// Most steps along a list before it is taken for corrupt.
-const WALK: u32 = 1 << 24;
+/// More messages than the arena has room for.
+const MESSAGES: u64 = 1 << 30;
 
 arena::shared! {
     /// `msg_queue`.
@@ -534,14 +534,14 @@ fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, select: Select) -> Resu
             }
         }
         Select::Position(p) => {
+            // The list may go round in a circle: it is not followed further than the queue says that it goes.
+            let last = q.qnum.load(Relaxed).min(MESSAGES);
+            let Some(p) = u64::try_from(p).ok().filter(|p| *p < last) else { return Ok(None) };
             let mut at = first;
-            for _ in 0..p.max(0) {
-                if at == 0 {
-                    break;
-                }
+            for _ in 0..p {
                 at = message(ctx, at)?.next.load(Relaxed);
             }
-            if p < 0 { 0 } else { at }
+            at
         }
     };
     if link == 0 { Ok(None) } else { message(ctx, link).map(Some) }
@@ -571,10 +571,6 @@ impl List {
     }
 }
 
-fn waiter<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, Waiter>> {
-    ctx.at(Handle(link)).or_errno()
-}
-
 /// Puts the thread's waiter at a list's end. The sleep begins with the commit.
 fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result<()> {
     let ctx = tx.ctx();
@@ -596,7 +592,7 @@ fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result
     tx.set(&me, |w| &w.kind, kind);
     match tail {
         0 => tx.set(q, |q| list.head(q), me.handle().0),
-        _ => tx.set(&waiter(ctx, tail)?, |w| &w.next, me.handle().0),
+        _ => tx.set(&sleeper(ctx, tail, q.handle())?, |w| &w.next, me.handle().0),
     }
     tx.set(q, |q| list.tail(q), me.handle().0);
     Ok(())
@@ -607,11 +603,11 @@ fn dequeue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, who: &Ref
     let (next, prev) = (who.next.load(Relaxed), who.prev.load(Relaxed));
     match next {
         0 => tx.set(q, |q| list.tail(q), prev),
-        _ => tx.set(&waiter(ctx, next)?, |w| &w.prev, prev),
+        _ => tx.set(&sleeper(ctx, next, q.handle())?, |w| &w.prev, prev),
     }
     match prev {
         0 => tx.set(q, |q| list.head(q), next),
-        _ => tx.set(&waiter(ctx, prev)?, |w| &w.next, next),
+        _ => tx.set(&sleeper(ctx, prev, q.handle())?, |w| &w.next, next),
     }
     tx.set(who, |w| &w.kind, 0);
     Ok(())
@@ -626,9 +622,6 @@ fn complete<'a, T: Task>(
     phase: Phase,
     result: core::result::Result<(), Errno>,
 ) -> Result<()> {
-    if who.object.load(Relaxed) != q.handle().0 {
-        return Err(CORRUPT);
-    }
     dequeue(tx, q, list, who)?;
     tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
     tx.commit_completing(who, phase);
@@ -664,7 +657,7 @@ fn complete_all<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, dyin
     // A sleeper that looks again goes to the end, but only after this lock is released.
     for _ in 0..=tx.ctx().thread_capacity().or_errno()? {
         let Some(first) = Handle(list.head(q).load(Relaxed)).some() else { return Ok(()) };
-        let who = waiter(tx.ctx(), first.0)?;
+        let who = sleeper(tx.ctx(), first.0, q.handle())?;
         if dying {
             complete(tx, q, list, &who, Phase::Done, Err(Errno::EIDRM))?;
         } else {
@@ -677,17 +670,17 @@ fn complete_all<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, dyin
 /// `ss_wakeup`: lets those senders try again whose messages would fit now.
 fn ss_wakeup<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
     let mut at = q.send_head.load(Relaxed);
-    for _ in 0..WALK {
+    for _ in 0..=SLEEPERS {
         if at == 0 {
-            break;
+            return Ok(());
         }
-        let who = waiter(tx.ctx(), at)?;
+        let who = sleeper(tx.ctx(), at, q.handle())?;
         at = who.next.load(Relaxed);
         if fits(q, who.args[0].load(Relaxed)) {
             complete(tx, q, List::Senders, &who, Phase::Retry, Ok(()))?;
         }
     }
-    Ok(())
+    Err(CORRUPT)
 }
 
 fn fits(q: &MsgQueue, size: u64) -> bool {
@@ -864,11 +857,11 @@ fn pipelined_send<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, 
     let ctx = tx.ctx();
     let size = u64::from(msg.size.load(Relaxed));
     let mut at = q.recv_head.load(Relaxed);
-    for _ in 0..WALK {
+    for _ in 0..=SLEEPERS {
         if at == 0 {
             return Ok(false);
         }
-        let who = waiter(ctx, at)?;
+        let who = sleeper(ctx, at, q.handle())?;
         at = who.next.load(Relaxed);
         let select = Select::unpack(who.args[0].load(Relaxed), who.args[1].load(Relaxed));
         if !select.matches(msg.mtype.load(Relaxed)) {
@@ -1213,10 +1206,15 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
     }
     ctx.flush_wakes();
     rm_id(ctx, q, |_, _| ())?;
-    for _ in 0..WALK {
+    loop {
         let Locked { object: q, mut tx } = lock_object(ctx, *q)?;
         if let Some(first) = Handle(q.first.load(Relaxed)).some() {
             let msg: Ref<'a, MsgMsg> = ctx.at(first).or_errno()?;
+            // In a circle this comes to what was taken already; it would have no end.
+            let next = msg.next.load(Relaxed);
+            if msg.prev.load(Relaxed) != 0 || next != 0 && message(ctx, next)?.prev.load(Relaxed) != first.0 {
+                return Err(CORRUPT);
+            }
             take(&mut tx, &q, &msg)?;
         } else if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
             let idle: Ref<'a, TypeNode> = ctx.at(idle).or_errno()?;
@@ -1233,7 +1231,6 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         drop(tx);
         ctx.free_chain();
     }
-    Err(CORRUPT)
 }
 
 /// The queue of a handle, for whoever puts right what the dead left.

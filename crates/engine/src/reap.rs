@@ -45,6 +45,7 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
         in_flight.doomed.store(0, Relaxed);
     }
     ctx.flush_wakes();
+    ctx.trim_log();
 }
 
 /// Whether the thread of `ctx` sleeps in a call that POSIX makes a cancellation point: `msgsnd` or `msgrcv`.
@@ -58,6 +59,7 @@ pub fn give_up<T: Task>(ctx: &Ctx<'_, T>) {
     end_sleep(ctx, &who);
     free_given(ctx, &who);
     ctx.flush_wakes();
+    ctx.trim_log();
 }
 
 /// Frees what a sleeper had been given.

@@ -38,7 +38,7 @@ use crate::{
         ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check,
         obtain_object_idx, obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids,
     },
-    util::{WAITER_PROCESS, has_ended},
+    util::{SLEEPERS, WAITER_PROCESS, has_ended, sleeper},
 };
 
 const R: u32 = 0o444;
@@ -58,8 +58,7 @@ const BLOCKING: usize = 2;
 const INLINE_OPS: usize = 32;
 /// Changes that are made in one transaction where many are to be made.
 const STEP: usize = 24;
-const WALK: u32 = 1 << 24;
-/// Most blocks of a set that are freed one by one before their list is taken for corrupt.
+/// Most undo records of a set; a longer list goes round in a circle.
 const RECORDS: u32 = 1 << 20;
 
 arena::shared! {
@@ -365,10 +364,6 @@ fn adjust<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &Undo<'a>, o
 
 // ---- sleepers
 
-fn waiter<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, Waiter>> {
-    ctx.at(Handle(link)).or_errno()
-}
-
 fn enqueue<'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     set: &Set<'a>,
@@ -393,7 +388,7 @@ fn enqueue<'a, T: Task>(
     tx.set(&me, |w| &w.kind, KIND_SEM);
     match tail {
         0 => tx.set(set, |s| &s.heads[which], me.handle().0),
-        _ => tx.set(&waiter(ctx, tail)?, |w| &w.next, me.handle().0),
+        _ => tx.set(&sleeper(ctx, tail, set.handle())?, |w| &w.next, me.handle().0),
     }
     tx.set(set, |s| &s.tails[which], me.handle().0);
     Ok(())
@@ -405,11 +400,11 @@ fn dequeue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, who: &Ref<'a, Wai
     let (next, prev) = (who.next.load(Relaxed), who.prev.load(Relaxed));
     match next {
         0 => tx.set(set, |s| &s.tails[which], prev),
-        _ => tx.set(&waiter(ctx, next)?, |w| &w.prev, prev),
+        _ => tx.set(&sleeper(ctx, next, set.handle())?, |w| &w.prev, prev),
     }
     match prev {
         0 => tx.set(set, |s| &s.heads[which], next),
-        _ => tx.set(&waiter(ctx, prev)?, |w| &w.next, next),
+        _ => tx.set(&sleeper(ctx, prev, set.handle())?, |w| &w.next, next),
     }
     tx.set(who, |w| &w.kind, 0);
     Ok(())
@@ -421,9 +416,6 @@ fn complete<'a, T: Task>(
     who: &Ref<'a, Waiter>,
     result: core::result::Result<(), Errno>,
 ) -> Result<()> {
-    if who.object.load(Relaxed) != set.handle().0 {
-        return Err(CORRUPT);
-    }
     dequeue(tx, set, who)?;
     tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
     tx.commit_completing(who, Phase::Done);
@@ -504,11 +496,11 @@ fn walk<'c, 'a, T: Task, R>(
     mut visit: impl FnMut(&mut Tx<'c, 'a, T>, &Ref<'a, Waiter>) -> Result<Option<R>>,
 ) -> Result<Option<R>> {
     let mut at = set.heads[list as usize].load(Relaxed);
-    for _ in 0..WALK {
+    for _ in 0..=SLEEPERS {
         if at == 0 {
             return Ok(None);
         }
-        let who = waiter(tx.ctx(), at)?;
+        let who = sleeper(tx.ctx(), at, set.handle())?;
         at = who.next.load(Relaxed);
         if has_ended(tx.ctx(), &who) {
             dequeue(tx, set, &who)?;
@@ -651,7 +643,7 @@ fn end_sleepers<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>) -> Result<()
     for list in &set.heads {
         while let Some(first) = Handle(list.load(Relaxed)).some() {
             left = left.checked_sub(1).ok_or(CORRUPT)?;
-            let who = waiter(tx.ctx(), first.0)?;
+            let who = sleeper(tx.ctx(), first.0, set.handle())?;
             complete(tx, set, &who, Err(Errno::EIDRM))?;
         }
     }
@@ -680,7 +672,7 @@ fn commit_and_update<'a, T: Task>(
 fn find_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Option<Undo<'a>>> {
     let me = ctx.host.process().0;
     let mut at = set.undo.load(Relaxed);
-    for _ in 0..WALK {
+    for _ in 0..=RECORDS {
         let Some(block) = Handle(at).some() else { return Ok(None) };
         let undo: Undo<'a> = ctx.at(block).or_errno()?;
         if undo.process.load(Relaxed) == me {
@@ -721,7 +713,7 @@ fn exit_sem<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, ended: Handle) -
     let ctx = tx.ctx();
     let me = ctx.host.process();
     let mut place = set.part(|s| &s.undo);
-    for _ in 0..WALK {
+    for _ in 0..=RECORDS {
         let Some(block) = Handle(place.load(Relaxed)).some() else { return Ok(()) };
         let undo: Undo<'a> = ctx.at(block).or_errno()?;
         let process = Handle(undo.process.load(Relaxed));
@@ -746,6 +738,8 @@ fn apply_undo<'a, T: Task>(
     undo: &Undo<'a>,
 ) -> Result<()> {
     let ctx = tx.ctx();
+    // A list that goes round in a circle has more than are counted.
+    let left = set.undo_count.load(Relaxed).checked_sub(1).ok_or(CORRUPT)?;
     let pid = ctx.at::<ProcSlot>(Handle(undo.process.load(Relaxed))).map_or(0, |p| p.pid.load(Relaxed));
     let table = adjustments(set, undo);
     tx.set(set, |s| &s.pending, set.pending.load(Relaxed) | UPDATE);
@@ -768,7 +762,7 @@ fn apply_undo<'a, T: Task>(
     }
     tx.set(set, |s| &s.otime, ctx.host.now());
     tx.set(place, |p| p, undo.next.load(Relaxed));
-    tx.set(set, |s| &s.undo_count, set.undo_count.load(Relaxed).wrapping_sub(1));
+    tx.set(set, |s| &s.undo_count, left);
     tx.set(undo, |u| &u.next, set.garbage.load(Relaxed));
     tx.set(set, |s| &s.garbage, undo.handle().0);
     tx.commit();
@@ -870,7 +864,7 @@ pub fn do_semtimedop<T: Task>(
     if nsops < 1 {
         return Err(Errno::EINVAL);
     }
-    load_sops(ctx, sops, nsops as usize)?;
+    load_sops(ctx, sops, nsops as usize).inspect_err(|_| ctx.trim_log())?;
     let done = if id < 0 || !timeout_valid { Err(Errno::EINVAL) } else { try_semop(ctx, id) };
     ctx.flush_wakes();
     if done != Ok(Outcome::Blocked) {
@@ -1025,7 +1019,7 @@ fn undisturbed_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Opt
     let me = ctx.host.process().0;
     let mut mine = None;
     let mut at = set.undo.load(Relaxed);
-    let mut left = WALK;
+    let mut left = RECORDS;
     while let Some(block) = Handle(at).some() {
         let undo: Undo<'a> = ctx.at(block).or_errno()?;
         let process = undo.process.load(Relaxed);
@@ -1047,10 +1041,8 @@ fn undisturbed_undo<'a, T: Task>(ctx: &Ctx<'a, T>, set: &SemArray) -> Result<Opt
 fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Result<Outcome> {
     let Asked { alters, undos, highest } = Asked::by(sops.iter());
     let mut new: Option<Undo<'a>> = None;
-    let mut reserved = false;
     let done = (|| loop {
         let Locked { object: set, mut tx } = obtain(ctx, id)?;
-        reserved |= set.changes_max() != 0;
         // The record is there from the first try on, whatever comes of it, as in the kernel.
         let undo = match if undos { find_undo(ctx, &set) } else { Ok(None) } {
             Ok(None) if undos => {
@@ -1102,9 +1094,7 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
     if new.is_some() {
         ctx.free_chain();
     }
-    if reserved {
-        ctx.trim_log();
-    }
+    ctx.trim_log();
     done
 }
 
@@ -1125,6 +1115,7 @@ pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outc
         }
     });
     ctx.flush_wakes();
+    ctx.trim_log();
     if ended == Ok(None) {
         return Ok(Outcome::Blocked);
     }
@@ -1241,7 +1232,6 @@ pub fn semctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
     };
     drop(tx);
     ctx.flush_wakes();
-    ctx.trim_log();
     Ok((result, stat))
 }
 
@@ -1290,7 +1280,6 @@ pub fn semctl_get<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, cmd: i32) -> Res
     };
     drop(tx);
     ctx.flush_wakes();
-    ctx.trim_log();
     Ok(value)
 }
 
@@ -1300,11 +1289,11 @@ fn count_sleepers<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, num: usize, zero
     let mut count = 0;
     for list in &set.get().heads {
         let mut at = list.load(Relaxed);
-        for _ in 0..WALK {
+        for _ in 0..=SLEEPERS {
             if at == 0 {
                 break;
             }
-            let who = waiter(ctx, at)?;
+            let who = sleeper(ctx, at, set.handle())?;
             at = who.next.load(Relaxed);
             if has_ended(ctx, &who) {
                 continue;
@@ -1364,7 +1353,6 @@ pub fn semctl_setval<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, value: i32) -
         commit_and_update(&mut tx, &set, None)?;
         drop(tx);
         ctx.flush_wakes();
-        ctx.trim_log();
         return Ok(());
     }
 }
@@ -1553,7 +1541,6 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
         } else {
             drop(tx);
             free_object(ctx, &set);
-            ctx.trim_log();
             return Ok(());
         }
         tx.commit();

@@ -294,7 +294,9 @@ pub struct Semctl {
 
 impl Call for Semctl {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        heed::<SemArray, T, _>(ctx, self.id, self.control(ctx))
+        let done = heed::<SemArray, T, _>(ctx, self.id, self.control(ctx));
+        ctx.trim_log();
+        done
     }
 }
 

@@ -580,7 +580,9 @@ fn existing<O: Object, T: Task>(
     more_checks(found)?;
     #[expect(clippy::cast_sign_loss, reason = "the bits")]
     ipcperms(tx.ctx().host, found.perm(), params.flags as u32)?;
-    Ok(found.perm().id.load(Relaxed))
+    // A negative one would be taken for an error.
+    let id = found.perm().id.load(Relaxed);
+    if id < 0 { Err(CORRUPT) } else { Ok(id) }
 }
 
 /// The live object of a key. One that is being removed counts as none.
@@ -645,7 +647,7 @@ fn add_id<'a, O: Object + 'a, T: Task>(
     };
     let entry = entry(ctx, ids, idx)?;
     #[expect(clippy::cast_possible_wrap, reason = "31 bits")]
-    let id = ((seq << IPCMNI_SHIFT) | idx) as i32;
+    let id = ((seq.min(IPCID_SEQ_MAX) << IPCMNI_SHIFT) | idx) as i32;
     let perm = object.part(O::perm);
     perm.id.store(id, Relaxed);
     perm.key.store(key, Relaxed);
@@ -757,6 +759,20 @@ pub(crate) fn free_object<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, object:
     object.perm().state.store(STATE_FREE, Release);
     ctx.slot.in_flight.doomed.store(0, Relaxed);
     ctx.free(object.handle());
+}
+
+/// Most sleepers there can be: a longer list goes round in a circle.
+pub(crate) const SLEEPERS: u32 = 1 << 16;
+
+/// A sleeper that a list of an object names; the object's lock is held.
+///
+/// # Errors
+/// `CORRUPT` if it is none of the object's.
+#[inline(always)]
+pub(crate) fn sleeper<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32, object: Handle) -> Result<Ref<'a, Waiter>> {
+    let who: Ref<'a, Waiter> = ctx.at(Handle(link)).or_errno()?;
+    let listed = who.object.load(Relaxed) == object.0 && who.kind.load(Relaxed) != 0;
+    if listed { Ok(who) } else { Err(CORRUPT) }
 }
 
 /// Where a waiter's arguments name its process.

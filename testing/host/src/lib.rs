@@ -6,7 +6,7 @@
 //! on with it when somebody wakes it, a signal comes, or its time is over. So everything that happens, happens in the
 //! order in which the machine's owner asks for it, every time.
 //!
-//! What users see: [`Machine`], what it asks of a process's [`Memory`], and [`AddressSpace`], a simulated one.
+//! What users see: [`Machine`], whose arena can be looked at and overwritten, what it asks of a process's [`Memory`], and [`AddressSpace`], a simulated one.
 //!
 //! What is missing: nobody dies or is stopped between two instructions of a call; shared memory, POSIX queues.
 //!

@@ -4,7 +4,10 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use abi::{Errno, Result};
-use arena::{Arena, ArenaError, Class, Ctx, Handle, PROC_SLOT_SIZE, ProcSlot, SLOT_LIVE, sync::Ordering::*};
+use arena::{
+    Arena, ArenaError, Class, Ctx, Handle, PROC_SLOT_SIZE, ProcSlot, SLOT_LIVE, Usage,
+    sync::{AtomicU32, Ordering::*},
+};
 use engine::{
     Begun, Call, Cause, IpcNamespace, Outcome, Syscall,
     ipc_sysctl::Sysctl,
@@ -393,6 +396,32 @@ impl<M: Memory> Machine<M> {
         let State::Returned(result) = self.state(tid) else { return None };
         self.thread(tid).doing = Doing::Nothing;
         Some(result)
+    }
+
+    // ---- the arena
+
+    /// What of the arena is in use.
+    ///
+    /// # Panics
+    /// If its descriptions of spans make no sense.
+    pub fn usage(&self) -> Usage {
+        self.as_init(|ctx| ctx.usage().map_err(arena_errno)).expect("an arena that makes sense")
+    }
+
+    /// A word of the arena, which anybody may read and overwrite who has it mapped: what is there is passed to `change`, and replaced by
+    /// what that returns.
+    ///
+    /// # Panics
+    /// If there is no such word.
+    pub fn overwrite(&self, offset: u64, change: impl FnOnce(u32) -> u32) -> u32 {
+        self.as_init(|ctx| {
+            let block = Handle::from_offset(offset & !(Handle::GRAIN - 1)).unwrap_or_default();
+            let word = ctx.array::<AtomicU32>(block, offset % Handle::GRAIN, 1).map_err(arena_errno)?;
+            let before = word[0].load(Relaxed);
+            word[0].store(change(before), Relaxed);
+            Ok(before)
+        })
+        .expect("a word of the arena")
     }
 
     // ---- time
