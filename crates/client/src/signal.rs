@@ -140,16 +140,24 @@ pub unsafe fn sigaction(signal: i32, new: Option<&KernelSigaction>) -> Result<Ke
     let before = place.load(SeqCst);
     // The table is its parent's as well; what a vfork child installs is in the kernel alone.
     let replacing = REPLACING.load(SeqCst) && !vfork::is_child(tls::get());
+    let mut stored = None;
     let action = new.map(|new| {
         if !replacing || !is_replaced(signal, new.handler) {
             return *new;
         }
         let (action, word) = replaced(new);
+        // Before the kernel has the action, or a signal could come that the table does not know. One that comes in between meets the new
+        // handler, with the mask of the one before.
         place.store(word, SeqCst);
+        stored = Some(word);
         action
     });
     // SAFETY: the caller's promise, or ours.
-    let old = unsafe { rt_sigaction(signal, action.as_ref()) }?;
+    let old = unsafe { rt_sigaction(signal, action.as_ref()) }.inspect_err(|_| {
+        if let Some(word) = stored {
+            let _ = place.compare_exchange(word, before, SeqCst, SeqCst);
+        }
+    })?;
     if !replacing && REPLACING.load(SeqCst) && !vfork::is_child(tls::get()) {
         // Another thread has attached the process meanwhile.
         replace(signal);
