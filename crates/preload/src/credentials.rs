@@ -6,6 +6,8 @@ use core::ffi::c_int;
 
 use client::UserChange;
 
+use crate::loader::Next;
+
 #[expect(clippy::cast_possible_truncation, reason = "an int in a register")]
 fn user(argument: usize) -> u32 {
     argument as u32
@@ -22,12 +24,9 @@ macro_rules! watched {
                         Ok(name) => name,
                         Err(_) => panic!("has its end"),
                     };
-                let symbol = crate::loader::next(NAME);
-                if symbol == 0 {
-                    return crate::finish_int(Err(abi::Errno::ENOSYS));
-                }
+                static NEXT: Next = Next::new(NAME);
                 // SAFETY: libc's function of that name, whose arguments are all integers or pointers.
-                let real: extern "C" fn($($arg: usize),*) -> c_int = unsafe { core::mem::transmute(symbol) };
+                let real: extern "C" fn($($arg: usize),*) -> c_int = unsafe { core::mem::transmute(NEXT.get()) };
                 let leaving: Option<client::Leaving> = None;
                 $(let leaving = leaving.or_else(|| client::before_user_change($change));)?
                 let result = real($($arg),*);

@@ -117,7 +117,14 @@ fn identify(fd: i32) -> Option<File> {
 /// # Errors
 /// Why it can't be made; the descriptor is the kernel's still.
 fn replace(fd: i32) -> Result<()> {
-    let Some(of) = identify(fd) else { return Ok(()) };
+    identify(fd).map_or(Ok(()), |of| replace_by(of, fd))
+}
+
+/// Puts a file of the namespace at the number of what was opened for it.
+///
+/// # Errors
+/// As [`replace`].
+fn replace_by(of: File, fd: i32) -> Result<()> {
     let flags = file::flags(fd)?;
     if flags & file::O_PATH == 0 {
         file::put_at(make(of, flags)?, fd, file::cloexec(fd)?)?;

@@ -11,16 +11,16 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+use abi::Errno;
 use sys::libc_function;
 
 const RTLD_DEEPBIND: c_int = 8;
-/// The address of libc's `dlopen`, 0 before the first call.
-static LIBC_DLOPEN: AtomicUsize = AtomicUsize::new(0);
+static LIBC_DLOPEN: Next = Next::pointer(c"dlopen");
 
 type Find = extern "C" fn(*const c_void, *const c_char) -> *const c_void;
 
 /// The address of the function behind ours of the same name, 0 if there is none.
-pub(crate) fn next(name: &CStr) -> usize {
+fn next(name: &CStr) -> usize {
     const RTLD_NEXT: *const c_void = core::ptr::without_provenance(usize::MAX);
     let dlsym = libc_function!("dlsym");
     if dlsym == 0 {
@@ -47,10 +47,57 @@ fn in_old_libc(name: &CStr) -> usize {
     }
 }
 
+/// A function of libc behind ours of the same name, looked for once.
+pub(crate) struct Next {
+    name: &'static CStr,
+    /// What stands for it where this libc does not have it.
+    absent: extern "C" fn() -> isize,
+    address: AtomicUsize,
+}
+
+impl Next {
+    /// Where the address lies, 0 before it was looked for.
+    pub(crate) const ADDRESS: usize = core::mem::offset_of!(Next, address);
+
+    /// One that returns a number.
+    pub(crate) const fn new(name: &'static CStr) -> Next {
+        Next { name, absent: absent_call, address: AtomicUsize::new(0) }
+    }
+
+    /// One that returns a pointer.
+    pub(crate) const fn pointer(name: &'static CStr) -> Next {
+        Next { name, absent: absent_pointer, address: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn get(&self) -> usize {
+        match self.address.load(Relaxed) {
+            0 => self.find(),
+            address => address,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn find(&self) -> usize {
+        let found = next(self.name);
+        let address = if found == 0 { self.absent as *const () as usize } else { found };
+        self.address.store(address, Relaxed);
+        address
+    }
+}
+
+// No program was built to call what its libc does not have.
+
+extern "C" fn absent_call() -> isize {
+    crate::finish(Err(Errno::ENOSYS)) as isize
+}
+
+extern "C" fn absent_pointer() -> isize {
+    absent_call();
+    0
+}
+
 extern "C" fn find_libc_dlopen() -> usize {
-    let address = next(c"dlopen");
-    LIBC_DLOPEN.store(address, Relaxed);
-    address
+    LIBC_DLOPEN.find()
 }
 
 /// `dlopen(3)`. It jumps to libc's and is no caller of it, for libc takes the search path from who calls.
@@ -59,7 +106,7 @@ extern "C" fn find_libc_dlopen() -> usize {
 pub unsafe extern "C" fn dlopen(file: *const c_char, flags: c_int) -> *mut c_void {
     naked_asm!(
         "endbr64",
-        "mov rax, [rip + {libc_dlopen}]",
+        "mov rax, [rip + {libc_dlopen} + {address}]",
         "test rax, rax",
         "jnz 2f",
         // Both arguments outlive the look-up; the third word aligns the stack for the call.
@@ -74,6 +121,7 @@ pub unsafe extern "C" fn dlopen(file: *const c_char, flags: c_int) -> *mut c_voi
         "and esi, {kept_flags}",
         "jmp rax",
         libc_dlopen = sym LIBC_DLOPEN,
+        address = const Next::ADDRESS,
         find = sym find_libc_dlopen,
         kept_flags = const !RTLD_DEEPBIND,
     )

@@ -240,6 +240,9 @@ ferror: 1
 fclose of nonsense: EINVAL
 fflush of all: 0
 is: 1400
+freopen: 1
+fclose: 0
+is: 1450
 a file that is not there: ENOENT
 child: 0
 is: 1500

@@ -219,6 +219,14 @@ static void streams(void)
 	say("fflush of all", fflush(NULL));
 	say("is", msgmax());
 	fclose(stream);
+	stream = fopen("/dev/null", "r");
+	int number = fileno(stream);
+
+	stream = freopen(MSGMAX, "w", stream);
+	say("freopen", stream && fileno(stream) == number);
+	fputs("1450", stream);
+	say("fclose", fclose(stream));
+	say("is", msgmax());
 	say("a file that is not there", fopen("/nowhere/msgmax", "w") ? 0 : -1);
 }
 

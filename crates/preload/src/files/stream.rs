@@ -56,10 +56,9 @@ fn carry_to(sysctl: &Sysctl, fd: i32) -> Result<()> {
     with(|ctx, _| sysctl.write(ctx, &text[..size], 0)).map(|_| ())
 }
 
-/// All that this process has open for writing, among the numbers that a process may have unless its limit was raised.
+/// All that this process has open for writing.
 fn carry_all() -> Result<()> {
-    const MOST: i32 = 1024;
-    (0..MOST).filter(|fd| write::may_be_ours(*fd)).map(carry).fold(Ok(()), Result::and)
+    write::numbers().map(carry).fold(Ok(()), Result::and)
 }
 
 /// `fflush` of a stream of ours, or of all.

@@ -9,63 +9,31 @@
 use core::{
     arch::naked_asm,
     ffi::{CStr, c_char, c_int, c_void},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use abi::Errno;
 
-use crate::loader;
+use crate::loader::Next;
 
 use super::{
-    find_refused, may_write, open_refused,
+    find_refused, identify, may_write, open_refused,
     path::{File, may_be_ours},
-    replace, stream, write,
+    replace, replace_by, stream, write,
 };
 
 unsafe extern "C" {
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void;
 }
 
-/// A function of libc behind ours of the same name.
-struct Next {
-    name: &'static CStr,
-    address: AtomicUsize,
-}
-
-impl Next {
-    const fn new(name: &'static CStr) -> Next {
-        Next { name, address: AtomicUsize::new(0) }
-    }
-
-    fn get(&self) -> usize {
-        match self.address.load(Relaxed) {
-            0 => self.find(),
-            address => address,
-        }
-    }
-
-    #[cold]
-    fn find(&self) -> usize {
-        let found = loader::next(self.name);
-        let address = if found == 0 { absent as *const () as usize } else { found };
-        self.address.store(address, Relaxed);
-        address
-    }
-}
-
-/// Stands for what this libc does not have, so that no program was built to call it.
-extern "C" fn absent() -> isize {
-    crate::finish(Err(Errno::ENOSYS)) as isize
-}
-
-/// `name` calls libc's, then `behind` with the result and the first three arguments, whose result is the call's.
+/// `name` calls libc's, then `behind` with the result and the first three arguments, whose result is the call's. `before`, if there is one,
+/// says by the first two what libc is to be given as the first one, of three at most.
 macro_rules! behind {
-    ($($name:ident = $libc:literal, $next:ident, $behind:path;)*) => {
+    ($($name:ident = $new:ident($libc:literal), $next:ident, $behind:path $(, before $before:ident)?;)*) => {
         fn find_behind() {
             $($next.find();)*
         }
     $(
-        static $next: Next = Next::new($libc);
+        static $next: Next = Next::$new($libc);
 
         /// libc's, and what was opened is looked at.
         #[unsafe(no_mangle)]
@@ -100,6 +68,20 @@ macro_rules! behind {
                 "mov rsi, [rsp + 8]",
                 "mov rdi, [rsp + 16]",
                 "2:",
+                $(
+                    "push rax",
+                    ".cfi_adjust_cfa_offset 8",
+                    "sub rsp, 8",
+                    ".cfi_adjust_cfa_offset 8",
+                    concat!("call {before} # ", stringify!($before)),
+                    "mov rdi, rax",
+                    "add rsp, 8",
+                    ".cfi_adjust_cfa_offset -8",
+                    "pop rax",
+                    ".cfi_adjust_cfa_offset -8",
+                    "mov rdx, [rsp]",
+                    "mov rsi, [rsp + 8]",
+                )?
                 "call rax",
                 "pop rcx",
                 ".cfi_adjust_cfa_offset -8",
@@ -111,8 +93,9 @@ macro_rules! behind {
                 "jmp {behind}",
                 ".cfi_endproc",
                 next = sym $next,
-                address = const core::mem::offset_of!(Next, address),
+                address = const Next::ADDRESS,
                 find = sym find,
+                $(before = sym $before,)?
                 behind = sym $behind,
             )
         }
@@ -120,24 +103,24 @@ macro_rules! behind {
 }
 
 behind! {
-    open = c"open", OPEN, opened;
-    open64 = c"open64", OPEN64, opened;
-    __open_2 = c"__open_2", OPEN_2, opened;
-    __open64_2 = c"__open64_2", OPEN64_2, opened;
-    openat = c"openat", OPENAT, opened_at;
-    openat64 = c"openat64", OPENAT64, opened_at;
-    __openat_2 = c"__openat_2", OPENAT_2, opened_at;
-    __openat64_2 = c"__openat64_2", OPENAT64_2, opened_at;
-    creat = c"creat", CREAT, created;
-    creat64 = c"creat64", CREAT64, created;
-    fopen = c"fopen", FOPEN, stream_opened;
-    fopen64 = c"fopen64", FOPEN64, stream_opened;
-    freopen = c"freopen", FREOPEN, stream_reopened;
-    freopen64 = c"freopen64", FREOPEN64, stream_reopened;
-    access = c"access", ACCESS, accessed;
-    euidaccess = c"euidaccess", EUIDACCESS, accessed;
-    eaccess = c"eaccess", EACCESS, accessed;
-    faccessat = c"faccessat", FACCESSAT, accessed_at;
+    open = new(c"open"), OPEN, opened;
+    open64 = new(c"open64"), OPEN64, opened;
+    __open_2 = new(c"__open_2"), OPEN_2, opened;
+    __open64_2 = new(c"__open64_2"), OPEN64_2, opened;
+    openat = new(c"openat"), OPENAT, opened_at;
+    openat64 = new(c"openat64"), OPENAT64, opened_at;
+    __openat_2 = new(c"__openat_2"), OPENAT_2, opened_at;
+    __openat64_2 = new(c"__openat64_2"), OPENAT64_2, opened_at;
+    creat = new(c"creat"), CREAT, created;
+    creat64 = new(c"creat64"), CREAT64, created;
+    fopen = pointer(c"fopen"), FOPEN, stream_opened;
+    fopen64 = pointer(c"fopen64"), FOPEN64, stream_opened;
+    freopen = pointer(c"freopen"), FREOPEN, stream_reopened, before path_to_reopen;
+    freopen64 = pointer(c"freopen64"), FREOPEN64, stream_reopened, before path_to_reopen;
+    access = new(c"access"), ACCESS, accessed;
+    euidaccess = new(c"euidaccess"), EUIDACCESS, accessed;
+    eaccess = new(c"eaccess"), EACCESS, accessed;
+    faccessat = new(c"faccessat"), FACCESSAT, accessed_at;
 }
 
 /// `name` asks `choose` which function to jump to.
@@ -228,7 +211,7 @@ macro_rules! by_table {
                 numbers = const write::NUMBERS,
                 table = sym write::MAY_BE_OURS,
                 next = sym $next,
-                address = const core::mem::offset_of!(Next, address),
+                address = const Next::ADDRESS,
                 choose = sym choose,
             )
         }
@@ -323,7 +306,7 @@ extern "C" fn stream_opened(result: *mut c_void, path: usize, mode: *const c_cha
 
 #[cold]
 fn settle_stream(result: *mut c_void, why: Option<Errno>, path: usize, mode: *const c_char) -> *mut c_void {
-    let Some(why) = why else { return replace_stream(result) };
+    let Some(why) = why else { return replace_stream(result, replace) };
     // SAFETY: the kernel has read the path, libc the mode.
     let opened = unsafe { open_refused(why, sys::file::AT_FDCWD, path, flags_of(mode)) };
     match opened {
@@ -358,7 +341,7 @@ unsafe fn flags_of(mode: *const c_char) -> i32 {
 }
 
 /// A new stream: nothing was read yet, so another file can take the place of its own.
-fn replace_stream(stream: *mut c_void) -> *mut c_void {
+fn replace_stream(stream: *mut c_void, replace: impl FnOnce(c_int) -> abi::Result<()>) -> *mut c_void {
     // SAFETY: libc has just made it.
     match replace(unsafe { stream::descriptor(stream) }) {
         Ok(()) => stream,
@@ -371,8 +354,37 @@ fn replace_stream(stream: *mut c_void) -> *mut c_void {
     }
 }
 
+/// What libc is to open in `freopen`. Were it refused, it would close the stream: so where the kernel refuses a sysctl that the caller may
+/// write here, it opens something else, and [`stream_reopened`] puts the sysctl in its place.
+extern "C" fn path_to_reopen(path: usize, mode: *const c_char) -> usize {
+    const CWD: c_int = sys::file::AT_FDCWD;
+    // SAFETY: the program's mode, which libc reads too.
+    let access = unsafe { flags_of(mode) } & super::O_ACCMODE;
+    if access == super::O_RDONLY {
+        return path;
+    }
+    // SAFETY: the kernel checks the address.
+    let Some(File::Sysctl(sysctl)) = (unsafe { find_refused(Errno::EACCES, CWD, path, 0) }) else {
+        return path;
+    };
+    // SAFETY: as above. To open a sysctl changes nothing.
+    let refused = match unsafe { sys::file::openat(CWD, path, access | sys::file::O_CLOEXEC) } {
+        Err(why) => matches!(why, Errno::EACCES | Errno::EROFS),
+        Ok(_) => false,
+    };
+    if refused && may_write(sysctl) == Ok(true) { c"/dev/null".as_ptr().addr() } else { path }
+}
+
 extern "C" fn stream_reopened(result: *mut c_void, path: usize) -> *mut c_void {
-    if !result.is_null() && is_candidate(None, path) { replace_stream(result) } else { result }
+    if result.is_null() || !is_candidate(None, path) {
+        return result;
+    }
+    replace_stream(result, |fd| match identify(fd) {
+        Some(of) => replace_by(of, fd),
+        // SAFETY: the kernel has read the path.
+        None => unsafe { find_refused(Errno::EACCES, sys::file::AT_FDCWD, path, 0) }
+            .map_or(Ok(()), |of| replace_by(of, fd)),
+    })
 }
 
 extern "C" fn accessed_at(result: c_int, dir: c_int, path: usize, mode: usize) -> c_int {

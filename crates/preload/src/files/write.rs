@@ -8,7 +8,7 @@
 //! # Safety
 //! What a program writes is only copied by the fault-safe copy.
 
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use engine::ipc_sysctl::{Sysctl, Text};
@@ -21,6 +21,9 @@ pub(super) const NUMBERS: usize = 1 << 16;
 
 /// Which numbers may be ours: not 0.
 pub(super) static MAY_BE_OURS: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
+
+/// One more than the highest number that was ever ours.
+static END: AtomicI32 = AtomicI32::new(0);
 
 fn place(fd: i32) -> Option<&'static AtomicU8> {
     MAY_BE_OURS.get(usize::try_from(fd).ok()?)
@@ -37,7 +40,13 @@ pub(super) fn may_be_ours(fd: i32) -> bool {
 /// `EMFILE` if the table does not reach so far.
 pub(super) fn opened(fd: i32) -> Result<()> {
     place(fd).ok_or(Errno::EMFILE)?.store(1, Relaxed);
+    END.fetch_max(fd + 1, Relaxed);
     Ok(())
+}
+
+/// All numbers that may be ours.
+pub(super) fn numbers() -> impl Iterator<Item = i32> {
+    (0..END.load(Relaxed)).filter(|fd| may_be_ours(*fd))
 }
 
 /// `new` is what `old` is, since `dup`.
