@@ -234,20 +234,6 @@ fn missing_table(ids: &IpcIds) -> Option<usize> {
     (0..3).find(|&which| (which != 1 || half) && ids.tables(which).load(Acquire) == 0)
 }
 
-/// The lock of a kind of objects, with all tables there.
-fn lock_ids<'c, 'a, T: Task>(ctx: &'c Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<Tx<'c, 'a, T>> {
-    // What was seen without the lock may be undone, when who did it has died.
-    const TRIES: u32 = 8;
-    for _ in 0..TRIES {
-        ensure_tables(ctx, ids)?;
-        let tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
-        if missing_table(ids).is_none() {
-            return Ok(tx);
-        }
-    }
-    Err(CORRUPT)
-}
-
 /// The block last allocated is linked by this transaction.
 pub(crate) fn taken<T: Task>(tx: &mut Tx<'_, '_, T>) {
     let slot = tx.ctx().slot;
@@ -544,28 +530,37 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
             return Err(Errno::ENOENT);
         }
     }
-    // From here on the tables are there to stay.
-    drop(lock_ids(ctx, &ids)?);
-    // A new object is made outside of the lock; by then somebody else may have made one.
-    let new = getnew()?;
-    let made = (|| {
-        let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
-        if params.key != IPC_PRIVATE
-            && let Some(found) = find_key::<O, T>(ctx, &ids, params.key)?
-        {
-            return existing(tx, &found, params, &more_checks).map(|id| (id, false));
+    // What is seen of the tables without the lock may be undone, when who made them has died.
+    const TRIES: u32 = 8;
+    for _ in 0..TRIES {
+        ensure_tables(ctx, &ids)?;
+        // A new object is made outside of the lock; by then somebody else may have made one.
+        let new = getnew()?;
+        let made = (|| {
+            let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+            if missing_table(&ids).is_some() {
+                return Ok(None);
+            }
+            if params.key != IPC_PRIVATE
+                && let Some(found) = find_key::<O, T>(ctx, &ids, params.key)?
+            {
+                return existing(tx, &found, params, &more_checks).map(|id| Some((id, false)));
+            }
+            let id = add_id(&mut tx, &ids, &new, params.key, ns.limit(O::LIMIT))?;
+            charge(&mut tx, &ids)?;
+            taken(&mut tx);
+            set_chain(&mut tx, Handle::NULL);
+            tx.commit();
+            Ok(Some((id, true)))
+        })();
+        if !matches!(made, Ok(Some((_, true)))) {
+            discard(&new);
         }
-        let id = add_id(&mut tx, &ids, &new, params.key, ns.limit(O::LIMIT))?;
-        charge(&mut tx, &ids)?;
-        taken(&mut tx);
-        set_chain(&mut tx, Handle::NULL);
-        tx.commit();
-        Ok((id, true))
-    })();
-    if !matches!(made, Ok((_, true))) {
-        discard(&new);
+        if let Some((id, _)) = made? {
+            return Ok(id);
+        }
     }
-    made.map(|(id, _)| id)
+    Err(CORRUPT)
 }
 
 fn existing<O: Object, T: Task>(
