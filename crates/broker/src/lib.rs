@@ -3,6 +3,7 @@
 mod locked;
 mod place;
 mod segments;
+pub mod serve;
 pub mod service;
 mod stopped;
 pub mod supervise;

@@ -4,6 +4,8 @@
 //!
 //! A namespace's directory is locked (flock) by its broker as long as that lives, so one that can be locked is left over. The directory of
 //! all is locked while one is made or swept: nobody takes one that is in the making for left over.
+//!
+//! Sockets that a supervisor listens at lie in a directory of their own, which is never swept: nobody need serve there yet.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -18,26 +20,50 @@ use crate::service::Error;
 /// How long others may be at work in the directory of all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where the user's namespaces are.
+/// Where the namespaces are that the user's brokers make.
 fn base() -> Result<PathBuf, Error> {
+    let base = ours()?.join("ns");
+    make_own(&base)?;
+    Ok(base)
+}
+
+/// Where those are at whose sockets a supervisor listens.
+fn of_supervisors() -> Result<PathBuf, Error> {
+    Ok(ours()?.join("listening"))
+}
+
+/// The user's own directory, which is made if need be.
+fn ours() -> Result<PathBuf, Error> {
     let uid = nix::unistd::geteuid();
     let runtime =
         std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
     let base = if uid.is_root() {
-        PathBuf::from("/run/ipcspace/ns")
+        PathBuf::from("/run/ipcspace")
     } else if let Some(runtime) = runtime.filter(|p| fs::metadata(p).is_ok_and(|m| m.uid() == uid.as_raw())) {
-        runtime.join("ipcspace/ns")
+        runtime.join("ipcspace")
     } else {
-        PathBuf::from(format!("/tmp/ipcspace-{uid}/ns"))
+        PathBuf::from(format!("/tmp/ipcspace-{uid}"))
     };
-    DirBuilder::new().recursive(true).mode(0o755).create(&base).map_err(|e| Error::File(base.clone(), e))?;
-    for directory in [base.as_path(), base.parent().unwrap_or(&base)] {
-        let meta = fs::symlink_metadata(directory).map_err(|e| Error::File(directory.into(), e))?;
-        if !meta.is_dir() || meta.uid() != uid.as_raw() || meta.mode() & 0o022 != 0 {
-            return Err(Error::ForeignDirectory(directory.into()));
-        }
-    }
+    make_own(&base)?;
     Ok(base)
+}
+
+/// Makes a directory, or sees that the one there is ours alone to write to.
+fn make_own(directory: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory)
+        .map_err(|e| Error::File(directory.into(), e))?;
+    check_own(directory)
+}
+
+fn check_own(directory: &Path) -> Result<(), Error> {
+    let meta = fs::symlink_metadata(directory).map_err(|e| Error::File(directory.into(), e))?;
+    if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+        return Err(Error::ForeignDirectory(directory.into()));
+    }
+    Ok(())
 }
 
 /// Whether a namespace can have that name.
@@ -55,8 +81,32 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 /// The socket of the namespace of that name, if there is one.
 pub(crate) fn find(name: &str) -> Result<Option<PathBuf>, Error> {
     check_name(name)?;
-    let socket = base()?.join(name).join("socket");
-    Ok(socket.exists().then_some(socket))
+    for base in [base()?, of_supervisors()?] {
+        let directory = base.join(name);
+        let socket = directory.join("socket");
+        if socket.exists() {
+            check_own(&directory)?;
+            return Ok(Some(socket));
+        }
+    }
+    Ok(None)
+}
+
+/// The sockets of all of the user's namespaces, with the name of each that has one, in the order of names.
+pub(crate) fn all() -> Result<Vec<(Option<String>, PathBuf)>, Error> {
+    let mut all = Vec::new();
+    for base in [base()?, of_supervisors()?] {
+        let Ok(entries) = fs::read_dir(&base) else { continue };
+        for directory in entries.flatten().map(|entry| entry.path()) {
+            let name = directory.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            let socket = directory.join("socket");
+            if socket.exists() && check_own(&directory).is_ok() {
+                all.push((name.filter(|name| check_name(name).is_ok()), socket));
+            }
+        }
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// Removes what brokers that were killed have left, unless somebody is making or sweeping.
@@ -68,9 +118,11 @@ pub(crate) fn sweep() -> Result<(), Error> {
     Ok(())
 }
 
-/// The directory of a namespace that this process serves: removed in the end, with what is known to be in it.
+/// The directory of a namespace that this process serves: removed in the end, with what is known to be in it, unless a supervisor
+/// made it.
 pub(crate) struct Place {
     directory: PathBuf,
+    is_ours: bool,
     _lock: File,
 }
 
@@ -81,6 +133,11 @@ impl Place {
     /// `Taken` if there is one of that name; see [`Error`].
     pub(crate) fn make(name: Option<&str>) -> Result<Place, Error> {
         name.map_or(Ok(()), check_name)?;
+        if let Some(name) = name
+            && of_supervisors()?.join(name).exists()
+        {
+            return Err(Error::Taken);
+        }
         let base = base()?;
         let own = format!(".run-{}", std::process::id());
         let directory = base.join(name.unwrap_or(&own));
@@ -92,12 +149,26 @@ impl Place {
         };
         DirBuilder::new().mode(0o711).create(&directory).map_err(failed)?;
         match lock(&directory) {
-            Ok(Some(lock)) => Ok(Place { directory, _lock: lock }),
+            Ok(Some(lock)) => Ok(Place { directory, is_ours: true, _lock: lock }),
             refused => {
                 let _ = fs::remove_dir(&directory);
                 let error = refused.err().unwrap_or_else(|| io::ErrorKind::ResourceBusy.into());
                 Err(Error::File(directory, error))
             }
+        }
+    }
+
+    /// The directory of a socket at which a supervisor has listened for us.
+    ///
+    /// # Errors
+    /// `Taken` if somebody serves there; see [`Error`].
+    pub(crate) fn of_socket(socket: &Path) -> Result<Place, Error> {
+        let directory = socket.parent().unwrap_or(socket).to_owned();
+        check_own(&directory)?;
+        match lock(&directory) {
+            Ok(Some(lock)) => Ok(Place { directory, is_ours: false, _lock: lock }),
+            Ok(None) => Err(Error::Taken),
+            Err(error) => Err(Error::File(directory, error)),
         }
     }
 
@@ -114,11 +185,14 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        remove(&self.directory);
+        if self.is_ours {
+            remove(&self.directory);
+        }
     }
 }
 
-fn given_beside(socket: &Path) -> PathBuf {
+/// The socket at which files are given to who is asked at that one.
+pub(crate) fn given_beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(wire::GIVEN);
     path.into()

@@ -75,20 +75,24 @@ fn with<R>(use_it: impl FnOnce(&mut Segments) -> R) -> R {
     }))
 }
 
-/// Begins to keep memory for the owner's processes, given at a socket at `path`.
-pub(crate) fn begin(path: &Path, owner: u32) -> io::Result<()> {
-    static KEEPER: Keeper = Keeper { retire, look };
+/// Makes the socket at which files are given.
+pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
+    Ok(listener)
+}
+
+/// Begins to keep memory for the owner's processes, given at this socket, which does not block.
+pub(crate) fn begin(listener: OwnedFd, owner: u32) {
+    static KEEPER: Keeper = Keeper { retire, look };
     with(|all| {
         all.listener = Some(listener);
         all.owner = owner;
     });
     client::keep_memory(&KEEPER);
-    Ok(())
 }
 
 /// A process may have mappings from now on, or can't have any more.

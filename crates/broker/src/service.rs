@@ -36,6 +36,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 pub use crate::place::check_name;
 use crate::place::{self, Place};
 use crate::segments;
+use crate::serve::Activation;
 use crate::stopped;
 
 /// Size of the arena's file: all that offsets can name. It is sparse.
@@ -85,6 +86,16 @@ pub enum Error {
         "another ipcspace is making or leaving the namespace, and does not come to an end; is it stopped?"
     )]
     Taken,
+    /// It ends with its last process.
+    #[error(
+        "the namespace '{0}' is not kept by 'serve': it ends with its last process; 'ipcspace rm -N {0} --all' removes what is in it"
+    )]
+    NotServed(String),
+    /// The sockets that a supervisor passed on are not those of a namespace.
+    #[error(
+        "a supervisor's sockets must be two of type SOCK_SEQPACKET, at PATH and PATH{given}, and there are others", given = wire::GIVEN
+    )]
+    BadActivation,
     /// Others are at work there and do not come to an end.
     #[error("{p} has been locked by another ipcspace for seconds; is one stopped? 'fuser {p}' names it", p = .0.display())]
     Busy(PathBuf),
@@ -155,6 +166,10 @@ pub struct Service {
     lock_after: Duration,
     /// Who was refused first; `None` once that has been handed out.
     refusal: Option<Arc<OnceLock<String>>>,
+    /// Whether it lives, with clients or without, until it is told to end.
+    is_served: bool,
+    /// Who told it to end: their connections end when all is over, so they come last.
+    enders: Vec<OwnedFd>,
 }
 
 impl std::fmt::Debug for Service {
@@ -170,6 +185,31 @@ fn seqpacket() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
 }
 
+/// Asks the broker at that socket, and returns the connection; `None` if nobody serves there.
+fn ask(path: &Path, which: u32, answer: &mut [u8]) -> Result<Option<OwnedFd>, Error> {
+    let link = seqpacket()?;
+    match connect(link.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => {}
+        // It is about to begin, or has just ended.
+        Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    }
+    let question = wire::encode([wire::MAGIC, which, 0, 0]);
+    let answered = send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)
+        .and_then(|_| recv(link.as_raw_fd(), answer, MsgFlags::empty()));
+    let head = answer.first_chunk::<{ wire::ANSWER }>().map_or([0; 4], wire::decode);
+    match (answered, head) {
+        (Ok(length), [wire::MAGIC, 0, ..]) if length == answer.len() => Ok(Some(link)),
+        (Ok(wire::ANSWER..), [wire::MAGIC, error, ..]) if error != 0 => {
+            Err(nix::Error::from_raw(error.cast_signed()).into())
+        }
+        (Ok(1..), _) => Err(Error::OtherVersion(path.into())),
+        // It ended before it had read the question.
+        (Ok(_) | Err(nix::Error::ECONNRESET | nix::Error::EPIPE), _) => Ok(None),
+        (Err(e), _) => Err(e.into()),
+    }
+}
+
 fn environment(socket: &Path) -> Vec<(String, String)> {
     vec![(wire::SOCKET_ENV.to_owned(), socket.to_string_lossy().into_owned())]
 }
@@ -181,7 +221,22 @@ impl Service {
     /// See [`Error`]; nothing is left behind.
     pub fn create(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Service, Error> {
         // First, so that a name that is taken costs nothing.
-        let place = Place::make(name)?;
+        Service::begin(Place::make(name)?, None, sysctls)
+    }
+
+    /// Makes a namespace that is served at a supervisor's sockets.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) fn activated(sockets: Activation, sysctls: &[(String, String)]) -> Result<Service, Error> {
+        Service::begin(Place::of_socket(&sockets.path)?, Some(sockets), sysctls)
+    }
+
+    fn begin(
+        place: Place,
+        sockets: Option<Activation>,
+        sysctls: &[(String, String)],
+    ) -> Result<Service, Error> {
         let owner = nix::unistd::geteuid().as_raw();
         let file = memfd_create("ipcspace", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&file, FILE_SIZE)?;
@@ -196,10 +251,16 @@ impl Service {
         for (key, value) in sysctls {
             set_sysctl(key, value)?;
         }
-        let given = place.given();
-        segments::begin(&given, owner).map_err(|e| Error::File(given, e))?;
+        let (listener, given) = match sockets {
+            Some(sockets) => (Some(sockets.asked), sockets.given),
+            None => {
+                let path = place.given();
+                (None, segments::listen_at(&path).map_err(|e| Error::File(path, e))?)
+            }
+        };
+        segments::begin(given, owner);
         // Last: who finds it can ask.
-        let listener = listen_at(&place.socket())?;
+        let listener = listener.map_or_else(|| listen_at(&place.socket()), Ok)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         Ok(Service {
@@ -217,7 +278,26 @@ impl Service {
             lock_at: None,
             lock_after: LOCK_AGAIN,
             refusal: Some(Arc::default()),
+            is_served: false,
+            enders: Vec::new(),
         })
+    }
+
+    /// From now on it lives until it is told to end.
+    pub(crate) fn keep_serving(&mut self) {
+        self.is_served = true;
+    }
+
+    /// Whether somebody told it to end.
+    pub(crate) fn is_told_to_end(&self) -> bool {
+        !self.enders.is_empty()
+    }
+
+    /// Removes all that is in it, for good.
+    pub(crate) fn end(mut self) {
+        self.see_ends();
+        let _ = client::with(namespace::free_ipc_ns);
+        self.end_segments();
     }
 
     /// A lease on the namespace of that name, or `None` if there is none. What dead brokers left is cleaned away.
@@ -227,27 +307,46 @@ impl Service {
     pub fn join(name: &str) -> Result<Option<Lease>, Error> {
         place::sweep()?;
         let Some(path) = place::find(name)? else { return Ok(None) };
-        let link = seqpacket()?;
-        match connect(link.as_raw_fd(), &UnixAddr::new(&path)?) {
-            Ok(()) => {}
-            // It is about to begin, or has just ended.
-            Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        }
-        let question = wire::encode([wire::MAGIC, wire::ASK_LEASE, 0, 0]);
         let mut answer = [0; wire::ANSWER];
-        let answered = send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)
-            .and_then(|_| recv(link.as_raw_fd(), &mut answer, MsgFlags::empty()));
-        match (answered, wire::decode(&answer)) {
-            (Ok(wire::ANSWER), [wire::MAGIC, 0, ..]) => Ok(Some(Lease { path, _link: link })),
-            (Ok(wire::ANSWER), [wire::MAGIC, error, ..]) => {
-                Err(nix::Error::from_raw(error.cast_signed()).into())
+        let Some(link) = ask(&path, wire::ASK_LEASE, &mut answer)? else { return Ok(None) };
+        Ok(Some(Lease { path, _link: link }))
+    }
+
+    /// All namespaces of this user: what each has, and who serves it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn list() -> Result<Vec<Status>, Error> {
+        place::sweep()?;
+        let mut list = Vec::new();
+        for (name, socket) in place::all()? {
+            let mut answer = [0; wire::STATUS * size_of::<u32>()];
+            if ask(&socket, wire::ASK_STATUS, &mut answer)?.is_some() {
+                list.push(Status::new(name, socket, &answer));
             }
-            (Ok(wire::ANSWER), _) => Err(Error::OtherVersion(path)),
-            // It ended before it had read the question.
-            (Ok(_) | Err(nix::Error::ECONNRESET | nix::Error::EPIPE), _) => Ok(None),
-            (Err(e), _) => Err(e.into()),
         }
+        Ok(list)
+    }
+
+    /// Ends the namespace of that name, which is served until it is told to end, and all that is in it; waits until that is done.
+    /// False if there is none.
+    ///
+    /// # Errors
+    /// `NotServed`; see [`Error`].
+    pub fn remove(name: &str) -> Result<bool, Error> {
+        place::sweep()?;
+        let Some(path) = place::find(name)? else { return Ok(false) };
+        let mut answer = [0; wire::ANSWER];
+        match ask(&path, wire::ASK_END, &mut answer) {
+            Ok(None) => return Ok(false),
+            Ok(Some(link)) => {
+                // Nothing comes but the end.
+                let _ = recv(link.as_raw_fd(), &mut answer, MsgFlags::empty());
+            }
+            Err(Error::System(nix::Error::EBUSY)) => return Err(Error::NotServed(name.into())),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// What a program needs in its environment to be in this namespace.
@@ -436,10 +535,16 @@ impl Service {
                 self.forked(pid, &rest, args[1] != 0);
                 continue;
             }
+            if which == wire::ASK_STATUS {
+                self.tell_status(&link);
+                continue;
+            }
             let answer = self.answer(which, args, pid);
             reply(&link, answer, (which == wire::ASK_ATTACH).then_some(&self.file));
-            if which == wire::ASK_LEASE && answer.is_ok() {
-                self.keep(link);
+            match which {
+                wire::ASK_LEASE if answer.is_ok() => self.keep(link),
+                wire::ASK_END if answer.is_ok() => self.enders.push(link),
+                _ => {}
             }
         }
         // These stay until they are done, so that nobody rings for them again.
@@ -490,8 +595,24 @@ impl Service {
                 Ok([0; 2])
             }
             wire::ASK_LEASE => Ok([0; 2]),
+            wire::ASK_END if self.is_served => Ok([0; 2]),
+            wire::ASK_END => Err(Errno::EBUSY),
             _ => Err(Errno::EPROTO),
         }
+    }
+
+    fn tell_status(&mut self, link: &OwnedFd) {
+        self.see_ends();
+        let objects = client::with(|ctx| {
+            let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+            Ok([&ns.msg_ids, &ns.sem_ids, &ns.shm_ids].map(|ids| ids.in_use()))
+        });
+        let [queues, sets, segments] = objects.unwrap_or_default();
+        let clients = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        let (pid, is_served) = (std::process::id(), self.is_served.into());
+        let words: [u32; wire::STATUS] = [wire::MAGIC, 0, queues, sets, segments, clients, pid, is_served];
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let _ = send(link.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT);
     }
 
     /// The slot of a process. `same_program` says that what its memory is attached to is still true.
@@ -721,6 +842,50 @@ fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// What there is in a namespace, and who serves it.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Where its broker is asked.
+    pub socket: PathBuf,
+    /// Message queues.
+    pub queues: u32,
+    /// Semaphore sets.
+    pub sets: u32,
+    /// Segments of shared memory.
+    pub segments: u32,
+    /// Processes that have used it.
+    pub processes: u32,
+    /// The broker's process id.
+    pub pid: i32,
+    /// Whether it lives until it is told to end.
+    pub is_served: bool,
+    /// Who is root in it.
+    pub owner: u32,
+}
+
+impl Status {
+    fn new(name: Option<String>, socket: PathBuf, answer: &[u8]) -> Status {
+        let word = |at: usize| {
+            let bytes = answer.chunks_exact(size_of::<u32>()).nth(at).and_then(|word| word.try_into().ok());
+            bytes.map_or(0, u32::from_ne_bytes)
+        };
+        let owner = fs::metadata(&socket).map_or(0, |meta| meta.uid());
+        Status {
+            name,
+            socket,
+            queues: word(2),
+            sets: word(3),
+            segments: word(4),
+            processes: word(5),
+            pid: word(6).cast_signed(),
+            is_served: word(7) != 0,
+            owner,
+        }
+    }
 }
 
 /// Keeps another's namespace alive.

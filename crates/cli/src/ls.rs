@@ -4,23 +4,22 @@
 //! permissions work for queues too.
 
 mod columns;
-mod table;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 use broker::sysv::{Objects, Semaphore, Set};
 use clap::{ArgGroup, Args};
 use jiff::Zoned;
 
+use crate::output::{self, Column, Manner, Output, TimeFormat, UnknownColumn, help_of};
 use crate::source::{self, Place, Unreachable};
-use columns::{Column, Manner, Object, TimeFormat};
-use table::{Format, Style, Table};
+use crate::table::{self, Format, Style, Table};
+use columns::Object;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("kind").args(["shmems", "queues", "semaphores"]))]
-#[command(group = ArgGroup::new("format").args(["json", "export", "list", "newline", "raw"]))]
 #[command(after_help = help_of_columns())]
 pub(crate) struct Ls {
     /// Shared memory segments
@@ -40,9 +39,8 @@ pub(crate) struct Ls {
     id: Option<i32>,
     #[command(flatten)]
     place: Place,
-    /// Don't print headings
-    #[arg(long)]
-    noheadings: bool,
+    #[command(flatten)]
+    output: Output,
     /// Don't truncate output (it never is)
     #[arg(long)]
     notruncate: bool,
@@ -55,48 +53,26 @@ pub(crate) struct Ls {
     /// Show creator and owner
     #[arg(short, long, requires = "kind")]
     creator: bool,
-    /// Display in an export-able output format
-    #[arg(short, long)]
-    export: bool,
-    /// Use the JSON output format
-    #[arg(short = 'J', long)]
-    json: bool,
-    /// Display each piece of information on a new line
-    #[arg(short, long)]
-    newline: bool,
     /// Force list output format (for example with --id)
-    #[arg(short, long)]
+    #[arg(short, long, group = "format")]
     list: bool,
-    /// The columns to output; +COLUMN adds to the default
-    #[arg(short, long, value_name = "COLUMNS")]
-    output: Option<String>,
     /// Print numeric permissions (PERMS column)
     #[arg(short = 'P', long)]
     numeric_perms: bool,
-    /// Display in raw mode
-    #[arg(short, long)]
-    raw: bool,
     /// Show times of attaching, detaching, sending, receiving, operation and change
     #[arg(short, long, requires = "kind")]
     time: bool,
-    /// Use column names to be usable as shell variable identifiers
-    #[arg(short = 'y', long)]
-    shell: bool,
 }
 
 fn help_of_columns() -> String {
-    fn lines<T>(title: &str, columns: &[Column<T>]) -> String {
-        let line = |column: &Column<T>| format!("  {:>12}  {}\n", column.name, column.help);
-        format!("\n{title}:\n{}", columns.iter().map(line).collect::<String>())
-    }
     let (segments, queues, sets) = (columns::of_segments(), columns::of_queues(), columns::of_sets());
     let generic = queues.iter().position(|column| column.name == "USEDBYTES").unwrap_or(0);
     [
-        lines("Generic columns", &queues[..generic]),
-        lines("Shared-memory columns (--shmems)", &segments[generic..]),
-        lines("Message-queue columns (--queues)", &queues[generic..]),
-        lines("Semaphore columns (--semaphores)", &sets[generic..]),
-        lines("Summary columns (--global)", &columns::of_limits()),
+        help_of("Generic columns", &queues[..generic]),
+        help_of("Shared-memory columns (--shmems)", &segments[generic..]),
+        help_of("Message-queue columns (--queues)", &queues[generic..]),
+        help_of("Semaphore columns (--semaphores)", &sets[generic..]),
+        help_of("Summary columns (--global)", &columns::of_limits()),
     ]
     .concat()
     .trim_start()
@@ -108,8 +84,8 @@ fn help_of_columns() -> String {
 enum Failure {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
-    #[error("unknown column: {0}; 'ipcspace ls --help' lists them")]
-    UnknownColumn(String),
+    #[error("{0}; 'ipcspace ls --help' lists them")]
+    UnknownColumn(#[from] UnknownColumn),
     #[error("there is no {kind} with the identifier {id}")]
     UnknownId { kind: &'static str, id: i32 },
     #[error("cannot read the objects: {0}")]
@@ -117,12 +93,7 @@ enum Failure {
 }
 
 pub(crate) fn ls(ls: &Ls) -> ExitCode {
-    let written = ls.text().and_then(|text| match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has had enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
-    });
-    match written {
+    match ls.text().and_then(|text| Ok(output::print(&text)?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("ipcspace: {failure}");
@@ -176,8 +147,8 @@ impl Ls {
         }
         let columns = columns::of_limits();
         let default: Vec<&str> = columns.iter().map(|column| column.name).collect();
-        let chosen = self.chosen(&columns, &default)?;
-        Ok(self.table("ipclimits", &chosen, &rows))
+        let chosen = self.output.chosen(&columns, &default)?;
+        Ok(self.output.table("ipclimits", &chosen, &rows, &self.manner()))
     }
 
     fn objects<T: Object>(
@@ -203,12 +174,12 @@ impl Ls {
             names.extend(times.iter().chain(default.last));
         }
         if !self.is_list() {
-            return Ok(self.table(name, &self.chosen(&all, &names)?, &objects));
+            return Ok(self.output.table(name, &self.output.chosen(&all, &names)?, &objects, &self.manner()));
         }
         // Without a choice, everything there is to say of it.
-        let is_free = !self.creator && !self.time && self.output.is_none();
+        let is_free = !self.creator && !self.time && self.output.is_default();
         let names = if is_free { all.iter().map(|column| column.name).collect() } else { names };
-        let chosen = self.chosen(&all, &names)?;
+        let chosen = self.output.chosen(&all, &names)?;
         let manner = self.manner();
         let property = |column: &&Column<T>| (column.label, (column.value)(&objects[0], &manner));
         Ok(table::list(&chosen.iter().map(property).collect::<Vec<_>>()))
@@ -216,42 +187,7 @@ impl Ls {
 
     /// Whether one object is described line by line.
     fn is_list(&self) -> bool {
-        self.id.is_some() && !(self.json || self.export || self.list || self.newline || self.raw)
-    }
-
-    fn chosen<'a, T>(&self, all: &'a [Column<T>], default: &[&str]) -> Result<Vec<&'a Column<T>>, Failure> {
-        let find = |name: &str| {
-            let mut columns = all.iter();
-            let found = columns.find(|column| column.name.eq_ignore_ascii_case(name.trim()));
-            found.ok_or_else(|| Failure::UnknownColumn(name.trim().to_owned()))
-        };
-        let (added, named) = match self.output.as_deref() {
-            None => (true, None),
-            Some(names) => (names.starts_with('+'), Some(names.trim_start_matches('+'))),
-        };
-        let default = default.iter().copied().filter(|_| added);
-        default.chain(named.into_iter().flat_map(|names| names.split(','))).map(find).collect()
-    }
-
-    fn table<T>(&self, name: &'static str, columns: &[&Column<T>], objects: &[T]) -> String {
-        let manner = self.manner();
-        let row = |object: &T| columns.iter().map(|column| (column.value)(object, &manner)).collect();
-        let table = Table {
-            name,
-            columns: columns.iter().map(|column| (column.name, column.align)).collect(),
-            rows: objects.iter().map(row).collect(),
-        };
-        table.render(self.format(), Style { no_headings: self.noheadings, shell: self.shell })
-    }
-
-    fn format(&self) -> Format {
-        match () {
-            () if self.json => Format::Json,
-            () if self.export => Format::Export,
-            () if self.newline => Format::Newline,
-            () if self.raw => Format::Raw,
-            () => Format::Columns,
-        }
+        self.id.is_some() && !self.list && self.output.format() == Format::Columns
     }
 
     fn manner(&self) -> Manner {
@@ -297,7 +233,7 @@ fn elements(objects: Objects, set: &Set) -> String {
     };
     let row = |(number, semaphore): (usize, &Semaphore)| {
         let Semaphore { value, ncount, zcount, pid } = *semaphore;
-        let command = columns::command(pid).unwrap_or_default();
+        let command = output::command(pid).unwrap_or_default();
         let numbers = [value, ncount, zcount, pid].map(|number| number.to_string());
         [number.to_string()].into_iter().chain(numbers).chain([command]).map(Some).collect()
     };

@@ -3,18 +3,22 @@
 //! `ipcspace run -- CMD` runs a command, and all it starts, in a private namespace of message queues, semaphores and shared memory that
 //! needs no privilege and leaves nothing behind.
 //!
-//! Missing: `serve`, `exec`, POSIX message queues.
+//! Missing: POSIX message queues.
 
 #![forbid(unsafe_code)]
 
 mod doctor;
 mod library;
 mod ls;
+mod ns;
+mod output;
 mod pages;
 mod program;
 mod rm;
 mod run;
+mod serve;
 mod source;
+mod table;
 
 use std::process::ExitCode;
 
@@ -28,7 +32,8 @@ use clap::{Parser, Subcommand};
 Examples:
   ipcspace run -- sh -c 'ipcmk -Q; ipcspace ls -q'
   ipcspace run --sysctl kernel.msgmnb=1048576 -- ./server
-  ipcspace run -n shared -- ./client")]
+  ipcspace run -n shared -- ./client
+  ipcspace serve kept & ipcspace exec kept -- ./client; ipcspace rm -N kept")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,9 +46,20 @@ enum Command {
     /// The exit code is the command's. 125: ipcspace itself failed; 126: the command can't be executed; 127: it was not found.
     /// The namespace lives until its last process has ended.
     Run(run::Run),
+    /// Make a namespace with a name, and keep it until this ends or 'rm --namespace' ends it
+    ///
+    /// SIGTERM, SIGINT and SIGHUP end it, and all that is in it. A supervisor is told by sd_notify(3) when it can be joined; it may have made
+    /// the sockets: two of type SOCK_SEQPACKET, 'socket' and 'socket.given' in 'ipcspace/listening/NAME' below $XDG_RUNTIME_DIR, or below /run for root.
+    Serve(serve::Serve),
+    /// Run a command, and all it starts, in a namespace that is there
+    ///
+    /// Its exit code is as that of run.
+    Exec(run::Exec),
+    /// Show your namespaces, as lsns does
+    Ns(ns::Ns),
     /// Show the objects of a namespace, as lsipc does
     Ls(ls::Ls),
-    /// Remove objects of a namespace, as ipcrm does
+    /// Remove objects of a namespace, as ipcrm does, or all of one that is served
     Rm(rm::Rm),
     /// Say what works on this machine, and why not
     ///
@@ -60,6 +76,9 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Run(run) => run::run(run),
+        Command::Serve(serve) => serve::serve(&serve),
+        Command::Exec(exec) => run::exec(exec),
+        Command::Ns(ns) => ns::ns(&ns),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Rm(rm) => rm::rm(&rm),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
@@ -71,7 +90,7 @@ fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> ExitCode {
     // Nowhere is left to say that this failed.
     let _ = error.print();
-    let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run");
+    let is_run = std::env::args_os().nth(1).is_some_and(|command| command == "run" || command == "exec");
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
         _ if is_run => ExitCode::from(run::FAILED),

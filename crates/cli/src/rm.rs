@@ -1,18 +1,19 @@
-//! `ipcspace rm`: removes objects of a namespace, with the letters of ipcrm(1).
+//! `ipcspace rm`: removes objects of a namespace, with the letters of ipcrm(1), or a namespace that is served.
 
 use std::io;
 use std::process::ExitCode;
 
+use broker::service::Service;
 use broker::sysv::Objects;
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 
-use crate::source::{self, Place};
+use crate::source::{self, Place, Unreachable};
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
-#[command(group = ArgGroup::new("what").required(true).multiple(true).args([
-    "shmem_id", "shmem_key", "queue_id", "queue_key", "semaphore_id", "semaphore_key", "all",
-]))]
+#[command(
+    after_help = "With --namespace alone, a namespace that 'serve' keeps is ended, with all that is in it."
+)]
 pub(crate) struct Rm {
     /// Remove the shared memory segment of this identifier
     #[arg(short = 'm', long, value_name = "ID")]
@@ -21,7 +22,9 @@ pub(crate) struct Rm {
     #[arg(short = 'M', long, value_name = "KEY", value_parser = key, allow_negative_numbers = true)]
     shmem_key: Vec<i32>,
     /// Remove the message queue of this identifier
-    #[arg(short = 'q', long, value_name = "ID")]
+    #[arg(short = 'q', long, value_name = "ID", required_unless_present_any = [
+        "shmem_id", "shmem_key", "queue_key", "semaphore_id", "semaphore_key", "all", "namespace",
+    ])]
     queue_id: Vec<i32>,
     /// Remove the message queue of this key
     #[arg(short = 'Q', long, value_name = "KEY", value_parser = key, allow_negative_numbers = true)]
@@ -81,6 +84,9 @@ const QUEUE: Kind = Kind { name: "message queue", of_key: Objects::queue_of, rem
 const SET: Kind = Kind { name: "semaphore set", of_key: Objects::set_of, remove: Objects::remove_set };
 
 pub(crate) fn rm(rm: &Rm) -> ExitCode {
+    if let Some(name) = rm.place.name().filter(|_| rm.names_no_objects()) {
+        return remove_namespace(name);
+    }
     let objects = match source::enter(&rm.place) {
         Ok(objects) => objects,
         Err(error) => {
@@ -106,7 +112,30 @@ fn every(results: impl Iterator<Item = bool>) -> bool {
     results.fold(true, |good, result| good & result)
 }
 
+/// Ends a namespace that is served.
+fn remove_namespace(name: &str) -> ExitCode {
+    let refused = match Service::remove(name) {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => Unreachable::Unknown(name.to_owned()),
+        Err(error) => error.into(),
+    };
+    eprintln!("ipcspace: {refused}");
+    ExitCode::FAILURE
+}
+
 impl Rm {
+    fn names_no_objects(&self) -> bool {
+        let lists = [
+            &self.shmem_id,
+            &self.shmem_key,
+            &self.queue_id,
+            &self.queue_key,
+            &self.semaphore_id,
+            &self.semaphore_key,
+        ];
+        self.all.is_none() && lists.iter().all(|list| list.is_empty())
+    }
+
     fn by_key(&self, objects: Objects, kind: Kind, keys: &[i32]) -> bool {
         let remove = |key: i32| {
             let shown = format!("0x{key:08x}");

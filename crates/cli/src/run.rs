@@ -36,22 +36,54 @@ pub(crate) struct Run {
     command: Vec<OsString>,
 }
 
-fn sysctl(text: &str) -> Result<(String, String), String> {
+/// `ipcspace exec`: a command in a namespace that is there.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The namespace to join
+    #[arg(value_parser = source::name)]
+    name: String,
+    /// When the command has ended, kill what it has left running
+    #[arg(long)]
+    kill: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// A limit and its value, as sysctl(8) takes them.
+pub(crate) fn sysctl(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, as in kernel.msgmnb=65536")?;
     // sysctl(8) takes slashes too.
     Ok((key.trim().replace('/', "."), value.trim().to_owned()))
 }
 
 pub(crate) fn run(run: Run) -> ExitCode {
-    if let Some((path, why)) = run.command.first().and_then(|command| program::unserved(command)) {
+    let Run { name, sysctl, kill, command } = run;
+    start(command, kill, || open(name.as_deref(), &sysctl))
+}
+
+pub(crate) fn exec(exec: Exec) -> ExitCode {
+    let Exec { name, kill, command } = exec;
+    start(command, kill, || {
+        let lease = Service::join(&name)?.ok_or_else(|| NoNamespace::Unknown(name.clone()))?;
+        Ok(Namespace::Joined(lease))
+    })
+}
+
+fn start(
+    command: Vec<OsString>,
+    kill_rest: bool,
+    open: impl FnOnce() -> Result<Namespace, NoNamespace>,
+) -> ExitCode {
+    if let Some((path, why)) = command.first().and_then(|command| program::unserved(command)) {
         eprintln!(
             "ipcspace: warning: {} {}: its own IPC calls go to the kernel, not to this namespace",
             path.display(),
             why.reason()
         );
     }
-    let name = run.command.first().map(|name| name.display().to_string()).unwrap_or_default();
-    match start(run) {
+    let name = command.first().map(|name| name.display().to_string()).unwrap_or_default();
+    match supervise(command, kill_rest, open) {
         Ok(Outcome::Exited(code)) => ExitCode::from(code as u8),
         Ok(Outcome::Killed(signal)) => supervise::die_by(signal),
         Ok(Outcome::CannotExec(errno)) => {
@@ -75,10 +107,14 @@ enum NotStarted {
     Supervision(#[from] Failure),
 }
 
-fn start(run: Run) -> Result<Outcome, NotStarted> {
+fn supervise(
+    command: Vec<OsString>,
+    kill_rest: bool,
+    open: impl FnOnce() -> Result<Namespace, NoNamespace>,
+) -> Result<Outcome, NotStarted> {
     let preload = library::ld_preload()?;
-    let job = Job { command: run.command, env: vec![("LD_PRELOAD".into(), preload)], kill_rest: run.kill };
-    Ok(supervise::run(&job, || open(run.name.as_deref(), &run.sysctl))?)
+    let job = Job { command, env: vec![("LD_PRELOAD".into(), preload)], kill_rest };
+    Ok(supervise::run(&job, open)?)
 }
 
 /// Why there is no namespace to run in.
@@ -86,6 +122,10 @@ fn start(run: Run) -> Result<Outcome, NotStarted> {
 enum NoNamespace {
     #[error(transparent)]
     Service(#[from] Error),
+    #[error(
+        "there is no namespace '{0}': 'ipcspace serve {0}' makes it and keeps it, 'ipcspace run -n {0} -- CMD' makes it for a command"
+    )]
+    Unknown(String),
     #[error("the namespace '{0}' exists already: --sysctl is for a new one")]
     Existing(String),
 }

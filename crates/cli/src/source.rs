@@ -22,6 +22,13 @@ pub(crate) fn name(text: &str) -> Result<String, Error> {
     check_name(text).map(|()| text.to_owned())
 }
 
+impl Place {
+    /// The name of the namespace, if one is named.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+}
+
 /// Why the objects can't be reached.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreachable {

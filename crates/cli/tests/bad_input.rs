@@ -96,7 +96,7 @@ fn what_is_wrong_with_a_look_or_a_removal_is_named() {
         (&["rm", "-N", "no-such", "-q", "0"], 1, &["no namespace 'no-such'", "makes it"]),
         (&["ls"], 1, &["no namespace", "--namespace", "ipcspace run"]),
         (&["rm", "-q", "0"], 1, &["no namespace", "--namespace", "ipcspace run"]),
-        (&["rm", "-N", "no-such"], 2, &["required", "--queue-id"]),
+        (&["rm", "-N", "no-such"], 1, &["there is no namespace"]),
         (&["rm", "-v"], 2, &["required", "--queue-id"]),
         (&["rm", "-q", "x"], 2, &["'x'", "--queue-id"]),
         (&["rm", "-q", "99999999999"], 2, &["'99999999999'", "--queue-id"]),

@@ -31,6 +31,10 @@ pub const ASK_MEMORY_USAGE: u32 = 11;
 pub const ASK_LOCK: u32 = 12;
 /// Let it be swapped out again.
 pub const ASK_UNLOCK: u32 = 13;
+/// How many objects and processes are there, and who serves them. The answer is longer: see [`STATUS`].
+pub const ASK_STATUS: u32 = 20;
+/// End the namespace, with all that is in it. Answered when that has begun; the connection ends when it is over.
+pub const ASK_END: u32 = 21;
 /// I am a forked child, and have attached what my parent had when it forked: the first argument says how many segments' identifiers
 /// follow, each as often as it is attached; the second one is not 0 if there are more than are known. Nothing is answered.
 pub const TELL_FORKED: u32 = 10;
@@ -48,6 +52,10 @@ pub const QUESTION: usize = 16;
 pub const LONGEST: usize = QUESTION + 4 * INHERITED;
 /// Bytes of an answer: magic, error number or 0, and two words: for [`ASK_ATTACH`] the process slot's handle.
 pub const ANSWER: usize = 16;
+
+/// Words of the answer to [`ASK_STATUS`]: magic, 0, queues, sets, segments, processes, the broker's process id, and whether it
+/// serves until it is told to end.
+pub const STATUS: usize = 8;
 
 /// Four words as bytes.
 pub fn encode(words: [u32; 4]) -> [u8; 16] {

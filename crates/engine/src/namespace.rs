@@ -2,11 +2,17 @@
 
 use abi::{Result, msg, sem, shm};
 use arena::{
-    Arena, Host, Ref,
+    Arena, Ctx, Host, Ref,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
-use crate::util::{IpcIds, arena_errno};
+use crate::{
+    msg::{MsgQueue, msgctl_rmid},
+    sem::{SemArray, semctl_rmid},
+    shm::{ShmidKernel, shmctl_rmid},
+    task::Task,
+    util::{IpcIds, Object, arena_errno, id_at, settle_ids},
+};
 
 /// A limit of a namespace, by its sysctl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,4 +131,36 @@ impl IpcNamespace {
         }
         news
     }
+}
+
+/// `free_ipc_ns`: the namespace is over. Nothing can be made in it any more (`ENOSPC`), and what there is goes: sleepers get `EIDRM`,
+/// a segment that is mapped goes with its last mapping.
+///
+/// # Errors
+/// `EIDRM` if the namespace makes no sense.
+pub fn free_ipc_ns<T: Task>(ctx: &Ctx<'_, T>) -> Result<()> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    for limit in [Limit::MsgMni, Limit::SemMni, Limit::ShmMni] {
+        ns.set_limit(limit, 0);
+    }
+    free_ipcs::<MsgQueue, T>(ctx, &ns, msgctl_rmid)?;
+    free_ipcs::<SemArray, T>(ctx, &ns, semctl_rmid)?;
+    free_ipcs::<ShmidKernel, T>(ctx, &ns, shmctl_rmid)
+}
+
+/// `free_ipcs`: removes all objects of a class, of which no more can be made.
+fn free_ipcs<O: Object, T: Task>(
+    ctx: &Ctx<'_, T>,
+    ns: &IpcNamespace,
+    free: impl Fn(&Ctx<'_, T>, i32) -> Result<()>,
+) -> Result<()> {
+    // Whoever saw the limit of before is through.
+    settle_ids::<O, T>(ctx)?;
+    let mut idx = 0;
+    while let Some(used) = O::ids(ns).next_used(idx) {
+        idx = used + 1;
+        // Somebody else may be removing it.
+        let _ = id_at::<O, T>(ctx, used).and_then(|id| free(ctx, id));
+    }
+    Ok(())
 }

@@ -499,6 +499,14 @@ pub(crate) fn obtain_object_idx<'c, 'a, O: Object + 'a, T: Task>(
     Ok((id, locked))
 }
 
+/// The identifier of what is at an index, also if it is poisoned.
+pub(crate) fn id_at<O: Object, T: Task>(ctx: &Ctx<'_, T>, idx: u32) -> Result<i32> {
+    let (_, ids) = ids_ref::<O, T>(ctx)?;
+    let block = Handle(entry(ctx, &ids, idx)?.load(Acquire));
+    let object: Ref<'_, O> = ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()?;
+    Ok(object.perm().id.load(Relaxed))
+}
+
 /// What a `*get` call wants.
 pub(crate) struct IpcParams {
     pub(crate) key: i32,

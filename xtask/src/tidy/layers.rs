@@ -30,7 +30,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "broker",
         ours: &["abi", "sys", "arena", "engine", "client"],
-        foreign: Only(&["libc", "nix", "thiserror"]),
+        foreign: Only(&["libc", "nix", "sd-notify", "thiserror"]),
     },
     Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "broker"], foreign: Any },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },

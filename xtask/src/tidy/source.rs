@@ -22,6 +22,7 @@ const UNSAFE: &[&str] = &[
     "crates/broker/src/sysv.rs",
     // Processes and descriptors.
     "crates/broker/src/segments.rs",
+    "crates/broker/src/serve.rs",
     "crates/broker/src/service.rs",
     "crates/broker/src/supervise",
     "crates/broker/src/locked.rs",

@@ -1,56 +1,12 @@
 //! The columns of lsipc: their names, labels and values.
 
-use std::fs;
-
 use broker::sysv::{Limits, Perm, Queue, Segment, Set};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::unistd::{Gid, Group};
 
-use super::table::Align::{self, Left, Right};
-
-/// How values are written.
-#[derive(Debug)]
-pub(crate) struct Manner {
-    pub(crate) bytes: bool,
-    pub(crate) numeric_perms: bool,
-    pub(crate) time: TimeFormat,
-    pub(crate) now: Zoned,
-}
-
-/// How a time is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum TimeFormat {
-    /// As little as tells it from now
-    Short,
-    /// As ctime(3)
-    Full,
-    /// ISO 8601
-    Iso,
-}
-
-type Value<T> = fn(&T, &Manner) -> Option<String>;
-
-/// One column of the objects of a kind.
-#[derive(Debug)]
-pub(crate) struct Column<T> {
-    pub(crate) name: &'static str,
-    /// In the list of one object.
-    pub(crate) label: &'static str,
-    pub(crate) align: Align,
-    pub(crate) help: &'static str,
-    pub(crate) value: Value<T>,
-}
-
-const fn column<T>(
-    name: &'static str,
-    label: &'static str,
-    align: Align,
-    help: &'static str,
-    value: Value<T>,
-) -> Column<T> {
-    Column { name, label, align, help, value }
-}
+use crate::output::{Column, IS_STATIC, Manner, TimeFormat, column, command, name_in, owner, user};
+use crate::table::Align::{Left, Right};
 
 /// What all objects have.
 pub(crate) trait Object {
@@ -126,12 +82,6 @@ fn status(segment: &Segment) -> String {
     let states = [(segment.dest, "dest"), (segment.locked, "locked")];
     let states: Vec<&str> = states.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
     states.join(",")
-}
-
-/// The command line of a process, if it is there.
-pub(crate) fn command(pid: i32) -> Option<String> {
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " "))
 }
 
 /// In the order of the list of one queue.
@@ -239,35 +189,11 @@ pub(crate) fn of_limits() -> Vec<Column<Limit>> {
     ]
 }
 
-fn owner(uid: u32) -> String {
-    user(uid).unwrap_or_else(|| uid.to_string())
-}
-
-fn user(uid: u32) -> Option<String> {
-    if IS_STATIC {
-        return name_in("/etc/passwd", uid);
-    }
-    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
-}
-
 fn group(gid: u32) -> Option<String> {
     if IS_STATIC {
         return name_in("/etc/group", gid);
     }
     Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
-}
-
-/// Linked with all of glibc, whose look-up of names would load libraries of the machine that fit another glibc.
-const IS_STATIC: bool = cfg!(all(target_env = "gnu", target_feature = "crt-static"));
-
-/// Whose third field the number is.
-fn name_in(file: &str, id: u32) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == id.to_string()).then(|| name.to_owned())
-    })
 }
 
 fn permissions(mode: u32, manner: &Manner) -> String {

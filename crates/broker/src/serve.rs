@@ -1,0 +1,117 @@
+//! `ipcspace serve`: a namespace that lives until somebody ends it, served by this process.
+//!
+//! What users see: the process stays in the foreground until SIGTERM, SIGINT, SIGHUP or `rm --namespace` ends it, and all that is in its
+//! namespace. A supervisor is told by sd_notify(3) when it can be joined, and may have made the sockets: it is begun by the first who joins then.
+//!
+//! # Safety
+//! Descriptors that a supervisor passed on are taken over once, and nobody else knows of them.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
+use sd_notify::NotifyState;
+
+use crate::place;
+use crate::service::{Error, Service};
+
+/// What ends a served namespace.
+const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// Serves a namespace of that name to its end. `ready` is called when it can be joined, `warn` with what the user shall know.
+///
+/// The process must have one thread only.
+///
+/// # Errors
+/// See [`Error`]: there is no namespace, or no more.
+pub fn serve(
+    name: &str,
+    sysctls: &[(String, String)],
+    ready: impl FnOnce(),
+    warn: impl Fn(&str),
+) -> Result<(), Error> {
+    let mask: SigSet = ENDS.into_iter().collect();
+    mask.thread_block()?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let mut service = match Activation::passed_on()? {
+        Some(sockets) => Service::activated(sockets, sysctls)?,
+        None => Service::create(Some(name), sysctls)?,
+    };
+    service.keep_serving();
+    let mut wanted = service.dispatch();
+    ready();
+    // There may be no supervisor, or one that is not interested.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    while signals.read_signal()?.is_none() && !service.is_told_to_end() {
+        let timeout = wanted.map_or(PollTimeout::NONE, |wanted| {
+            // Rounded up, so that nobody is called too early, again and again.
+            PollTimeout::try_from(wanted.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        });
+        let fds = [signals.as_fd(), service.fd()];
+        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        wanted = service.dispatch();
+        if let Some(refusal) = service.refusal() {
+            warn(&refusal);
+        }
+    }
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    service.end();
+    Ok(())
+}
+
+/// The sockets at which a supervisor has listened for us.
+pub(crate) struct Activation {
+    /// Where the first one is.
+    pub(crate) path: PathBuf,
+    /// At which we are asked.
+    pub(crate) asked: OwnedFd,
+    /// At which we are given files.
+    pub(crate) given: OwnedFd,
+}
+
+impl Activation {
+    /// `None` where nobody has passed anything on.
+    fn passed_on() -> Result<Option<Activation>, Error> {
+        let passed_on = sd_notify::listen_fds().map_err(|e| Error::File("$LISTEN_FDS".into(), e))?;
+        // SAFETY: LISTEN_PID says that they are meant for this process, which has not looked before.
+        let sockets = passed_on.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+        let mut sockets: Vec<(PathBuf, OwnedFd)> =
+            sockets.map(|socket| Ok((path_of(&socket)?, socket))).collect::<Result<_, Error>>()?;
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        // The one's path is the beginning of the other's.
+        sockets.sort_by(|(a, _), (b, _)| a.cmp(b));
+        match <[_; 2]>::try_from(sockets) {
+            Ok([(path, asked), (beside, given)]) if beside == place::given_beside(&path) => {
+                set_blocking(&asked, true)?;
+                set_blocking(&given, false)?;
+                Ok(Some(Activation { path, asked, given }))
+            }
+            _ => Err(Error::BadActivation),
+        }
+    }
+}
+
+fn path_of(socket: &OwnedFd) -> Result<PathBuf, Error> {
+    let is_ours = getsockopt(socket, sockopt::SockType) == Ok(SockType::SeqPacket)
+        && getsockopt(socket, sockopt::AcceptConn) == Ok(true);
+    let address = getsockname::<UnixAddr>(socket.as_raw_fd()).ok();
+    let path = address.as_ref().and_then(UnixAddr::path).map(Path::to_owned);
+    path.filter(|_| is_ours).ok_or(Error::BadActivation)
+}
+
+fn set_blocking(socket: &OwnedFd, blocking: bool) -> nix::Result<()> {
+    let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    flags.set(OFlag::O_NONBLOCK, !blocking);
+    fcntl(socket, FcntlArg::F_SETFL(flags))?;
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! `ipcspace serve`: a named namespace that lives until it is ended.
+
+use std::process::ExitCode;
+
+use broker::service::Error;
+use clap::Args;
+
+use crate::run::sysctl;
+use crate::source;
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The name by which others join it
+    #[arg(value_parser = source::name)]
+    name: String,
+    /// Set a limit of the new namespace, as sysctl(8) would: kernel.msgmnb=65536
+    #[arg(long, value_name = "KEY=VALUE", value_parser = sysctl)]
+    sysctl: Vec<(String, String)>,
+}
+
+pub(crate) fn serve(serve: &Serve) -> ExitCode {
+    let name = &serve.name;
+    let ready = || eprintln!("ipcspace: serving '{name}'; 'ipcspace exec {name} -- CMD' joins it");
+    let warn = |what: &str| eprintln!("ipcspace: warning: {what}");
+    match broker::serve::serve(name, &serve.sysctl, ready, warn) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Error::Taken) => {
+            eprintln!("ipcspace: there is a namespace '{name}' already; 'ipcspace ns' shows whose it is");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("ipcspace: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! `ipcspace serve`, `exec`, `ns` and `rm --namespace`: a namespace that is kept, and what ends it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, process, thread};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::unistd::Pid;
+
+const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
+/// After this, what should have happened won't.
+const WATCHDOG: Duration = Duration::from_secs(20);
+
+fn ipcspace(arguments: &[&str]) -> Output {
+    Command::new(IPCSPACE).args(arguments).env("ipcspace", IPCSPACE).output().unwrap()
+}
+
+fn text(output: &Output) -> &str {
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn name(of: &str) -> String {
+    format!("test-{of}-{}", process::id())
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WATCHDOG, "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A served namespace, which ends with the test at the latest.
+struct Served(Child);
+
+impl Served {
+    fn new(name: &str, options: &[&str]) -> Served {
+        Served::by(Command::new(IPCSPACE).arg("serve").args(options).arg(name))
+    }
+
+    /// Returns once it says that it can be joined.
+    fn by(command: &mut Command) -> Served {
+        let mut served = Served(command.stderr(Stdio::piped()).spawn().unwrap());
+        let mut line = String::new();
+        BufReader::new(served.0.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("serving"), "{line}");
+        served
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn shell(name: &str, script: &str) -> Output {
+    ipcspace(&["exec", name, "--", "sh", "-c", script])
+}
+
+const QUEUES: &str = "$ipcspace ls -q -r --noheadings -o ID";
+
+#[test]
+fn objects_stay_while_nobody_is_there_and_go_with_the_server() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let name = name(signal.as_str());
+        let mut served = Served::new(&name, &["--sysctl", "kernel.msgmni=3"]);
+        assert_eq!(text(&ipcspace(&["run", "-n", &name, "--", "ipcmk", "-Q"])), "Message queue id: 0\n");
+        assert_eq!(text(&shell(&name, &format!("ipcmk -Q; {QUEUES}"))), "Message queue id: 1\n0\n1\n");
+        let third = shell(&name, "ipcmk -Q && ! ipcmk -Q");
+        assert!(third.status.success(), "the limit is 3: {third:?}");
+        served.signal(signal);
+        assert_eq!(served.0.wait().unwrap().code(), Some(0));
+        let gone = shell(&name, "echo ran");
+        assert_eq!((gone.status.code(), gone.stdout.as_slice()), (Some(125), &b""[..]));
+        assert!(said(&gone).contains(&format!("there is no namespace '{name}'")), "{gone:?}");
+    }
+}
+
+#[test]
+fn exec_ends_as_its_command_does() {
+    let name = name("exec");
+    let _served = Served::new(&name, &[]);
+    assert_eq!(shell(&name, "exit 7").status.code(), Some(7));
+    assert_eq!(ipcspace(&["exec", &name, "--", "/nonexistent"]).status.code(), Some(127));
+    assert_eq!(ipcspace(&["exec", &name]).status.code(), Some(125));
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_and_stays_whose_it_is() {
+    let name = name("taken");
+    let served = Served::new(&name, &[]);
+    let second = ipcspace(&["serve", &name]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains(&format!("there is a namespace '{name}' already")), "{second:?}");
+    assert_eq!(text(&shell(&name, "ipcmk -Q")), "Message queue id: 0\n");
+    // One that is killed leaves the name to the next.
+    served.signal(Signal::SIGKILL);
+    drop(served);
+    let _next = Served::new(&name, &[]);
+    assert_eq!(text(&shell(&name, "ipcmk -Q")), "Message queue id: 0\n");
+}
+
+#[test]
+fn bad_names_and_limits_are_refused() {
+    for (arguments, code, part) in [
+        (vec!["serve", "a/b"], 2, "can't name"),
+        (vec!["exec", "a/b", "--", "true"], 125, "can't name"),
+        (vec!["serve", "--sysctl", "kernel.msgmni=40000", "test-limit"], 1, "kernel.msgmni"),
+    ] {
+        let output = ipcspace(&arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(said(&output).contains(part), "{output:?}");
+    }
+    assert!(said(&shell("test-limit", "true")).contains("there is no namespace"));
+}
+
+#[test]
+fn a_namespace_that_is_removed_wakes_its_sleepers_and_gives_no_more() {
+    let name = name("removed");
+    let mut served = Served::new(&name, &[]);
+    let script = "$q = msgget(IPC_PRIVATE, 0600); $s = shmget(IPC_PRIVATE, 4096, 0600); shmread($s, $x, 0, 1); \
+                  msgrcv($q, $m, 9, 0, 0); print $!{EIDRM} ? 1 : 0; \
+                  print defined msgget(IPC_PRIVATE, 0600) || !$!{ENOSPC} ? 0 : 1; \
+                  print defined shmget(IPC_PRIVATE, 4096, 0600) ? 0 : 1; \
+                  print shmread($s, $x, 0, 1) ? 0 : 1";
+    let sleeper = Command::new(IPCSPACE)
+        .args(["exec", &name, "--", "perl", "-MErrno", "-MIPC::SysV=:all", "-e", script])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let objects = || text(&ipcspace(&["ns", "-r", "--noheadings", "-o", "NAME,OBJECTS"])).to_owned();
+    until("both are made", || objects().lines().any(|line| line == format!("{name} 2")));
+    // As long as it takes to fall asleep, usually.
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(text(&ipcspace(&["rm", "-N", &name])), "");
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
+    assert_eq!(text(&sleeper.wait_with_output().unwrap()), "1111");
+    let gone = ipcspace(&["rm", "--namespace", &name]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert!(said(&gone).contains("there is no namespace"), "{gone:?}");
+}
+
+#[test]
+fn objects_in_a_namespace_are_removed_without_it() {
+    let name = name("some");
+    let _served = Served::new(&name, &[]);
+    assert_eq!(text(&shell(&name, "ipcmk -Q; ipcmk -Q")).lines().count(), 2);
+    assert_eq!(text(&ipcspace(&["rm", "-N", &name, "-q", "0"])), "");
+    assert_eq!(text(&shell(&name, QUEUES)), "1\n");
+}
+
+#[test]
+fn the_namespace_of_a_run_ends_with_its_last_process_only() {
+    let name = name("run");
+    let script = format!("ipcmk -Q >/dev/null; ! $ipcspace rm -N {name} && {QUEUES}");
+    let output = ipcspace(&["run", "-n", &name, "--", "sh", "-c", &script]);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"0\n"[..]), "{output:?}");
+    assert!(said(&output).contains("it ends with its last process"), "{output:?}");
+}
+
+#[test]
+fn ns_lists_what_is_there() {
+    let name = name("listed");
+    let served = Served::new(&name, &[]);
+    text(&shell(
+        &name,
+        "ipcmk -Q >/dev/null; ipcmk -Q >/dev/null; ipcmk -S 3 >/dev/null; ipcmk -M 4096 >/dev/null",
+    ));
+    let list = |arguments: &[&str]| text(&ipcspace(&[&["ns"], arguments].concat())).to_owned();
+    let json: serde_json::Value = serde_json::from_str(&list(&[
+        "--json",
+        "-o",
+        "NAME,QUEUES,SEMAPHORES,SHMEMS,OBJECTS,PID,UID,SERVED",
+    ]))
+    .unwrap();
+    let found = json["namespaces"].as_array().unwrap().iter().find(|row| row["name"] == name.as_str());
+    let expected = serde_json::json!({
+        "name": name, "queues": "2", "semaphores": "1", "shmems": "1", "objects": "4", "pid": served.0.id().to_string(),
+        "uid": nix::unistd::geteuid().to_string(), "served": "yes",
+    });
+    assert_eq!(found, Some(&expected), "{json}");
+    let plain = list(&[]);
+    assert!(plain.starts_with("NAME") && plain.contains(&format!("serve {name}")), "{plain}");
+    // One without a name is listed where it is asked from within, with the one process that has used it.
+    let script = format!(
+        "ipcmk -Q >/dev/null; sleep 0.1; exec {IPCSPACE} ns -r --noheadings -o SERVED,NPROCS,PID,NAME"
+    );
+    let output = ipcspace(&["run", "--", "sh", "-c", &script]);
+    assert!(text(&output).lines().any(|line| line.starts_with("no 0 ") && line.ends_with(' ')), "{output:?}");
+    let unknown = ipcspace(&["ns", "-o", "COLOUR"]);
+    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("COLOUR"), "{unknown:?}");
+}
+
+#[test]
+fn a_supervisor_is_told_when_it_can_be_joined_and_when_it_ends() {
+    let name = name("notify");
+    let path = env::temp_dir().join(format!("{name}.notify"));
+    let supervisor = UnixDatagram::bind(&path).unwrap();
+    supervisor.set_read_timeout(Some(WATCHDOG)).unwrap();
+    let served = Served::by(Command::new(IPCSPACE).args(["serve", &name]).env("NOTIFY_SOCKET", &path));
+    let hear = || {
+        let mut told = [0; 100];
+        let length = supervisor.recv(&mut told).unwrap();
+        String::from_utf8_lossy(&told[..length]).into_owned()
+    };
+    assert_eq!(hear(), "READY=1\n");
+    served.signal(Signal::SIGTERM);
+    assert_eq!(hear(), "STOPPING=1\n");
+    fs::remove_file(path).unwrap();
+}
+
+/// Where a supervisor's sockets for this user are to be.
+fn listening(name: &str) -> PathBuf {
+    let uid = nix::unistd::geteuid();
+    let ours = match env::var_os("XDG_RUNTIME_DIR") {
+        _ if uid.is_root() => "/run/ipcspace".into(),
+        Some(runtime) => PathBuf::from(runtime).join("ipcspace"),
+        None => format!("/tmp/ipcspace-{uid}").into(),
+    };
+    ours.join("listening").join(name)
+}
+
+fn socket_at(path: &Path, kind: SockType) -> OwnedFd {
+    let socket = socket::socket(AddressFamily::Unix, kind, SockFlag::empty(), None).unwrap();
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    socket::listen(&socket, Backlog::new(16).unwrap()).unwrap();
+    socket
+}
+
+/// `serve` with these sockets as a supervisor passes them on.
+fn activated(name: &str, sockets: &[OwnedFd]) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("LISTEN_PID=$$ LISTEN_FDS={} exec {IPCSPACE} serve {name}", sockets.len());
+    command.args(["-c", &script]);
+    let fds: Vec<i32> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: between fork and exec only dup2 and fcntl are called. Numbers above all that are to be made come first.
+    unsafe {
+        command.pre_exec(move || {
+            let above = |fd: &i32| nix::libc::fcntl(*fd, nix::libc::F_DUPFD, 100);
+            let mut high = [0; 4];
+            for (high, fd) in high.iter_mut().zip(&fds) {
+                *high = above(fd);
+            }
+            for (number, high) in (3..).zip(&high[..fds.len()]) {
+                nix::libc::dup2(*high, number);
+                nix::libc::close(*high);
+            }
+            Ok(())
+        });
+    }
+    command
+}
+
+#[test]
+fn it_serves_at_the_sockets_of_a_supervisor_and_leaves_them() {
+    let name = name("activated");
+    let directory = listening(&name);
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(&directory).unwrap();
+    let (asked, given) = (directory.join("socket"), directory.join("socket.given"));
+    let sockets = [socket_at(&given, SockType::SeqPacket), socket_at(&asked, SockType::SeqPacket)];
+    // Who joins before there is a server waits for it; the name is taken all the same.
+    let early = Command::new(IPCSPACE)
+        .args(["run", "-n", &name, "--", "ipcmk", "-Q"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let taken = ipcspace(&["serve", &name]);
+    assert!(said(&taken).contains("already"), "{taken:?}");
+    let mut served = Served::by(&mut activated(&name, &sockets));
+    assert_eq!(text(&early.wait_with_output().unwrap()), "Message queue id: 0\n");
+    let segment = "ipcmk -M 4096 >/dev/null; perl -MIPC::SysV=:all -e 'shmwrite(0, q(x), 0, 1) or die; shmread(0, $x, 0, 1) or die; print $x'";
+    assert_eq!(text(&shell(&name, segment)), "x");
+    served.signal(Signal::SIGTERM);
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
+    assert!(asked.exists() && given.exists());
+    // The next one that is begun is new.
+    let next = Served::by(&mut activated(&name, &sockets));
+    assert_eq!(text(&shell(&name, "ipcmk -Q")), "Message queue id: 0\n");
+    drop(next);
+    // One that others can write to is nobody's.
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = activated(&name, &sockets).output().unwrap();
+    assert!(refused.status.code() == Some(1) && said(&refused).contains("others can write"), "{refused:?}");
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn sockets_that_are_not_a_namespaces_are_refused() {
+    let name = name("sockets");
+    let directory = env::temp_dir().join(&name);
+    fs::create_dir(&directory).unwrap();
+    let at = |file: &str, kind| socket_at(&directory.join(file), kind);
+    for sockets in [
+        vec![at("socket", SockType::SeqPacket)],
+        vec![at("a", SockType::SeqPacket), at("b", SockType::SeqPacket)],
+        vec![at("c", SockType::Stream), at("c.given", SockType::Stream)],
+    ] {
+        let refused = activated(&name, &sockets).output().unwrap();
+        assert!(refused.status.code() == Some(1) && said(&refused).contains("SOCK_SEQPACKET"), "{refused:?}");
+    }
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_stranger_is_named() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("not tested: only root can start a process of another user");
+        return;
+    }
+    let name = name("stranger");
+    let mut served = Served::new(&name, &[]);
+    shell(&name, "setpriv --reuid=65534 --regid=65534 --clear-groups perl -e 'msgget(0, 0600)'");
+    served.signal(Signal::SIGTERM);
+    served.0.wait().unwrap();
+    let mut rest = String::new();
+    served.0.stderr.take().unwrap().read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("(perl)") && rest.contains("uid 65534"), "{rest}");
+}
