@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod doctor;
 mod library;
 mod ls;
@@ -18,6 +19,7 @@ mod rm;
 mod run;
 mod serve;
 mod source;
+mod sysctl;
 mod table;
 
 use std::process::ExitCode;
@@ -55,6 +57,8 @@ enum Command {
     ///
     /// Its exit code is as that of run.
     Exec(run::Exec),
+    /// Show and set limits of a namespace, as sysctl does
+    Sysctl(sysctl::Sysctl),
     /// Show your namespaces, as lsns does
     Ns(ns::Ns),
     /// Show the objects of a namespace, as lsipc does
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run::run(run),
         Command::Serve(serve) => serve::serve(&serve),
         Command::Exec(exec) => run::exec(exec),
+        Command::Sysctl(sysctl) => sysctl::sysctl(&sysctl),
         Command::Ns(ns) => ns::ns(&ns),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Rm(rm) => rm::rm(&rm),

@@ -10,6 +10,7 @@ use broker::supervise::{self, Failure, Job, Namespace, Outcome};
 use clap::Args;
 use nix::errno::Errno;
 
+use crate::config::{Config, Invalid};
 use crate::library::{self, NoPlace};
 use crate::{program, source};
 
@@ -122,6 +123,8 @@ fn supervise(
 enum NoNamespace {
     #[error(transparent)]
     Service(#[from] Error),
+    #[error(transparent)]
+    Config(#[from] Invalid),
     #[error(
         "there is no namespace '{0}': 'ipcspace serve {0}' makes it and keeps it, 'ipcspace run -n {0} -- CMD' makes it for a command"
     )]
@@ -141,10 +144,12 @@ fn open(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Namespace, N
             }
             return Ok(Namespace::Joined(lease));
         }
-        match Service::create(name, sysctls) {
+        let config = Config::of(name)?;
+        match Service::create(name, &config.with(sysctls)) {
             // Another was faster and can be joined in a moment, or has just ended.
             Err(Error::Taken) if started.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(2)),
-            made => return Ok(Namespace::Own(Box::new(made?))),
+            Ok(made) => return Ok(Namespace::Own(Box::new(made))),
+            Err(error) => return Err(config.explain(error)?.into()),
         }
     }
 }

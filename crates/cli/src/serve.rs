@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use broker::service::Error;
 use clap::Args;
 
+use crate::config::Config;
 use crate::run::sysctl;
 use crate::source;
 
@@ -22,13 +23,25 @@ pub(crate) fn serve(serve: &Serve) -> ExitCode {
     let name = &serve.name;
     let ready = || eprintln!("ipcspace: serving '{name}'; 'ipcspace exec {name} -- CMD' joins it");
     let warn = |what: &str| eprintln!("ipcspace: warning: {what}");
-    match broker::serve::serve(name, &serve.sysctl, ready, warn) {
+    let config = match Config::of(Some(name)) {
+        Ok(config) => config,
+        Err(invalid) => {
+            eprintln!("ipcspace: {invalid}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let sysctls = config.with(&serve.sysctl);
+    match broker::serve::serve(name, &sysctls, ready, warn).map_err(|error| config.explain(error)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::Taken) => {
+        Err(Ok(invalid)) => {
+            eprintln!("ipcspace: {invalid}");
+            ExitCode::FAILURE
+        }
+        Err(Err(Error::Taken)) => {
             eprintln!("ipcspace: there is a namespace '{name}' already; 'ipcspace ns' shows whose it is");
             ExitCode::FAILURE
         }
-        Err(error) => {
+        Err(Err(error)) => {
             eprintln!("ipcspace: {error}");
             ExitCode::FAILURE
         }
