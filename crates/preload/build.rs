@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 /// What both libcs have; behind the line, what is weak in the library because one of them has it not, or an old one elsewhere.
 const IMPORTS: &str = "
-    __errno_location bcmp clock_gettime fdopen fileno getenv memcpy memmove memset sched_getcpu strlen time
+    __errno_location bcmp clock_gettime fdopen fileno getenv memcpy memmove memset sched_getcpu setenv strlen time
     ---
     dlsym __libc_dlopen_mode __libc_dlsym __register_atfork pthread_atfork
     pthread_setcanceltype pthread_testcancel _pthread_cleanup_push _pthread_cleanup_pop

@@ -1,6 +1,7 @@
 //! The broker: who is there, who has died, and what they left.
 
 mod locked;
+pub mod offshoot;
 mod place;
 mod segments;
 pub mod serve;

@@ -53,6 +53,8 @@ struct Segments {
     owner: u32,
     /// Processes that may have mappings; their descendants may too.
     clients: BTreeSet<i32>,
+    /// Those of them that have gone to another namespace.
+    left: BTreeSet<i32>,
 }
 
 impl Held {
@@ -72,6 +74,7 @@ fn with<R>(use_it: impl FnOnce(&mut Segments) -> R) -> R {
         links: Vec::new(),
         owner: 0,
         clients: BTreeSet::new(),
+        left: BTreeSet::new(),
     }))
 }
 
@@ -97,7 +100,20 @@ pub(crate) fn begin(listener: OwnedFd, owner: u32) {
 
 /// A process may have mappings from now on, or can't have any more.
 pub(crate) fn note_client(pid: i32, lives: bool) {
-    with(|all| if lives { all.clients.insert(pid) } else { all.clients.remove(&pid) });
+    with(|all| {
+        all.left.remove(&pid);
+        if lives { all.clients.insert(pid) } else { all.clients.remove(&pid) }
+    });
+}
+
+/// A process has gone to another namespace, and may have mappings of this one's.
+pub(crate) fn note_left(pid: i32) {
+    with(|all| all.left.insert(pid));
+}
+
+/// Whether the process is known to be in this namespace.
+pub(crate) fn has(pid: i32) -> bool {
+    with(|all| all.clients.contains(&pid) && !all.left.contains(&pid))
 }
 
 /// Takes all that was given.

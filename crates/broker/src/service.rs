@@ -33,6 +33,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::offshoot;
 pub use crate::place::check_name;
 use crate::place::{self, Place};
 use crate::segments;
@@ -168,6 +169,8 @@ pub struct Service {
     refusal: Option<Arc<OnceLock<String>>>,
     /// Whether it lives, with clients or without, until it is told to end.
     is_served: bool,
+    /// How many namespaces it was made within, one in the other.
+    depth: u32,
     /// Who told it to end: their connections end when all is over, so they come last.
     enders: Vec<OwnedFd>,
 }
@@ -186,15 +189,17 @@ fn seqpacket() -> nix::Result<OwnedFd> {
 }
 
 /// Asks the broker at that socket, and returns the connection; `None` if nobody serves there.
-fn ask(path: &Path, which: u32, answer: &mut [u8]) -> Result<Option<OwnedFd>, Error> {
+pub(crate) fn ask(path: &Path, which: u32, arg: u32, answer: &mut [u8]) -> Result<Option<OwnedFd>, Error> {
     let link = seqpacket()?;
+    // One that is stopped must not stop us.
+    setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
     match connect(link.as_raw_fd(), &UnixAddr::new(path)?) {
         Ok(()) => {}
         // It is about to begin, or has just ended.
         Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
         Err(e) => return Err(e.into()),
     }
-    let question = wire::encode([wire::MAGIC, which, 0, 0]);
+    let question = wire::encode([wire::MAGIC, which, arg, 0]);
     let answered = send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)
         .and_then(|_| recv(link.as_raw_fd(), answer, MsgFlags::empty()));
     let head = answer.first_chunk::<{ wire::ANSWER }>().map_or([0; 4], wire::decode);
@@ -279,6 +284,7 @@ impl Service {
             lock_after: LOCK_AGAIN,
             refusal: Some(Arc::default()),
             is_served: false,
+            depth: 0,
             enders: Vec::new(),
         })
     }
@@ -286,6 +292,16 @@ impl Service {
     /// From now on it lives until it is told to end.
     pub(crate) fn keep_serving(&mut self) {
         self.is_served = true;
+    }
+
+    /// It was made within so many others.
+    pub(crate) fn set_depth(&mut self, depth: u32) {
+        self.depth = depth;
+    }
+
+    /// Where it is asked.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.place.socket()
     }
 
     /// Whether somebody told it to end.
@@ -308,7 +324,7 @@ impl Service {
         place::sweep()?;
         let Some(path) = place::find(name)? else { return Ok(None) };
         let mut answer = [0; wire::ANSWER];
-        let Some(link) = ask(&path, wire::ASK_LEASE, &mut answer)? else { return Ok(None) };
+        let Some(link) = ask(&path, wire::ASK_LEASE, 0, &mut answer)? else { return Ok(None) };
         Ok(Some(Lease { path, _link: link }))
     }
 
@@ -321,7 +337,7 @@ impl Service {
         let mut list = Vec::new();
         for (name, socket) in place::all()? {
             let mut answer = [0; wire::STATUS * size_of::<u32>()];
-            if ask(&socket, wire::ASK_STATUS, &mut answer)?.is_some() {
+            if ask(&socket, wire::ASK_STATUS, 0, &mut answer)?.is_some() {
                 list.push(Status::new(name, socket, &answer));
             }
         }
@@ -337,7 +353,7 @@ impl Service {
         place::sweep()?;
         let Some(path) = place::find(name)? else { return Ok(false) };
         let mut answer = [0; wire::ANSWER];
-        match ask(&path, wire::ASK_END, &mut answer) {
+        match ask(&path, wire::ASK_END, 0, &mut answer) {
             Ok(None) => return Ok(false),
             Ok(Some(link)) => {
                 // Nothing comes but the end.
@@ -535,9 +551,21 @@ impl Service {
                 self.forked(pid, &rest, args[1] != 0);
                 continue;
             }
-            if which == wire::ASK_STATUS {
-                self.tell_status(&link);
-                continue;
+            match which {
+                wire::ASK_STATUS => {
+                    self.tell_status(&link);
+                    continue;
+                }
+                wire::ASK_NEW_NAMESPACE => {
+                    let depth = self.depth + 1;
+                    answer_later(link, move || offshoot::make(depth));
+                    continue;
+                }
+                wire::ASK_NAMESPACE_OF => {
+                    answer_later(link, move || offshoot::find(arg.cast_signed()));
+                    continue;
+                }
+                _ => {}
             }
             let answer = self.answer(which, args, pid);
             reply(&link, answer, (which == wire::ASK_ATTACH).then_some(&self.file));
@@ -595,6 +623,10 @@ impl Service {
                 Ok([0; 2])
             }
             wire::ASK_LEASE => Ok([0; 2]),
+            wire::ASK_LEAVE => {
+                self.leave(pid);
+                Ok([0; 2])
+            }
             wire::ASK_END if self.is_served => Ok([0; 2]),
             wire::ASK_END => Err(Errno::EBUSY),
             _ => Err(Errno::EPROTO),
@@ -632,6 +664,8 @@ impl Service {
                 }
                 Ok(())
             })?;
+            // It may have been in another namespace meanwhile.
+            segments::note_client(pid, true);
             return Ok(process);
         }
         // One of the same id that is not the same process has ended, whether or not its pidfd was read yet.
@@ -654,6 +688,17 @@ impl Service {
         segments::note_client(pid, true);
         self.clients.insert(fd, Client { pid, start, process, pidfd });
         Ok(process)
+    }
+
+    /// A client has gone to another namespace.
+    fn leave(&mut self, pid: i32) {
+        let Some((fd, client)) = self.clients.iter().find(|(_, c)| c.pid == pid) else { return };
+        let (fd, process) = (*fd, client.process);
+        if client::with(|ctx| Ok(reap::leave_process(ctx, process))).unwrap_or(false) {
+            segments::note_left(pid);
+        } else {
+            self.gone(fd);
+        }
     }
 
     /// A client has ended, or a lease was given back.
@@ -738,6 +783,9 @@ impl Door {
         } else if which == wire::ASK_TAKE {
             segments::take();
             reply(&link, Ok([0; 2]), None);
+        } else if which == wire::ASK_HAS {
+            let has = segments::has(arg.cast_signed());
+            reply(&link, if has { Ok([0; 2]) } else { Err(Errno::ESRCH) }, None);
         } else if which == wire::ASK_MEMORY_USAGE {
             let memory = u64::from(high) << 32 | u64::from(arg);
             reply(&link, segments::memory_usage(memory).map(small), None);
@@ -796,6 +844,15 @@ fn refusal(pid: i32, euid: u32, why: &str) -> String {
     format!(
         "process {pid} ({comm}) of uid {euid} gets EACCES from its IPC calls, as {why}; more such processes are not reported"
     )
+}
+
+/// Answers a question with a connection to another broker, by a thread that may wait for that.
+fn answer_later(link: OwnedFd, find: impl FnOnce() -> Result<OwnedFd, Errno> + Send + 'static) {
+    // Where there can't be a thread, the connection just ends.
+    let _ = spawn("answer", move || {
+        let found = find();
+        reply(&link, found.as_ref().map(|_| [0; 2]).map_err(|e| *e), found.as_ref().ok());
+    });
 }
 
 /// Answers a question, with a file if there is one to give.

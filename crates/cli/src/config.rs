@@ -56,7 +56,8 @@ impl Config {
                         Err((line, what)) => Err(Invalid::Line(file, line, what)),
                     };
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Or it is in a directory of another user's, whose home the environment still names.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || fs::metadata(&file).is_err() => {}
                 Err(error) => return Err(Invalid::Unreadable(file, error)),
             }
         }

@@ -59,6 +59,9 @@ enum Command {
     Exec(run::Exec),
     /// Show and set limits of a namespace, as sysctl does
     Sysctl(sysctl::Sysctl),
+    /// The broker of a namespace that was made within so many others
+    #[command(name = broker::offshoot::COMMAND, hide = true)]
+    Offshoot { depth: u32 },
     /// Show your namespaces, as lsns does
     Ns(ns::Ns),
     /// Show the objects of a namespace, as lsipc does
@@ -83,6 +86,11 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::serve(&serve),
         Command::Exec(exec) => run::exec(exec),
         Command::Sysctl(sysctl) => sysctl::sysctl(&sysctl),
+        Command::Offshoot { depth } => match broker::offshoot::serve(depth) {
+            Ok(()) => ExitCode::SUCCESS,
+            // There is nobody to tell: whoever asked for it sees that it has not come to be.
+            Err(_) => ExitCode::FAILURE,
+        },
         Command::Ns(ns) => ns::ns(&ns),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Rm(rm) => rm::rm(&rm),

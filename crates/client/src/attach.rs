@@ -38,6 +38,7 @@ static mut PATH: [u8; 108] = [0; 108];
 
 unsafe extern "C" {
     fn getenv(name: *const core::ffi::c_char) -> *const core::ffi::c_char;
+    fn setenv(name: *const core::ffi::c_char, value: *const core::ffi::c_char, overwrite: i32) -> i32;
 }
 
 fn page() -> Result<&'static Page> {
@@ -79,7 +80,7 @@ pub(crate) fn ownership() -> (u32, bool) {
     (OWNER.load(Relaxed), INITIAL_USERNS.load(Relaxed) != 0)
 }
 
-/// Names the broker's socket, instead of the environment: for a process that has not attached yet, and by one thread.
+/// Names the broker's socket, instead of the environment: for a process that is not attached, and by its only thread.
 ///
 /// # Errors
 /// `EINVAL` for a path that is too long.
@@ -87,7 +88,7 @@ pub fn use_socket(path: &[u8]) -> Result<()> {
     if path.len() >= 108 {
         return Err(Errno::EINVAL);
     }
-    // SAFETY: written before the process attaches, by one thread.
+    // SAFETY: written while the process is not attached, by one thread.
     unsafe { (&raw mut PATH).cast::<u8>().copy_from(path.as_ptr(), path.len()) };
     PATH_LEN.store(path.len(), Release);
     Ok(())
@@ -126,8 +127,7 @@ pub fn wait_doorbell(seen: u32) -> u32 {
 
 fn path() -> Result<&'static [u8]> {
     if PATH_LEN.load(Acquire) == 0 {
-        let mut name = [0u8; 32];
-        name[..wire::SOCKET_ENV.len()].copy_from_slice(wire::SOCKET_ENV.as_bytes());
+        let name = variable();
         // SAFETY: a terminated name; the value is a string of the environment.
         let value = unsafe { getenv(name.as_ptr().cast()) };
         if value.is_null() {
@@ -139,6 +139,54 @@ fn path() -> Result<&'static [u8]> {
     let len = PATH_LEN.load(Acquire).min(108);
     // SAFETY: written before the length was.
     Ok(unsafe { core::slice::from_raw_parts((&raw const PATH).cast::<u8>(), len) })
+}
+
+/// The name of the variable that names the socket, terminated.
+fn variable() -> [u8; 32] {
+    let mut name = [0u8; 32];
+    name[..wire::SOCKET_ENV.len()].copy_from_slice(wire::SOCKET_ENV.as_bytes());
+    name
+}
+
+/// Whether there is a namespace that this process could be in.
+pub(crate) fn is_named() -> bool {
+    path().is_ok()
+}
+
+/// Leaves the namespace, for another one: the only thread of the process, which is in no operation. The process finds the new one at
+/// its next call, and so do the programs that it executes.
+pub(crate) fn move_to(new: &[u8]) -> Result<()> {
+    let mut terminated = [0u8; 108];
+    // The last byte stays 0.
+    terminated[..107].get_mut(..new.len()).ok_or(Errno::EINVAL)?.copy_from_slice(new);
+    lock()?;
+    if end_generation() != 0 {
+        // Where the broker is no more, nobody can know.
+        let _ = ask(wire::ASK_LEAVE, [0; 2]);
+    }
+    unmap_all(true);
+    crate::memory::forget_kept();
+    stop_giving();
+    crate::attachments::leave_all();
+    let moved = use_socket(new);
+    // SAFETY: two terminated strings; there is no other thread that could use the environment.
+    unsafe { setenv(variable().as_ptr().cast(), terminated.as_ptr().cast(), 1) };
+    unlock();
+    moved
+}
+
+/// A connection that keeps the namespace as long as it is open anywhere.
+pub(crate) fn lease() -> Result<sys::net::Fd> {
+    let mut answer = [0; wire::ANSWER];
+    let link = sys::net::connect(path()?)?;
+    sys::net::send(&link, &wire::encode([wire::MAGIC, wire::ASK_LEASE, 0, 0]))?;
+    sys::net::receive(&link, &mut answer)?;
+    Ok(link)
+}
+
+/// Tells the broker of this process, a child of fork.
+pub(crate) fn be_known() {
+    let _ = ask(wire::ASK_ATTACH, [1, 0]);
 }
 
 /// Asks the broker.

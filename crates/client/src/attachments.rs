@@ -94,6 +94,13 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
     }
 }
 
+/// The process goes to another namespace: what it has attached stays, and has no identifier there.
+pub(crate) fn leave_all() {
+    for entry in &TABLE {
+        entry.id.store(shm::ELSEWHERE, Relaxed);
+    }
+}
+
 /// What the program unmaps of attachments by itself: noted when that is done.
 #[derive(Debug, Default)]
 #[must_use]
@@ -312,20 +319,25 @@ fn unmap_pieces(addr: usize, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> 
 
 type Handler = Option<extern "C" fn()>;
 
-/// From now on, forks are noted: the child has what its parent had.
-fn watch_forks() {
+/// Calls these functions of libc's fork: before it, after it in the parent, and in the child.
+pub(crate) fn at_fork(prepare: extern "C" fn(), parent: Handler, child: extern "C" fn()) {
     let (glibc, musl) = (libc_function!("__register_atfork"), libc_function!("pthread_atfork"));
     // SAFETY: libc's functions, of which glibc's takes the library to watch besides; ours is never unloaded.
     unsafe {
         if glibc != 0 {
             let register: extern "C" fn(Handler, Handler, Handler, usize) -> i32 =
                 core::mem::transmute(glibc);
-            register(Some(before_fork), None, Some(in_child), 0);
+            register(Some(prepare), parent, Some(child), 0);
         } else if musl != 0 {
             let register: extern "C" fn(Handler, Handler, Handler) -> i32 = core::mem::transmute(musl);
-            register(Some(before_fork), None, Some(in_child));
+            register(Some(prepare), parent, Some(child));
         }
     }
+}
+
+/// From now on, forks are noted: the child has what its parent had.
+fn watch_forks() {
+    at_fork(before_fork, None, in_child);
 }
 
 extern "C" fn before_fork() {

@@ -13,6 +13,7 @@ mod leave;
 mod memory;
 mod park;
 pub mod signal;
+mod switch;
 mod tls;
 mod vfork;
 pub mod wire;
@@ -30,6 +31,7 @@ pub use host::{LinuxHost, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change};
 pub use memory::{Keeper, keep_memory};
 pub use park::wait;
+pub use switch::{CLONE_NEWIPC, Target, is_within};
 pub use tls::credentials_changed;
 pub use vfork::{after_vfork, before_vfork, in_vfork_child};
 

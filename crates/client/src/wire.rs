@@ -35,6 +35,14 @@ pub const ASK_UNLOCK: u32 = 13;
 pub const ASK_STATUS: u32 = 20;
 /// End the namespace, with all that is in it. Answered when that has begun; the connection ends when it is over.
 pub const ASK_END: u32 = 21;
+/// I have gone to another namespace; what I have attached stays attached.
+pub const ASK_LEAVE: u32 = 22;
+/// Make another namespace. The answer comes with a connection that keeps it.
+pub const ASK_NEW_NAMESPACE: u32 = 23;
+/// The namespace of the process in the first argument. The answer comes with a connection that keeps it.
+pub const ASK_NAMESPACE_OF: u32 = 24;
+/// Is the process in the first argument one of yours?
+pub const ASK_HAS: u32 = 25;
 /// I am a forked child, and have attached what my parent had when it forked: the first argument says how many segments' identifiers
 /// follow, each as often as it is attached; the second one is not 0 if there are more than are known. Nothing is answered.
 pub const TELL_FORKED: u32 = 10;

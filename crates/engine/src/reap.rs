@@ -94,19 +94,36 @@ fn kind_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> u32 {
     kind
 }
 
+/// A living process, which is in no operation, has gone to another namespace: as at its end, but what it has attached stays attached. Whether
+/// there is any.
+pub fn leave_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> bool {
+    let Ok(slot) = ctx.at::<ProcSlot>(process) else { return false };
+    end_threads(ctx, process);
+    apply_undo(ctx, &slot);
+    let _ = shm::exit_shm(ctx, process);
+    shm::has_attachments(ctx, process)
+}
+
+fn end_threads(ctx: &Ctx<'_, impl Task>, process: Handle) {
+    let Ok(threads) = ctx.threads() else { return };
+    for (thread, _, tid) in threads.filter(|(_, owner, _)| *owner == process) {
+        reap_thread(ctx, &thread, tid);
+    }
+}
+
+fn apply_undo<T: Task>(ctx: &Ctx<'_, T>, slot: &Ref<'_, ProcSlot>) {
+    if slot.has_undo.load(Relaxed) != 0 {
+        let _ = sem::exit_process(ctx, slot.handle());
+    }
+    slot.has_undo.store(0, Relaxed);
+}
+
 /// Ends all that a dead process had begun, applies its undo adjustments, detaches its segments, and frees its slot.
 pub fn reap_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) {
     let Ok(slot) = ctx.at::<ProcSlot>(process) else { return };
     slot.state.store(SLOT_DEAD, Relaxed);
-    if let Ok(threads) = ctx.threads() {
-        for (thread, _, tid) in threads.filter(|(_, owner, _)| *owner == process) {
-            reap_thread(ctx, &thread, tid);
-        }
-    }
-    if slot.has_undo.load(Relaxed) != 0 {
-        let _ = sem::exit_process(ctx, process);
-    }
-    slot.has_undo.store(0, Relaxed);
+    end_threads(ctx, process);
+    apply_undo(ctx, &slot);
     let _ = shm::exit_process(ctx, process);
     slot.liveness.store(0, Relaxed);
     slot.state.store(SLOT_FREE, Release);

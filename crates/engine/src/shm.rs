@@ -293,6 +293,9 @@ fn shmat_done<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
     Ok(())
 }
 
+/// Stands for the identifier of what is attached and is of a namespace that the process has left.
+pub const ELSEWHERE: i32 = -1;
+
 /// `shmdt(2)`.
 ///
 /// # Errors
@@ -302,6 +305,9 @@ pub fn do_shmdt<T: Task>(ctx: &Ctx<'_, T>, addr: u64) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let id = ctx.host.unmap_memory(addr, |memory| find_memory(ctx, memory).unwrap_or(None))?;
+    if id == ELSEWHERE {
+        return Ok(());
+    }
     if let Ok(process) = ctx.at::<ProcSlot>(ctx.host.process()) {
         table_take(&process, id, 1);
     }
@@ -311,6 +317,9 @@ pub fn do_shmdt<T: Task>(ctx: &Ctx<'_, T>, addr: u64) -> Result<()> {
 
 /// The calling process has unmapped an attachment by itself, wholly or in part.
 pub fn unmapped<T: Task>(ctx: &Ctx<'_, T>, id: i32, whole: bool) {
+    if id == ELSEWHERE {
+        return;
+    }
     if whole && let Ok(process) = ctx.at::<ProcSlot>(ctx.host.process()) {
         table_take(&process, id, 1);
     }
@@ -458,6 +467,12 @@ pub fn attached<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> impl Iterator
         (0..slot.get().attached.len()).filter_map(move |i| entry_id(slot.attached[i].load(Acquire)))
     });
     entries.into_iter().flatten()
+}
+
+/// Whether a process may have any segment attached.
+pub(crate) fn has_attachments<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> bool {
+    let slot = ctx.at::<ProcSlot>(process);
+    slot.is_ok_and(|slot| slot.attached_more.load(Relaxed) != 0 || table(&slot).next().is_some())
 }
 
 /// Whether a process is known to have a segment attached.
@@ -634,6 +649,11 @@ fn is_orphan<T: Task>(ctx: &Ctx<'_, T>, shp: &ShmidKernel) -> bool {
 /// A process has ended: what it had attached is detached, what it made has no creator any more.
 pub(crate) fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
     detach_all(ctx, process);
+    exit_shm(ctx, process)
+}
+
+/// `exit_shm`: what a process made has no creator any more.
+pub(crate) fn exit_shm<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
     let slot = ctx.at::<ProcSlot>(process).or_errno()?;
     if slot.made_segments.load(Relaxed) == 0 {
         return Ok(());

@@ -2,7 +2,7 @@
 //!
 //! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl shmget shmat shmdt shmctl`, and `syscall`
 //! with their numbers, act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
-//! credentials are watched, those that install signal handlers or change signal masks are, and `dlopen` is, for its
+//! credentials are watched, `unshare`, `setns` and `clone` go to other namespaces of ours ([`namespaces`]), those that install signal handlers or change signal masks are, and `dlopen` is, for its
 //! `RTLD_DEEPBIND`.
 //! What is missing: POSIX queues.
 //!
@@ -22,6 +22,8 @@ mod files;
 mod loader;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod mappings;
+#[expect(unreachable_pub, reason = "exported to C by name")]
+mod namespaces;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod process;
 mod runtime;
@@ -163,15 +165,15 @@ pub extern "C" fn syscall(
 ) -> c_long {
     let result = match Syscall::decode(number, [a, b, c, d, e, f].map(|register| register as u64)) {
         Some(call) => client::uncancellable(|| client::call(&call)),
-        None => match signal::raw(number, [a, b, c, d]) {
-            Some(done) => done,
-            None => {
+        None => {
+            let ours = signal::raw(number, [a, b, c, d]);
+            ours.or_else(|| namespaces::raw(number, [a, b, c, d, e])).unwrap_or_else(|| {
                 // SAFETY: the program's own call, with its own arguments.
                 let result = unsafe { sys::syscall6(number, a, b, c, d, e, f) };
                 credentials::note_raw(number);
                 sys::check(result).map(|value| value as i64)
-            }
-        },
+            })
+        }
     };
     finish(result)
 }

@@ -150,7 +150,32 @@ pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<Option<Fd>> 
     receive(&socket, reply)
 }
 
-fn receive(socket: &Fd, reply: &mut [u8]) -> Result<Option<Fd>> {
+/// Where the other end of a connection is bound, if `fd` is one of the kind that brokers listen for.
+pub fn peer_path(fd: i32, room: &mut [u8; 108]) -> Option<&[u8]> {
+    const SO_TYPE: usize = 3;
+    let (mut kind, mut len) = (0i32, 4u32);
+    let (at, len_at) = (&raw mut kind as usize, &raw mut len as usize);
+    // SAFETY: valid places.
+    let done = unsafe { syscall6(55, fd as usize, SOL_SOCKET as usize, SO_TYPE, at, len_at, 0) };
+    if check(done).is_err() || kind != 5 {
+        return None;
+    }
+    let mut address = SockaddrUn { family: 0, path: [0; 108] };
+    let mut len = size_of::<SockaddrUn>() as u32;
+    let (at, len_at) = (&raw mut address as usize, &raw mut len as usize);
+    // SAFETY: valid places.
+    check(unsafe { syscall6(52, fd as usize, at, len_at, 0, 0, 0) }).ok()?;
+    *room = address.path;
+    let path = room.get(..(len as usize).checked_sub(2)?)?;
+    let path = path.split(|byte| *byte == 0).next()?;
+    (address.family == AF_UNIX && path.first() == Some(&b'/')).then_some(path)
+}
+
+/// Receives `reply` and, if one comes, a descriptor.
+///
+/// # Errors
+/// The socket's; `EPROTO` for a reply of another size.
+pub fn receive(socket: &Fd, reply: &mut [u8]) -> Result<Option<Fd>> {
     let mut iov = Iovec { base: reply.as_mut_ptr() as usize, len: reply.len() };
     let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
     let mut header = Msghdr {

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering::*};
 
 use abi::{Errno, Result};
 
-use crate::{check, futex_wait, map_private, signal, syscall6, unmap};
+use crate::{check, file, futex_wait, map_private, signal, syscall6, unmap};
 
 const CLONE_VM: usize = 0x100;
 const CLONE_FS: usize = 0x200;
@@ -21,6 +21,22 @@ const FLAGS: usize =
     CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_CHILD_CLEARTID;
 
 const STACK: usize = 32 << 10;
+
+/// Whether the calling thread is the only one of its process; not if that can't be known.
+pub fn is_only() -> bool {
+    let count = || {
+        let mut text = [0; 512];
+        // SAFETY: a terminated string.
+        let stat =
+            unsafe { file::openat(file::AT_FDCWD, c"/proc/self/stat".as_ptr() as usize, file::O_CLOEXEC) };
+        let len = file::read_start(&stat.ok()?, &mut text).ok()?;
+        let fields = text.get(..len)?.rsplit(|byte| *byte == b')').next()?;
+        // Behind the name comes the third field; it is the twentieth.
+        let field = fields.split(|byte| *byte == b' ').nth(18)?;
+        Some(field == b"1")
+    };
+    count().unwrap_or(false)
+}
 
 /// Does `work` where no descriptor is open. It must not panic; what it opens is closed behind it.
 ///

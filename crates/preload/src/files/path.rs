@@ -40,14 +40,14 @@ pub(super) unsafe fn may_be_ours(path: usize) -> bool {
     // SAFETY: the caller's promise.
     let text = unsafe { text(path) };
     // The letters that their names end with.
-    matches!(text.last(), Some(b'b' | b'd' | b'g' | b'i' | b'l' | b'm' | b'x')) && has_name(text)
+    matches!(text.last(), Some(b'b' | b'c' | b'd' | b'g' | b'i' | b'l' | b'm' | b'x')) && has_name(text)
 }
 
 #[cold]
 fn has_name(text: &[u8]) -> bool {
     let end = &text[text.len().saturating_sub(LONGEST + 1)..];
     let name = end.rsplit(|byte| *byte == b'/').next().unwrap_or(end);
-    Sysvipc::named(name).is_some() || Sysctl::of_file(name).is_some()
+    Sysvipc::named(name).is_some() || Sysctl::of_file(name).is_some() || name == b"ipc"
 }
 
 /// The file of a path in its normal form.

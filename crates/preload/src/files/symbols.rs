@@ -13,11 +13,11 @@ use core::{
 
 use abi::Errno;
 
-use crate::loader::Next;
+use crate::{loader::Next, namespaces};
 
 use super::{
     find_refused, identify, may_write, open_refused,
-    path::{File, may_be_ours},
+    path::{self, File, may_be_ours},
     replace, replace_by, stream, write,
 };
 
@@ -288,6 +288,15 @@ extern "C" fn created(result: c_int, path: usize) -> c_int {
 
 #[cold]
 fn settle(result: c_int, why: Option<Errno>, dir: c_int, path: usize, flags: i32) -> c_int {
+    // SAFETY: the kernel has read the path.
+    let text = unsafe { path::text(path) };
+    if namespaces::is_path(text) {
+        if why.is_none() {
+            // SAFETY: as above.
+            unsafe { namespaces::opened(result, dir, text) };
+        }
+        return result;
+    }
     let done = match why {
         // SAFETY: the kernel has read the path.
         Some(why) => unsafe { open_refused(why, dir, path, flags) },
