@@ -109,6 +109,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         Step { name: "models of the lock and the waiter", needs: Needs::Nothing, command: models },
         tool("conformance, kernel", "conformance", &["--door", "kernel"]),
         tool("conformance, preload", "conformance", &["--door", "preload"]),
+        tool("conformance, strangers", "conformance", &["--door", "stranger"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
         tool("differential, host", "differential", &["--door", "host", "--calls", "50000", "--seed", "1"]),
         tool("differential, messages", "differential", &["--calls", "5000", "--seed", "1", "--area", "msg"]),

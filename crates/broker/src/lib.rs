@@ -7,5 +7,6 @@ mod segments;
 pub mod serve;
 pub mod service;
 mod stopped;
+mod strangers;
 pub mod supervise;
 pub mod sysv;

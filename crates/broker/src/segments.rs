@@ -233,6 +233,11 @@ pub(crate) fn count(memory: u64) -> HashMap<i32, u64> {
         .collect()
 }
 
+/// Whether it can be seen what a process has mapped.
+pub(crate) fn can_see(pid: i32) -> bool {
+    fs::File::open(format!("/proc/{pid}/maps")).is_ok()
+}
+
 /// How often a process has some memory mapped, if that can be read.
 pub(crate) fn mappings(pid: i32, memory: u64) -> Option<u64> {
     let dev = with(|all| {

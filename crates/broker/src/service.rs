@@ -1,9 +1,10 @@
 //! The namespace service: the arena's file, the socket at which clients ask for it, and what is left when they die.
 //!
 //! What users see: a namespace that appears with `run` and is gone after its last process.
-//! What is missing: strangers are refused, not served; a broker that dies is not replaced.
+//! What is missing: a broker that dies is not replaced.
 //!
-//! What changes the arena happens in the thread that calls [`Service::dispatch`]. Two more threads only pass things on:
+//! What changes the arena happens in the thread that calls [`Service::dispatch`], but for the calls of strangers, which have threads of their
+//! own (`strangers.rs`). Two more threads only pass things on:
 //! one waits for the arena's doorbell, one takes questions at the socket. That one answers by itself whoever asks for
 //! the arena's file or a segment's: the former may hold a lock that the first thread waits for.
 
@@ -14,8 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
@@ -39,6 +40,7 @@ use crate::place::{self, Place};
 use crate::segments;
 use crate::serve::Activation;
 use crate::stopped;
+use crate::strangers::{self, Home, Peer, Who};
 
 /// Size of the arena's file: all that offsets can name. It is sparse.
 const FILE_SIZE: i64 = 64 << 30;
@@ -52,6 +54,8 @@ const LOCK_AGAIN: Duration = Duration::from_millis(200);
 const LOCK_SELDOM: Duration = Duration::from_secs(10);
 const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
+/// A question of our own: somebody who made calls for a stranger has come to the end. No client's, as those are checked at the door.
+const STRANGER_IS_DONE: u32 = u32::MAX;
 
 /// Why a namespace can't be made or joined.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +135,8 @@ struct Client {
     start: u64,
     process: Handle,
     pidfd: OwnedFd,
+    /// Of a stranger: those who make its calls.
+    peer: Option<Arc<Peer>>,
 }
 
 impl Client {
@@ -159,14 +165,17 @@ pub struct Service {
     listener: OwnedFd,
     bell: Option<EventFd>,
     questions: Option<Receiver<Question>>,
+    /// For questions of our own threads.
+    sender: Option<Sender<Question>>,
     clients: HashMap<RawFd, Client>,
     leases: HashMap<RawFd, OwnedFd>,
     trim_at: Option<Instant>,
     look_at: Option<Instant>,
     lock_at: Option<Instant>,
     lock_after: Duration,
-    /// Who was refused first; `None` once that has been handed out.
-    refusal: Option<Arc<OnceLock<String>>>,
+    /// Who was refused first, until that has been handed out; and whether anybody was.
+    refusal: Option<String>,
+    has_refused: bool,
     /// Whether it lives, with clients or without, until it is told to end.
     is_served: bool,
     /// How many namespaces it was made within, one in the other.
@@ -264,6 +273,8 @@ impl Service {
             }
         };
         segments::begin(given, owner);
+        // What is made for strangers is given to the keeper as by everybody.
+        client::use_socket(place.socket().as_os_str().as_bytes()).map_err(Error::Arena)?;
         // Last: who finds it can ask.
         let listener = listener.map_or_else(|| listen_at(&place.socket()), Ok)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -276,13 +287,15 @@ impl Service {
             listener,
             bell: None,
             questions: None,
+            sender: None,
             clients: HashMap::new(),
             leases: HashMap::new(),
             trim_at: None,
             look_at: None,
             lock_at: None,
             lock_after: LOCK_AGAIN,
-            refusal: Some(Arc::default()),
+            refusal: None,
+            has_refused: false,
             is_served: false,
             depth: 0,
             enders: Vec::new(),
@@ -458,7 +471,7 @@ impl Service {
         self.see_ends();
         let memory = client::with(|ctx| shm::memory_of(ctx, id))?;
         let counts = segments::count(memory);
-        let total = counts.values().sum();
+        let mut total = counts.values().sum();
         // A child that has not come to tell of itself yet: its end is to be noted too.
         for pid in counts
             .keys()
@@ -475,7 +488,10 @@ impl Service {
         }
         client::with(|ctx| {
             for client in self.clients.values().filter(|c| !counts.contains_key(&c.pid)) {
-                if shm::has_attached(ctx, client.process, id) {
+                if client.peer.is_some() && !segments::can_see(client.pid) {
+                    // What it has told counts.
+                    total += shm::attached_by(ctx, client.process, id);
+                } else if shm::has_attached(ctx, client.process, id) {
                     shm::detached_unseen(ctx, client.process, id);
                 }
             }
@@ -498,9 +514,6 @@ impl Service {
 
     fn start_threads(&mut self) -> io::Result<EventFd> {
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let ring = |bell: &OwnedFd| {
-            let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
-        };
         let copy = bell.as_fd().try_clone_to_owned()?;
         spawn("doorbell", move || {
             let mut seen = 0;
@@ -519,13 +532,13 @@ impl Service {
             }
         }
         let (sender, questions) = channel();
+        self.sender = Some(sender.clone());
         let door = Door {
             listener: self.listener.try_clone()?,
             file: self.file.try_clone()?,
             owner: self.owner,
             namespaces: namespaces("self")?,
             sender,
-            refusal: self.refusal.clone().unwrap_or_default(),
         };
         let copy = bell.as_fd().try_clone_to_owned()?;
         spawn("door", move || {
@@ -554,6 +567,14 @@ impl Service {
             match which {
                 wire::ASK_STATUS => {
                     self.tell_status(&link);
+                    continue;
+                }
+                wire::ASK_CALLS => {
+                    self.serve_stranger(link, arg != 0, pid);
+                    continue;
+                }
+                STRANGER_IS_DONE => {
+                    self.see_ends();
                     continue;
                 }
                 wire::ASK_NEW_NAMESPACE => {
@@ -686,8 +707,47 @@ impl Service {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
         self.epoll.add(&pidfd, event).map_err(|_| Errno::ENOMEM)?;
         segments::note_client(pid, true);
-        self.clients.insert(fd, Client { pid, start, process, pidfd });
+        self.clients.insert(fd, Client { pid, start, process, pidfd, peer: None });
         Ok(process)
+    }
+
+    /// Makes the calls of a process over a connection. `again` says that its program has had one before.
+    fn serve_stranger(&mut self, link: OwnedFd, again: bool, pid: i32) {
+        let started = (|| {
+            let uid = getsockopt(&link, sockopt::PeerCredentials).map_err(|_| Errno::EPERM)?.uid();
+            let process = self.attach(pid, again)?;
+            let client = self.clients.values_mut().find(|c| c.process == process).ok_or(Errno::ESRCH)?;
+            let peer = client.peer.get_or_insert_default().clone();
+            client::with(|ctx| {
+                ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno).map(|slot| slot.mark())
+            })?;
+            let home = Home {
+                socket: self.place.socket(),
+                owner: self.owner,
+                initial_userns: in_initial_userns(),
+                namespaces: namespaces("self").map_err(|_| Errno::EPERM)?,
+            };
+            let (Some(bell), Some(sender)) = (&self.bell, &self.sender) else { return Err(Errno::EPROTO) };
+            let bell = bell.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+            let (sender, null) = (sender.clone(), seqpacket().map_err(|_| Errno::EMFILE)?);
+            let done = move || {
+                let _ = sender.send(Question {
+                    link: null,
+                    which: STRANGER_IS_DONE,
+                    args: [0; 2],
+                    rest: Vec::new(),
+                    pid,
+                });
+                ring(&bell);
+            };
+            let copy = link.try_clone().map_err(|_| Errno::EMFILE)?;
+            strangers::serve(copy, Who { pid, uid, process, peer }, home, done)
+        })();
+        if started == Err(Errno::EAGAIN) && !self.has_refused {
+            let uid = getsockopt(&link, sockopt::PeerCredentials).map_or(0, |peer| peer.uid());
+            (self.refusal, self.has_refused) = (Some(refusal(pid, uid)), true);
+        }
+        reply(&link, started.map(|()| [0; 2]), None);
     }
 
     /// A client has gone to another namespace.
@@ -703,6 +763,15 @@ impl Service {
 
     /// A client has ended, or a lease was given back.
     fn gone(&mut self, fd: RawFd) {
+        if let Some(client) = self.clients.get(&fd)
+            && let Some(peer) = &client.peer
+        {
+            // Its calls come to an end first. If that takes longer, it is told.
+            if !peer.end() {
+                let _ = self.epoll.delete(&client.pidfd);
+                return;
+            }
+        }
         if let Some(link) = self.leases.remove(&fd) {
             let _ = self.epoll.delete(&link);
         } else if let Some(client) = self.clients.remove(&fd) {
@@ -727,15 +796,17 @@ impl Service {
 
     /// Who was the first to be refused, and why: once.
     pub fn refusal(&mut self) -> Option<String> {
-        let text = self.refusal.as_ref()?.get()?.clone();
-        self.refusal = None;
-        Some(text)
+        self.refusal.take()
     }
 
     /// How many clients live.
     pub fn clients(&self) -> usize {
         self.clients.len() + self.leases.len()
     }
+}
+
+fn ring(bell: &OwnedFd) {
+    let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -750,7 +821,6 @@ struct Door {
     /// Ours: clients must be in the same ones.
     namespaces: [u64; 2],
     sender: Sender<Question>,
-    refusal: Arc<OnceLock<String>>,
 }
 
 /// Two counts as the words of an answer.
@@ -773,11 +843,11 @@ impl Door {
         let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
-        } else if let Some(why) = self.objection(peer.pid(), peer.uid()) {
-            // Noted before it is answered: when the process ends, it can be known.
-            let first = self.refusal.set(refusal(peer.pid(), peer.uid(), &why)).is_ok();
+        } else if which == wire::ASK_CALLS {
+            let question = Question { link, which, args: [arg, 0], rest: Vec::new(), pid: peer.pid() };
+            return self.sender.send(question).is_ok();
+        } else if self.is_stranger(peer.pid(), peer.uid()) {
             reply(&link, Err(Errno::EACCES), None);
-            return first;
         } else if which == wire::ASK_FILE {
             reply(&link, Ok([0; 2]), Some(&self.file));
         } else if which == wire::ASK_TAKE {
@@ -801,15 +871,9 @@ impl Door {
         false
     }
 
-    /// Why the process can't be let in, if it can't.
-    fn objection(&self, pid: i32, euid: u32) -> Option<String> {
-        if !is_friend(self.owner, pid, euid) {
-            Some(format!("the namespace is of uid {}", self.owner))
-        } else if self.is_elsewhere(pid) {
-            Some("it is in another user or PID namespace".to_owned())
-        } else {
-            None
-        }
+    /// Whether the process may not map the arena, and has its calls made for it.
+    fn is_stranger(&self, pid: i32, euid: u32) -> bool {
+        !is_friend(self.owner, pid, euid) || self.is_elsewhere(pid)
     }
 
     /// Whether the process is in another PID namespace, where thread ids mean others, or in another user namespace,
@@ -837,12 +901,12 @@ pub(crate) fn is_friend(owner: u32, pid: i32, euid: u32) -> bool {
 }
 
 /// What the user is told of a process that was refused.
-fn refusal(pid: i32, euid: u32, why: &str) -> String {
+fn refusal(pid: i32, euid: u32) -> String {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     // A stranger chooses its name: it must not speak to the user's terminal.
     let comm = comm.trim_ascii_end().escape_ascii();
     format!(
-        "process {pid} ({comm}) of uid {euid} gets EACCES from its IPC calls, as {why}; more such processes are not reported"
+        "process {pid} ({comm}) of uid {euid} gets EAGAIN from its IPC calls, as there are too many of its user; more such processes are not reported"
     )
 }
 

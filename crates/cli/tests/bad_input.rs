@@ -181,11 +181,14 @@ fn another_users_namespace_is_out_of_reach() {
     refused(&other(None, &["rm", "-N", &name, "-q", "0"]), 1, &["no namespace", &name]);
     let count = other(None, &["run", "-n", &name, "--", "sh", "-c", "ipcmk -Q"]);
     assert_eq!((count.stdout.as_slice(), count.stderr.as_slice()), (&b"Message queue id: 0\n"[..], &b""[..]));
-    // And who finds out where it is, is refused.
+    // And who finds out where it is has the rights of others there.
     let socket = socket.trim_end();
-    for arguments in [&["ls"][..], &["ls", "-q"], &["rm", "-q", "0"], &["rm", "--all"]] {
-        refused(&other(Some(socket), arguments), 1, &["ipcspace: this namespace is not yours", "owner"]);
+    let seen = other(Some(socket), &["ls", "-q", "-r", "--noheadings", "-o", "ID"]);
+    assert_eq!((seen.stdout.as_slice(), seen.stderr.as_slice()), (&b"0\n"[..], &b""[..]));
+    for arguments in [&["rm", "-q", "0"][..], &["rm", "--all"]] {
+        refused(&other(Some(socket), arguments), 1, &["0 is not yours", "owner"]);
     }
+    refused(&other(Some(socket), &["sysctl", "-w", "kernel.msgmni=1"]), 1, &["permission denied"]);
     let left = ipcspace(&["ls", "-q", "-r", "--noheadings", "-o", "ID", "-N", &name]);
     assert_eq!(left.stdout, b"0\n", "{left:?}");
     drop(server.stdin.take());

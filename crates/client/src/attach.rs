@@ -175,13 +175,22 @@ pub(crate) fn move_to(new: &[u8]) -> Result<()> {
     moved
 }
 
-/// A connection that keeps the namespace as long as it is open anywhere.
-pub(crate) fn lease() -> Result<sys::net::Fd> {
+/// Asks the broker, and keeps the connection.
+pub(crate) fn open(which: u32, arg: u32) -> Result<([u32; 4], sys::net::Fd)> {
     let mut answer = [0; wire::ANSWER];
     let link = sys::net::connect(path()?)?;
-    sys::net::send(&link, &wire::encode([wire::MAGIC, wire::ASK_LEASE, 0, 0]))?;
+    sys::net::send(&link, &wire::encode([wire::MAGIC, which, arg, 0]))?;
     sys::net::receive(&link, &mut answer)?;
-    Ok(link)
+    match wire::decode(&answer) {
+        words @ [wire::MAGIC, 0, ..] => Ok((words, link)),
+        [wire::MAGIC, error, ..] => Err(Errno::from_raw(error.cast_signed())),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// A connection that keeps the namespace as long as it is open anywhere.
+pub(crate) fn lease() -> Result<sys::net::Fd> {
+    open(wire::ASK_LEASE, 0).map(|(_, link)| link)
 }
 
 /// Tells the broker of this process, a child of fork.
@@ -380,6 +389,11 @@ pub(crate) fn wait_for_entering(pause: impl Fn() -> bool) -> bool {
         }
     }
     true
+}
+
+/// Whether this program has been attached, or what forked it was.
+pub(crate) fn was_attached() -> bool {
+    GENERATIONS.load(Relaxed) != 0
 }
 
 /// Whether anything of the arena is mapped, by this process or the one that forked it.

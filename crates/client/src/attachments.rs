@@ -208,12 +208,26 @@ impl Unmapping {
 /// See [`engine::Backing::map_memory`].
 pub(crate) fn map(wanted: &MapRequest, mut replaced: impl FnMut(i32, bool)) -> Result<u64> {
     let (file, size) = memory::file_of(wanted.memory, !wanted.write)?;
+    let done = map_given(&file, size, wanted, &mut replaced);
+    if wanted.write {
+        memory::keep(file, wanted.memory);
+    }
+    done
+}
+
+/// Maps a file that this process was given.
+pub(crate) fn map_given(
+    file: &Fd,
+    size: u64,
+    wanted: &MapRequest,
+    mut replaced: impl FnMut(i32, bool),
+) -> Result<u64> {
     let done = usize::try_from(size).map_err(|_| Errno::ENOMEM).and_then(|len| {
         let gone = match wanted.place {
             MapPlace::Over(at) => unmapping(usize::try_from(at).unwrap_or(usize::MAX), len),
             _ => Unmapping::default(),
         };
-        let mapped = map_file(&file, len, wanted);
+        let mapped = map_file(file, len, wanted);
         gone.each(|id, whole| {
             if mapped.is_ok() {
                 replaced(id, whole)
@@ -221,9 +235,6 @@ pub(crate) fn map(wanted: &MapRequest, mut replaced: impl FnMut(i32, bool)) -> R
         });
         mapped
     });
-    if wanted.write {
-        memory::keep(file, wanted.memory);
-    }
     let (at, len) = done?;
     // Before it is counted: a child that is forked from now on has it.
     if !EVER.swap(true, AcqRel) {
@@ -359,7 +370,8 @@ extern "C" fn in_child() {
     let mut message = [0; wire::LONGEST];
     let (head, places) = message.split_at_mut(wire::QUESTION);
     let mut count = 0;
-    let known = TABLE.iter().filter(|e| e.at.load(Acquire) > BUSY);
+    let is_here = |id: &AtomicI32| id.load(Relaxed) != shm::ELSEWHERE;
+    let known = TABLE.iter().filter(|e| e.at.load(Acquire) > BUSY && is_here(&e.id));
     for (place, entry) in places.chunks_exact_mut(4).zip(known) {
         place.copy_from_slice(&entry.id.load(Relaxed).to_ne_bytes());
         count += 1;

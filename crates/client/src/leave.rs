@@ -1,6 +1,6 @@
 //! Leaving the namespace: what a process does that is about to give its owner's uid up for good.
 //!
-//! What users see: such a process is a stranger from then on. Its calls get `EACCES`, and nothing of the arena is mapped. Threads that
+//! What users see: such a process is a stranger from then on: the broker makes its calls, and nothing of the arena is mapped. Threads that
 //! sleep in a call get `EINTR`, as they do with the kernel, where libc's `setuid` signals each of them. What it has attached of
 //! segments stays, and its adjustments of `SEM_UNDO` are applied when it ends.
 //! What is missing: a vfork child that is about to change its user leaves its parent's memory as it is; from a signal handler that

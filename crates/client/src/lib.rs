@@ -13,6 +13,7 @@ mod leave;
 mod memory;
 mod park;
 pub mod signal;
+mod stranger;
 mod switch;
 mod tls;
 mod vfork;
@@ -94,6 +95,9 @@ fn enter(tls: &'static tls::Tls) -> Result<()> {
         if tls.deferred.load(Relaxed) != 0 {
             signal::deliver(tls);
         }
+        if attach::generation() == 0 && stranger::is_known(tls) {
+            return Err(Errno::EACCES);
+        }
         signal::undisturbed(enter_slow)?;
         tls.busy.store(BUSY, Relaxed);
         compiler_fence(SeqCst);
@@ -109,7 +113,11 @@ fn enter_slow() -> Result<()> {
     if vfork::is_child(tls) {
         return vfork::enter(tls);
     }
-    attach::attach()?;
+    attach::attach().inspect_err(|error| {
+        if *error == Errno::EACCES {
+            stranger::note(tls);
+        }
+    })?;
     let Some(entering) = attach::Entering::begin() else { return Ok(()) };
     tls.begin();
     let host = LinuxHost { tls };
@@ -183,8 +191,13 @@ pub fn shmdt(addr: u64) -> Result<i64> {
 /// The call's.
 #[inline(always)]
 pub fn call<C: Call>(call: &C) -> Result<i64> {
-    with(|ctx| {
+    let done = with(|ctx| {
         let begun = call.begin(ctx)?;
         wait(ctx, begun.outcome, begun.deadline, |cause| call.resume(ctx, cause))
-    })
+    });
+    match done {
+        // Who is not attached was refused, and not by an object.
+        Err(Errno::EACCES) if attach::generation() == 0 => stranger::call(call),
+        done => done,
+    }
 }

@@ -56,7 +56,7 @@ pub(crate) fn is_device(dev: u64) -> bool {
     DEVICES.iter().any(|d| d.load(Relaxed) == dev + 1)
 }
 
-fn learn_device(dev: u64, huge: bool) {
+pub(crate) fn learn_device(dev: u64, huge: bool) {
     DEVICES[usize::from(huge)].store(dev + 1, Relaxed);
 }
 

@@ -45,10 +45,16 @@ pub(crate) struct Tls {
     pub(crate) in_vain: AtomicU32,
     /// How many sleeps are to be slept before it is tried again.
     pub(crate) asleep_at_once: AtomicU32,
+    /// The credentials, as their generation, with which the process was told that it is a stranger; 0 if it was not. And its id.
+    pub(crate) stranger: AtomicU32,
+    pub(crate) stranger_pid: AtomicU32,
+    /// The connection by which a stranger's calls are made: the descriptor plus one, and the low half of its inode's number. And whose it is.
+    pub(crate) connection: AtomicU64,
+    pub(crate) connection_pid: AtomicU32,
     /// What a vfork child has of its own.
     pub(crate) vfork: Vfork,
 }
-const _: () = assert!(size_of::<Tls>() <= 192);
+const _: () = assert!(size_of::<Tls>() <= 256);
 
 global_asm!(
     ".pushsection .tbss,\"awT\",@nobits",
@@ -57,8 +63,8 @@ global_asm!(
     ".type ipcspace_tls,@tls_object",
     ".p2align 6",
     "ipcspace_tls:",
-    ".zero 192",
-    ".size ipcspace_tls, 192",
+    ".zero 256",
+    ".size ipcspace_tls, 256",
     ".popsection",
 );
 
@@ -70,7 +76,7 @@ pub(crate) fn get() -> &'static Tls {
         asm!("mov {0}, qword ptr [rip + ipcspace_tls@GOTTPOFF]", "add {0}, qword ptr fs:[0]", out(reg) at,
              options(pure, readonly, nostack));
     }
-    // SAFETY: 192 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
+    // SAFETY: 256 zeroed bytes of this thread, aligned to 64. The reference is not sent to other threads, and the
     // thread does not outlive its storage.
     unsafe { &*at }
 }
@@ -97,6 +103,11 @@ static CRED_GENERATION: AtomicU32 = AtomicU32::new(1);
 /// The process's credentials have changed: all threads look again.
 pub fn credentials_changed() {
     CRED_GENERATION.fetch_add(1, Release);
+}
+
+/// Counts changes of credentials; never 0.
+pub(crate) fn credentials_generation() -> u32 {
+    CRED_GENERATION.load(Acquire)
 }
 
 const IPC_OWNER: u32 = 1;

@@ -49,6 +49,9 @@ pub const TELL_FORKED: u32 = 10;
 /// At most so many identifiers follow.
 pub const INHERITED: usize = 64;
 
+/// I am a stranger: make my calls for me, over this connection. See [`calls`].
+pub const ASK_CALLS: u32 = 26;
+
 /// Files are given at a socket of their own: the other one's name with this behind it.
 pub const GIVEN: &str = ".given";
 /// Here is the memory of the segment whose handle is the first argument; the second one is the giver's process id.
@@ -81,4 +84,34 @@ pub fn decode(bytes: &[u8; 16]) -> [u32; 4] {
         *word = u32::from_ne_bytes([from[0], from[1], from[2], from[3]]);
     }
     words
+}
+
+/// The calls of strangers: one at a time on a connection. Each message has a head of [`HEAD`] words, the first of which is its kind; bytes of the
+/// stranger's memory may follow.
+pub mod calls {
+    /// Words of a head. In those to the stranger, the last one is the message's number.
+    pub const HEAD: usize = 13;
+    /// Most bytes behind a head.
+    pub const BYTES_MAX: usize = 64 << 10;
+
+    /// From the stranger: number, six registers, two ranges of memory that follow (address and length of each), and the thread's id.
+    pub const CALL: u64 = 1;
+    /// From the stranger: error number or 0, and a result; behind it the bytes of a [`FETCH`].
+    pub const DONE: u64 = 2;
+    /// From the stranger: a signal has come, end the call.
+    pub const INTERRUPT: u64 = 3;
+    /// To the stranger: send these bytes of your memory, address and length.
+    pub const FETCH: u64 = 4;
+    /// To the stranger: store the bytes that follow in your memory, address and length. Not answered.
+    pub const STORE: u64 = 5;
+    /// To the stranger: map the file that comes with this: identifier, memory, kind of place, address, whether to write and to execute.
+    pub const MAP: u64 = 6;
+    /// To the stranger: unmap what is attached at this address.
+    pub const UNMAP: u64 = 7;
+    /// From the stranger, in the middle of unmapping: which segment has this memory?
+    pub const LOOK_UP: u64 = 9;
+    /// To the stranger: the segment's identifier plus one, or 0 if there is none, and its size in whole pages.
+    pub const KNOWN: u64 = 10;
+    /// To the stranger: error number or 0, result; and address and length of bytes to store, which follow.
+    pub const ANSWER: u64 = 8;
 }

@@ -576,7 +576,7 @@ fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result
     let ctx = tx.ctx();
     let me = ctx.slot.part(|s| &s.waiter);
     let tail = list.tail(q).load(Relaxed);
-    me.tid.store(ctx.host.tid(), Relaxed);
+    me.tid.store(ctx.host.caller(), Relaxed);
     me.pid.store(ctx.host.tgid(), Relaxed);
     me.object.store(q.handle().0, Relaxed);
     me.id.store(q.perm.id.load(Relaxed), Relaxed);

@@ -374,7 +374,7 @@ fn enqueue<'a, T: Task>(
     let me = ctx.slot.part(|s| &s.waiter);
     let which = list as usize;
     let tail = set.tails[which].load(Relaxed);
-    me.tid.store(ctx.host.tid(), Relaxed);
+    me.tid.store(ctx.host.caller(), Relaxed);
     me.pid.store(ctx.host.tgid(), Relaxed);
     me.object.store(set.handle().0, Relaxed);
     me.id.store(set.perm.id.load(Relaxed), Relaxed);

@@ -178,7 +178,7 @@ fn newseg<'a, T: Task>(
     shp.ctime.store(ctx.host.now(), Relaxed);
     shp.cpid.store(ctx.host.tgid(), Relaxed);
     shp.lpid.store(0, Relaxed);
-    shp.creator.store(ctx.host.tid(), Relaxed);
+    shp.creator.store(ctx.host.caller(), Relaxed);
     shp.creator_process.store(ctx.host.process().0, Relaxed);
     shp.flags.store(if flags & SHM_HUGETLB == 0 { 0 } else { HUGE }, Relaxed);
     if let Ok(process) = ctx.at::<ProcSlot>(ctx.host.process()) {
@@ -478,6 +478,12 @@ pub(crate) fn has_attachments<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> boo
 /// Whether a process is known to have a segment attached.
 pub fn has_attached<T: Task>(ctx: &Ctx<'_, T>, process: Handle, id: i32) -> bool {
     attached(ctx, process).any(|i| i == id)
+}
+
+/// How often a process has a segment attached, for all that it has told.
+pub fn attached_by<T: Task>(ctx: &Ctx<'_, T>, process: Handle, id: i32) -> u64 {
+    let count = |slot: Ref<'_, ProcSlot>| table(&slot).find(|(i, _)| *i == id).map(|(_, count)| count);
+    ctx.at::<ProcSlot>(process).ok().and_then(count).unwrap_or(0)
 }
 
 /// A process that had a segment attached has no mapping of it any more: it was unmapped unseen.

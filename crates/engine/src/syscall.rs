@@ -34,6 +34,9 @@ pub trait Call {
     /// The call's.
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun>;
 
+    /// Its number and registers, to be decoded by [`Syscall::decode`] elsewhere.
+    fn registers(&self) -> (i64, [u64; 6]);
+
     /// Goes on after a sleep, on the same thread slot.
     ///
     /// # Errors
@@ -57,6 +60,11 @@ impl From<Outcome> for Begun {
     fn from(outcome: Outcome) -> Begun {
         Begun { outcome, deadline: None }
     }
+}
+
+/// An int as a register.
+fn int(value: i32) -> u64 {
+    value.cast_unsigned().into()
 }
 
 #[inline(always)]
@@ -136,6 +144,10 @@ impl Call for Syscall {
         with_call!(self, call => call.begin(ctx))
     }
 
+    fn registers(&self) -> (i64, [u64; 6]) {
+        with_call!(self, call => call.registers())
+    }
+
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
         with_call!(self, call => call.resume(ctx, cause))
     }
@@ -152,6 +164,10 @@ pub struct Msgget {
 }
 
 impl Call for Msgget {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MSGGET, [int(self.key), int(self.flags), 0, 0, 0, 0])
+    }
+
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         done(outward(msg::do_msgget(ctx, self.key, self.flags))?)
@@ -169,6 +185,10 @@ pub struct Msgsnd {
 }
 
 impl Call for Msgsnd {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MSGSND, [int(self.id), self.msgp, self.size, int(self.flags), 0, 0])
+    }
+
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let sent = msg::do_msgsnd(ctx, self.id, self.msgp, self.size, self.flags);
@@ -182,6 +202,11 @@ impl Call for Msgsnd {
 }
 
 impl Call for Msgrcv {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        let Msgrcv { id, msgp, size, msgtyp, flags } = *self;
+        (nr::MSGRCV, [int(id), msgp, size, msgtyp.cast_unsigned(), int(flags), 0])
+    }
+
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         heed::<MsgQueue, T, _>(ctx, self.id, msg::do_msgrcv(ctx, self)).map(Begun::from)
@@ -203,6 +228,10 @@ pub struct Msgctl {
 }
 
 impl Call for Msgctl {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MSGCTL, [int(self.id), int(self.cmd), self.buf, 0, 0, 0])
+    }
+
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         heed::<MsgQueue, T, _>(ctx, self.id, self.control(ctx))
     }
@@ -242,6 +271,10 @@ pub struct Semget {
 }
 
 impl Call for Semget {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SEMGET, [int(self.key), int(self.nsems), int(self.flags), 0, 0, 0])
+    }
+
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         done(outward(sem::do_semget(ctx, self.key, self.nsems, self.flags))?)
@@ -259,6 +292,10 @@ pub struct Semtimedop {
 }
 
 impl Call for Semtimedop {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SEMTIMEDOP, [int(self.id), self.sops, self.nsops, self.timeout, 0, 0])
+    }
+
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let timeout = match self.timeout {
@@ -293,6 +330,10 @@ pub struct Semctl {
 }
 
 impl Call for Semctl {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SEMCTL, [int(self.id), int(self.num), int(self.cmd), self.arg, 0, 0])
+    }
+
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let done = heed::<SemArray, T, _>(ctx, self.id, self.control(ctx));
         ctx.trim_log();
@@ -339,6 +380,10 @@ pub struct Shmget {
 }
 
 impl Call for Shmget {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SHMGET, [int(self.key), self.size, int(self.flags), 0, 0, 0])
+    }
+
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         done(outward(shm::do_shmget(ctx, self.key, self.size, self.flags))?)
     }
@@ -354,6 +399,10 @@ pub struct Shmat {
 }
 
 impl Call for Shmat {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SHMAT, [int(self.id), self.addr, int(self.flags), 0, 0, 0])
+    }
+
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         done(outward(shm::do_shmat(ctx, self.id, self.addr, self.flags))?.cast_signed())
     }
@@ -367,6 +416,10 @@ pub struct Shmdt {
 }
 
 impl Call for Shmdt {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SHMDT, [self.addr, 0, 0, 0, 0, 0])
+    }
+
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         outward(shm::do_shmdt(ctx, self.addr)).and_then(|()| done(0))
     }
@@ -382,6 +435,10 @@ pub struct Shmctl {
 }
 
 impl Call for Shmctl {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::SHMCTL, [int(self.id), int(self.cmd), self.buf, 0, 0, 0])
+    }
+
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         outward(self.control(ctx))
     }
@@ -417,6 +474,9 @@ impl Shmctl {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+    use std::format;
+
     use super::*;
 
     #[test]
@@ -439,6 +499,17 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!((timeout(nr::SEMOP), timeout(nr::SEMTIMEDOP)), (0, 4));
+    }
+
+    #[test]
+    fn registers_are_decoded_to_the_same_call() {
+        for number in [29, 30, 31, 64, 66, 67, 68, 69, 70, 71, 220] {
+            let args = [u64::MAX, 0x1_0000_0002, 3, 0xffff_ffff_0000_0004, 5, 6];
+            let call = Syscall::decode(number, args).unwrap();
+            let (again, registers) = call.registers();
+            let decoded = Syscall::decode(again, registers).unwrap();
+            assert_eq!((again, format!("{decoded:?}")), (number, format!("{call:?}")));
+        }
     }
 
     #[test]

@@ -115,6 +115,10 @@ pub trait Backing {
 pub trait Task: Host + Backing {
     /// The process's id.
     fn tgid(&self) -> u32;
+    /// The id of the thread that makes the call, which may be another one than its host's.
+    fn caller(&self) -> u32 {
+        self.tid()
+    }
     /// The process's slot.
     fn process(&self) -> Handle;
     /// Credentials now.

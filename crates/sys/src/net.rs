@@ -171,6 +171,131 @@ pub fn peer_path(fd: i32, room: &mut [u8; 108]) -> Option<&[u8]> {
     (address.family == AF_UNIX && path.first() == Some(&b'/')).then_some(path)
 }
 
+/// Who sends a message.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Credentials {
+    /// Process.
+    pub pid: u32,
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+}
+
+#[repr(C)]
+struct SentCredentials {
+    len: usize,
+    level: i32,
+    kind: i32,
+    who: Credentials,
+    pad: u32,
+}
+
+/// Sends a message of `words`, and of bytes at two places of the program's memory: the kernel checks these.
+///
+/// # Errors
+/// The socket's, and `EFAULT`.
+pub fn send_parts(
+    socket: i32,
+    words: &[u64],
+    parts: [(usize, usize); 2],
+    who: Option<Credentials>,
+) -> Result<()> {
+    const SCM_CREDENTIALS: i32 = 2;
+    let iov = [
+        Iovec { base: words.as_ptr() as usize, len: size_of_val(words) },
+        Iovec { base: parts[0].0, len: parts[0].1 },
+        Iovec { base: parts[1].0, len: parts[1].1 },
+    ];
+    let none = Credentials { pid: 0, uid: 0, gid: 0 };
+    let control = SentCredentials {
+        len: 28,
+        level: SOL_SOCKET,
+        kind: SCM_CREDENTIALS,
+        who: who.unwrap_or(none),
+        pad: 0,
+    };
+    let header = Msghdr {
+        name: 0,
+        namelen: 0,
+        iov: iov.as_ptr() as usize,
+        iovlen: iov.len(),
+        control: if who.is_some() { core::ptr::from_ref(&control) as usize } else { 0 },
+        controllen: if who.is_some() { size_of::<SentCredentials>() } else { 0 },
+        flags: 0,
+    };
+    let at = core::ptr::from_ref(&header) as usize;
+    // SAFETY: what is ours is valid; what is the program's, the kernel only reads.
+    retry(|| unsafe { syscall6(46, socket as usize, at, MSG_NOSIGNAL, 0, 0, 0) }).map(|_| ())
+}
+
+/// Looks at the words at the beginning of the next message, which stays; false if it is shorter, or at the connection's end.
+///
+/// # Errors
+/// The socket's.
+pub fn peek_words(socket: i32, words: &mut [u64]) -> Result<bool> {
+    const MSG_PEEK: usize = 2;
+    let (at, len) = (words.as_mut_ptr() as usize, size_of_val(words));
+    // SAFETY: valid for its length.
+    retry(|| unsafe { syscall6(45, socket as usize, at, len, MSG_PEEK, 0, 0) }).map(|got| got == len)
+}
+
+/// Takes the next message: its words, and what follows them to a place in the program's memory, which the kernel checks; and the descriptor that
+/// comes with it.
+///
+/// # Errors
+/// The socket's, and `EFAULT`; the message is gone then too.
+///
+/// # Safety
+/// The program wants to have the bytes there.
+pub unsafe fn take_parts(socket: i32, words: &mut [u64], (at, len): (usize, usize)) -> Result<Option<Fd>> {
+    let iov = [Iovec { base: words.as_mut_ptr() as usize, len: size_of_val(words) }, Iovec { base: at, len }];
+    let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
+    let mut header = Msghdr {
+        name: 0,
+        namelen: 0,
+        iov: iov.as_ptr() as usize,
+        iovlen: iov.len(),
+        control: core::ptr::from_mut(&mut control) as usize,
+        controllen: size_of::<Control>(),
+        flags: 0,
+    };
+    let at = core::ptr::from_mut(&mut header) as usize;
+    // SAFETY: what is ours is valid; the rest is the caller's promise.
+    retry(|| unsafe { syscall6(47, socket as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
+    let rights = header.controllen >= 20 && control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
+    Ok((rights && control.fd >= 0).then_some(Fd(control.fd)))
+}
+
+/// Whether there is something to receive.
+pub fn has_message(socket: i32) -> bool {
+    const MSG_PEEK: usize = 2;
+    let mut byte = 0u8;
+    let at = core::ptr::from_mut(&mut byte) as usize;
+    // SAFETY: room for a byte.
+    check(unsafe { syscall6(45, socket as usize, at, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) }).is_ok()
+}
+
+/// Waits until there is something to receive. With a mask of signals, which is in force meanwhile, their handlers end the wait.
+///
+/// # Errors
+/// `EINTR`.
+pub fn wait_readable(socket: i32, mask: Option<u64>) -> Result<()> {
+    #[repr(C)]
+    struct Poll {
+        fd: i32,
+        events: i16,
+        revents: i16,
+    }
+    const POLLIN: i16 = 1;
+    let mut poll = Poll { fd: socket, events: POLLIN, revents: 0 };
+    let mask_at = mask.as_ref().map_or(0, |mask| core::ptr::from_ref(mask) as usize);
+    let at = core::ptr::from_mut(&mut poll) as usize;
+    // SAFETY: valid places.
+    check(unsafe { syscall6(271, at, 1, 0, mask_at, 8, 0) }).map(|_| ())
+}
+
 /// Receives `reply` and, if one comes, a descriptor.
 ///
 /// # Errors

@@ -16,11 +16,21 @@ pub(crate) struct Case {
     pub(crate) differs: Option<&'static str>,
     /// Where else than everywhere it is run: what it shows is not the same at the other doors.
     pub(crate) only: Option<&'static [Door]>,
+    /// Why it is known to fail only where its broker makes the calls.
+    pub(crate) differs_for_strangers: Option<&'static str>,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
-        Case { name, run, limits: &[], needs_root: false, differs: None, only: None }
+        Case {
+            name,
+            run,
+            limits: &[],
+            needs_root: false,
+            differs: None,
+            only: None,
+            differs_for_strangers: None,
+        }
     }
 
     pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
@@ -41,6 +51,11 @@ impl Case {
     /// Whether it needs mappings, which tasks of the simulated machine don't have: they share one memory.
     pub(crate) fn needs_mappings(&self) -> bool {
         self.name.starts_with("shm")
+    }
+
+    pub(crate) const fn differs_for_strangers(mut self, reason: &'static str) -> Self {
+        self.differs_for_strangers = Some(reason);
+        self
     }
 
     pub(crate) const fn differs(mut self, reason: &'static str) -> Self {

@@ -1,6 +1,6 @@
 //! Each line of the behaviour of message queues, semaphores and shared memory, as a case that runs on the kernel
-//! (`--door kernel`, as root: each case in a new IPC namespace), under `ipcspace run` (`--door preload`), and on a
-//! simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine; those of shared memory are left out there.
+//! (`--door kernel`, as root: each case in a new IPC namespace), under `ipcspace run` (`--door preload`), there as another user than the namespace's
+//! owner (`--door stranger`, as root; without the cases of files and those that take more identities), and on a simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine; those of shared memory are left out there.
 //!
 //! A case is first seen to pass on the kernel, which is the oracle. `--list` prints which lines have a case,
 //! from coverage/*.toml, and fails if a case is missing there or does not exist.
@@ -45,6 +45,8 @@ enum Door {
     Kernel,
     /// ipcspace, by the library that `ipcspace run` preloads.
     Preload,
+    /// ipcspace, by its broker, as another user than the namespace's owner; needs root.
+    Stranger,
     /// ipcspace's engine on a simulated machine, all in one thread.
     Host,
 }
@@ -54,7 +56,7 @@ enum Door {
 #[command(version)]
 struct Arguments {
     /// Where to run the cases; may be repeated.
-    #[arg(long, value_enum, default_values = ["kernel", "preload", "host"])]
+    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "host"])]
     door: Vec<Door>,
     /// Print which lines of behaviour have a case, and check the list.
     #[arg(long)]
@@ -90,7 +92,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(name) = &arguments.here {
-        return runner::run_here(arguments.door == [Door::Host], cases(), name);
+        return runner::run_here(arguments.door.first().copied(), cases(), name);
     }
     let clean = if arguments.list {
         coverage::list(cases())

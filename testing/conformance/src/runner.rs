@@ -29,8 +29,13 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
             continue;
         }
         let applies = |case: &&&Case| {
-            // A simulated machine has no files: the case would open the real ones.
-            let fits = door != Door::Host || !case.name.starts_with("sysctl/") && !case.needs_mappings();
+            let opens_files = case.name.starts_with("sysctl/");
+            let fits = match door {
+                // A simulated machine has no files: the case would open the real ones.
+                Door::Host => !opens_files && !case.needs_mappings(),
+                Door::Stranger => !opens_files && !case.needs_root,
+                Door::Kernel | Door::Preload => true,
+            };
             fits && case.only.is_none_or(|doors| doors.contains(&door))
         };
         for case in cases.iter().filter(applies) {
@@ -42,7 +47,11 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
                 );
                 continue;
             }
-            let known = case.differs.filter(|_| door == Door::Preload);
+            let known = match door {
+                Door::Preload => case.differs,
+                Door::Stranger => case.differs.or(case.differs_for_strangers),
+                Door::Kernel | Door::Host => None,
+            };
             match (run_apart(door, case), known) {
                 (Ok(()), None) => passed += 1,
                 (Err(_), Some(reason)) => {
@@ -67,6 +76,7 @@ fn label(door: Door) -> &'static str {
     match door {
         Door::Kernel => "kernel",
         Door::Preload => "preload",
+        Door::Stranger => "stranger",
         Door::Host => "host",
     }
 }
@@ -79,8 +89,9 @@ fn is_root() -> bool {
 fn usable(door: Door) -> Result<(), String> {
     match door {
         Door::Kernel if !is_root() => Err("new IPC namespaces need root".into()),
+        Door::Stranger if !is_root() => Err("only root can become another user".into()),
         Door::Kernel | Door::Host => Ok(()),
-        Door::Preload => {
+        Door::Preload | Door::Stranger => {
             let place = ipcspace();
             place.is_file().then_some(()).ok_or_else(|| {
                 format!(
@@ -105,7 +116,7 @@ fn this_executable() -> PathBuf {
 fn run_apart(door: Door, case: &Case) -> Result<(), String> {
     let mut command = match door {
         Door::Kernel => in_new_kernel_namespace(case),
-        Door::Preload => in_namespace_of_ours(case),
+        Door::Preload | Door::Stranger => in_namespace_of_ours(case),
         Door::Host => Command::new(this_executable()),
     };
     let Output { status, stdout, stderr } = command
@@ -151,9 +162,23 @@ fn in_namespace_of_ours(case: &Case) -> Command {
     command
 }
 
+/// Becomes another user, in no group of the owner's.
+fn become_stranger() {
+    const NOBODY: u32 = 65534;
+    // SAFETY: numbers, and no groups.
+    let done = unsafe {
+        libc::setgroups(0, std::ptr::null()) == 0
+            && libc::setresgid(NOBODY, NOBODY, NOBODY) == 0
+            && libc::setresuid(NOBODY, NOBODY, NOBODY) == 0
+            // So that what its children do can be seen.
+            && libc::prctl(libc::PR_SET_DUMPABLE, 1) == 0
+    };
+    assert!(done, "root can become another user");
+}
+
 /// Runs the case `name` in this process: 0 if it passes, else 1 and the reason on standard output.
 pub(crate) fn run_here(
-    on_simulated: bool,
+    door: Option<Door>,
     mut cases: impl Iterator<Item = &'static Case>,
     name: &str,
 ) -> ExitCode {
@@ -163,7 +188,10 @@ pub(crate) fn run_here(
     };
     // SAFETY: passes a number.
     unsafe { libc::alarm(WATCHDOG_S) };
-    let outcome = if on_simulated { simulated::run(case.limits, case.run) } else { (case.run)() };
+    if door == Some(Door::Stranger) {
+        become_stranger();
+    }
+    let outcome = if door == Some(Door::Host) { simulated::run(case.limits, case.run) } else { (case.run)() };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -26,7 +26,7 @@ cases! { "shmget":
     what_is_written_stays,
     outlives_its_maker,
     more_than_there_is_memory,
-    huge_pages_that_are_not_there,
+    huge_pages_that_are_not_there.differs_for_strangers("strangers have no huge pages"),
     huge_pages_need_a_right.root(),
     huge_pages_are_attached_whole.root(),
     shmmax_is_the_largest.limits(&[("kernel.shmmax", "8192")]),

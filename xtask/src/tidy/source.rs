@@ -15,6 +15,7 @@ const UNSAFE: &[&str] = &[
     "crates/client/src/leave.rs",
     "crates/client/src/memory.rs",
     "crates/client/src/signal.rs",
+    "crates/client/src/stranger.rs",
     "crates/client/src/tls.rs",
     "crates/client/src/vfork.rs",
     // The C ABI.
@@ -24,6 +25,7 @@ const UNSAFE: &[&str] = &[
     "crates/broker/src/segments.rs",
     "crates/broker/src/serve.rs",
     "crates/broker/src/service.rs",
+    "crates/broker/src/strangers.rs",
     "crates/broker/src/supervise",
     "crates/broker/src/locked.rs",
     "crates/broker/src/stopped.rs",

@@ -1,0 +1,950 @@
+//! Strangers: processes that may not map the arena, whose calls the broker makes for them.
+//!
+//! What users see: a process of another user, or in another user or PID namespace, uses the namespace with the rights that it has there. Its ids, and those of
+//! others, are shown as its own user and PID namespace know them.
+//! What is missing: huge pages; `shm_nattch` of a process whose /proc/PID/maps the broker may not read is what it has told.
+//!
+//! Each connection has a thread, which makes one call at a time, in the same engine and on the same arena as all. A connection is bound to the process
+//! that made it. The credentials are those of each message; the supplementary groups are those of the moment of connecting (a client connects anew
+//! after it has changed any), and capabilities are looked at again for each call of who had any. One more thread sees that a sleeper's connection has
+//! something to say, and ends the sleep.
+//!
+//! A stranger is waited for while nothing is locked, and not for long.
+//!
+//! # Safety
+//! Bytes are copied between the arena, where the engine says that they lie, and memory of ours; descriptors were just received.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, mem};
+
+use abi::{Errno, Plain, Result, ipc, msg, sem, shm};
+use arena::{ArenaError, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::AtomicU32, sync::Ordering::*};
+use client::wire::{self, calls};
+use client::{LinuxHost, Operation};
+use engine::{Backing, Call, Cause, Cred, MapPlace, MapRequest, NewMemory, Outcome, Syscall, Task};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, UnixAddr, recvmsg, sendmsg, setsockopt,
+    shutdown, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::segments;
+use crate::service::{ask, namespaces};
+
+/// Connections of one user, and of all.
+const OF_USER_MAX: usize = 256;
+const OF_ALL_MAX: usize = 1024;
+/// How long a stranger may let us wait in the middle of a call.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it is waited for the end of what somebody does for a stranger that has ended.
+const SOON: Duration = Duration::from_millis(20);
+/// Longest sleep before a sleeper looks at its own slot again, nanoseconds.
+const SLICE_NS: u64 = 5_000_000_000;
+/// Questions in the middle of one unmapping.
+const LOOK_UPS_MAX: usize = 100_000;
+const HEAD_BYTES: usize = calls::HEAD * size_of::<u64>();
+
+/// A stranger's process, by all of its connections.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    links: Mutex<Vec<RawFd>>,
+    busy: AtomicUsize,
+    gone: AtomicBool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peer {
+    /// Whether a thread still works for it.
+    fn is_busy(&self) -> bool {
+        self.busy.load(Acquire) != 0
+    }
+
+    /// It has ended: its calls come to an end, at once if none meets a lock that is held. Whether they have.
+    pub(crate) fn end(&self) -> bool {
+        self.gone.store(true, Release);
+        for link in locked(&self.links).iter() {
+            let _ = shutdown(*link, Shutdown::Both);
+        }
+        let begun = Instant::now();
+        while self.is_busy() && begun.elapsed() < SOON {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        !self.is_busy()
+    }
+}
+
+/// How many connections each user has.
+static OF_USERS: Mutex<Option<HashMap<u32, usize>>> = Mutex::new(None);
+
+/// One of a user's connections; while it lives, it counts.
+struct Counted(u32);
+
+impl Counted {
+    fn new(uid: u32) -> Option<Counted> {
+        let mut users = locked(&OF_USERS);
+        let users = users.get_or_insert_default();
+        let all: usize = users.values().sum();
+        let own = users.entry(uid).or_default();
+        if *own >= OF_USER_MAX || all >= OF_ALL_MAX {
+            return None;
+        }
+        *own += 1;
+        Some(Counted(uid))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(users) = locked(&OF_USERS).as_mut()
+            && let Some(own) = users.get_mut(&self.0)
+        {
+            *own -= 1;
+            if *own == 0 {
+                users.remove(&self.0);
+            }
+        }
+    }
+}
+
+/// Who a connection is of.
+pub(crate) struct Who {
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+    /// Its process slot.
+    pub(crate) process: Handle,
+    pub(crate) peer: Arc<Peer>,
+}
+
+/// Where we are, and whose the namespace is.
+#[derive(Clone)]
+pub(crate) struct Home {
+    pub(crate) socket: PathBuf,
+    pub(crate) owner: u32,
+    pub(crate) initial_userns: bool,
+    /// Our user and PID namespace.
+    pub(crate) namespaces: [u64; 2],
+}
+
+/// Serves a connection by a thread of its own, which calls `done` when it has come to its end.
+///
+/// # Errors
+/// `EAGAIN`: there are too many already.
+pub(crate) fn serve(link: OwnedFd, who: Who, home: Home, done: impl FnOnce() + Send + 'static) -> Result<()> {
+    let counted = Counted::new(who.uid).ok_or(Errno::EAGAIN)?;
+    setsockopt(&link, sockopt::PassCred, &true).map_err(|_| Errno::ENOMEM)?;
+    let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
+    setsockopt(&link, sockopt::SendTimeout, &patience).map_err(|_| Errno::ENOMEM)?;
+    // The door's is for a question.
+    setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(0)).map_err(|_| Errno::ENOMEM)?;
+    let peer = who.peer.clone();
+    locked(&peer.links).push(link.as_raw_fd());
+    peer.busy.fetch_add(1, AcqRel);
+    let thread = std::thread::Builder::new().name("stranger".into()).stack_size(256 << 10);
+    let started = thread.spawn(move || {
+        let _counted = counted;
+        let peer = who.peer.clone();
+        let fd = link.as_raw_fd();
+        // What there is to say is said by its results.
+        let _ = client::with(|own| attend(own, &link, who, home));
+        locked(&peer.links).retain(|other| *other != fd);
+        drop(link);
+        peer.busy.fetch_sub(1, AcqRel);
+        done();
+    });
+    if started.is_err() {
+        peer.busy.fetch_sub(1, AcqRel);
+        return Err(Errno::EAGAIN);
+    }
+    Ok(())
+}
+
+/// Makes a stranger's calls until its connection ends.
+fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home) -> Result<()> {
+    let stranger = Stranger::new(own.host, link, who, home);
+    let ctx = claim(own, &stranger)?;
+    while let Some(message) = stranger.next_call() {
+        let Ok(()) = stranger.begin(&message) else { break };
+        let [_, number, registers @ ..] = message.head;
+        let call = Syscall::decode(number.cast_signed(), *registers.first_chunk().unwrap_or(&[0; 6]));
+        stranger.call.set(call);
+        let result = call.map_or(Err(Errno::ENOSYS), |call| make(&ctx, &call));
+        ctx.flush_wakes();
+        if !stranger.answer(result) {
+            break;
+        }
+    }
+    ctx.quit();
+    Ok(())
+}
+
+/// A thread slot for the calls. It is the broker's, so that nobody takes it for one that the dead stranger left.
+fn claim<'a>(own: &Operation<'a>, stranger: &'a Stranger<'a>) -> Result<Ctx<'a, Stranger<'a>>> {
+    for _ in 0..64 {
+        match Ctx::claim(own.arena, stranger, Handle::NULL, true) {
+            Err(ArenaError::Full) => own.add_thread_span().map_err(engine::util::arena_errno)?,
+            Err(other) => return Err(engine::util::arena_errno(other)),
+            Ok((ctx, dead)) => {
+                if let Some(tid) = dead {
+                    engine::reap::settle_slot(&ctx, &ctx.slot, tid);
+                }
+                return Ok(ctx);
+            }
+        }
+    }
+    Err(Errno::ENOMEM)
+}
+
+fn make(ctx: &Ctx<'_, Stranger<'_>>, call: &Syscall) -> Result<i64> {
+    let begun = call.begin(ctx)?;
+    let mut outcome = begun.outcome;
+    loop {
+        if let Outcome::Done(value) = outcome {
+            return Ok(value);
+        }
+        let cause = sleep(ctx, begun.deadline);
+        if ctx.host.is_gone() {
+            // Whatever it was woken for is another's.
+            engine::reap::give_up(ctx);
+            return Err(Errno::EINTR);
+        }
+        outcome = call.resume(ctx, cause)?;
+    }
+}
+
+/// Sleeps until the call's waiter is completed, the stranger interrupts or is gone, or the time is over.
+fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
+    let stranger = ctx.host;
+    if stranger.interrupted.take() {
+        return Cause::Signal;
+    }
+    let Some(_watched) = Watched::new(stranger.link, ctx.slot.handle()) else { return Cause::Signal };
+    let slept = ctx.slot.waiter.park(Cause::Signal, |word, value| {
+        let left = deadline.map_or(SLICE_NS, |end| end.saturating_sub(stranger.monotonic_ns()).min(SLICE_NS));
+        if left == 0 {
+            return Err(Cause::Timeout);
+        }
+        let _ = sys::futex_wait(word, value, left);
+        Ok(())
+    });
+    slept.map_or_else(|cause| cause, |_| Cause::Woken)
+}
+
+// ---- who watches the connections of sleepers
+
+struct Watcher {
+    epoll: Epoll,
+    /// The thread slots of the sleepers, by a number that each sleep has.
+    sleepers: Mutex<HashMap<u64, Handle>>,
+}
+
+fn watcher() -> Option<&'static Watcher> {
+    static WATCHER: OnceLock<Option<Watcher>> = OnceLock::new();
+    static BEGUN: OnceLock<bool> = OnceLock::new();
+    let watcher = WATCHER.get_or_init(|| {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).ok()?;
+        Some(Watcher { epoll, sleepers: Mutex::default() })
+    });
+    let watcher = watcher.as_ref()?;
+    let begun = BEGUN.get_or_init(|| {
+        let thread = std::thread::Builder::new().name("watcher".into()).stack_size(128 << 10);
+        thread.spawn(|| client::with(|own| watcher.watch(own))).is_ok()
+    });
+    begun.then_some(watcher)
+}
+
+impl Watcher {
+    fn watch(&self, own: &Operation<'_>) -> Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let ready = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
+            let sleepers = locked(&self.sleepers);
+            for event in &events[..ready] {
+                if let Some(slot) = sleepers.get(&event.data())
+                    && let Ok(slot) = own.at::<ThreadSlot>(*slot)
+                {
+                    slot.waiter.kick(own.host);
+                }
+            }
+        }
+    }
+}
+
+/// A sleeper whose connection is watched.
+struct Watched<'a> {
+    watcher: &'static Watcher,
+    link: &'a OwnedFd,
+    number: u64,
+}
+
+impl<'a> Watched<'a> {
+    fn new(link: &'a OwnedFd, slot: Handle) -> Option<Watched<'a>> {
+        let watcher = watcher()?;
+        let number = NUMBER.fetch_add(1, Relaxed);
+        locked(&watcher.sleepers).insert(number, slot);
+        let watched = Watched { watcher, link, number };
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLONESHOT;
+        watcher.epoll.add(link, EpollEvent::new(flags, number)).ok()?;
+        Some(watched)
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        let _ = self.watcher.epoll.delete(self.link);
+        locked(&self.watcher.sleepers).remove(&self.number);
+    }
+}
+
+// ---- messages
+
+struct Message {
+    head: [u64; calls::HEAD],
+    bytes: Vec<u8>,
+    /// Process, user, group.
+    sender: Option<(i32, u32, u32)>,
+}
+
+/// The next message; none at the connection's end, or for one that makes no sense. `room` is for the longest there can be.
+fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
+    let mut head = [0; HEAD_BYTES];
+    let mut iov = [IoSliceMut::new(&mut head), IoSliceMut::new(room)];
+    let mut space = nix::cmsg_space!(nix::libc::ucred, [RawFd; 4]);
+    let received = loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags) {
+            Err(nix::Error::EINTR) => {}
+            other => break other.ok()?,
+        }
+    };
+    let mut sender = None;
+    for control in received.cmsgs().ok()? {
+        match control {
+            ControlMessageOwned::ScmCredentials(who) => sender = Some((who.pid(), who.uid(), who.gid())),
+            // Nobody asked for any.
+            ControlMessageOwned::ScmRights(files) => {
+                // SAFETY: just received, nobody else has them.
+                files.into_iter().for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+            _ => {}
+        }
+    }
+    let truncated = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+    let length = received.bytes.checked_sub(HEAD_BYTES).filter(|_| !truncated)?;
+    let bytes = room.get(..length)?.to_vec();
+    let mut words = [0; calls::HEAD];
+    for (word, from) in words.iter_mut().zip(head.chunks_exact(size_of::<u64>())) {
+        *word = u64::from_ne_bytes(from.try_into().ok()?);
+    }
+    Some(Message { head: words, bytes, sender })
+}
+
+/// Numbers messages to strangers, and their sleeps.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+fn send(link: &OwnedFd, words: &[u64], bytes: &[u8], file: Option<&OwnedFd>) -> bool {
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let words = words.iter().copied().chain(std::iter::repeat(0)).take(calls::HEAD - 1).chain([number]);
+    let mut head = [0; HEAD_BYTES];
+    for (to, word) in head.chunks_exact_mut(size_of::<u64>()).zip(words) {
+        to.copy_from_slice(&u64::to_ne_bytes(word));
+    }
+    let iov = [IoSlice::new(&head), IoSlice::new(bytes)];
+    let files = file.map(|file| [file.as_raw_fd()]);
+    let rights = files.as_ref().map(|files| [ControlMessage::ScmRights(files)]);
+    let control = rights.as_ref().map_or(&[][..], |rights| &rights[..]);
+    loop {
+        match sendmsg::<UnixAddr>(link.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(nix::Error::EINTR) => {}
+            sent => return sent.is_ok(),
+        }
+    }
+}
+
+// ---- ids
+
+/// One line of uid_map or gid_map: first inside, first outside, how many.
+type Range = (u32, u32, u32);
+
+/// How a process's user and PID namespace name what ours name otherwise.
+struct Names {
+    /// None where it is in ours.
+    users: Option<[Vec<Range>; 2]>,
+    /// The PID namespace, where it is not ours.
+    pids: Option<u64>,
+}
+
+const OVERFLOW_ID: u32 = 65534;
+
+fn map_of(pid: i32, file: &str) -> Vec<Range> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let line = |line: &str| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+impl Names {
+    fn of(pid: i32, home: &Home) -> Names {
+        // Of one that hides them it can't be known: then it has ours.
+        let [user, pids] = namespaces(&pid.to_string()).unwrap_or(home.namespaces);
+        Names {
+            users: (user != home.namespaces[0]).then(|| [map_of(pid, "uid_map"), map_of(pid, "gid_map")]),
+            pids: (pids != home.namespaces[1]).then_some(pids),
+        }
+    }
+
+    /// An id of ours as the process knows it: a user's (0) or a group's (1).
+    fn inside(&self, kind: usize, id: u32) -> u32 {
+        let Some(maps) = &self.users else { return id };
+        let within = |(inside, outside, count): &Range| {
+            let at = id.checked_sub(*outside).filter(|at| at < count)?;
+            inside.checked_add(at)
+        };
+        maps[kind].iter().find_map(within).unwrap_or(OVERFLOW_ID)
+    }
+
+    /// An id of the process's as we know it; the one that is nobody's if it has none.
+    fn outside(&self, kind: usize, id: u32) -> u32 {
+        let Some(maps) = &self.users else { return id };
+        let within = |(inside, outside, count): &Range| {
+            let at = id.checked_sub(*inside).filter(|at| at < count)?;
+            outside.checked_add(at)
+        };
+        maps[kind].iter().find_map(within).unwrap_or(u32::MAX)
+    }
+
+    /// A process's id as it is in the process's PID namespace; 0 if it is not there.
+    fn pid(&self, pid: i32) -> i32 {
+        let Some(theirs) = self.pids else { return pid };
+        let of = namespaces(&pid.to_string()).ok().filter(|[_, pids]| *pids == theirs);
+        let numbers = || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+            line.split_whitespace().last()?.parse().ok()
+        };
+        of.and_then(|_| numbers()).unwrap_or(0)
+    }
+}
+
+// ---- the task
+
+/// A stranger, for whom a thread of ours makes calls.
+struct Stranger<'a> {
+    /// The thread that does.
+    base: &'a LinuxHost,
+    link: &'a OwnedFd,
+    who: Who,
+    home: Home,
+    names: Names,
+    groups: Vec<u32>,
+    /// Capabilities that count here: bits of the kernel's numbers. Zero at first look is zero for ever.
+    caps: Cell<u64>,
+    cred: Cell<Cred>,
+    /// The calling thread.
+    tid: Cell<u32>,
+    call: Cell<Option<Syscall>>,
+    /// Where messages are received.
+    room: RefCell<Vec<u8>>,
+    /// What came with the call of the stranger's memory.
+    known: RefCell<Vec<(u64, Vec<u8>)>>,
+    /// What is to be stored there: one range, as results mostly are.
+    stored: RefCell<(u64, Vec<u8>)>,
+    interrupted: Cell<bool>,
+    broken: Cell<bool>,
+}
+
+/// Supplementary groups at the moment of connecting.
+fn groups_of(link: &OwnedFd) -> Vec<u32> {
+    const SO_PEERGROUPS: nix::libc::c_int = 59;
+    let mut groups = vec![0u32; 65536];
+    let mut bytes = nix::libc::socklen_t::try_from(mem::size_of_val(&groups[..])).unwrap_or(0);
+    // SAFETY: room for as many bytes as are said.
+    let done = unsafe {
+        nix::libc::getsockopt(
+            link.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    groups.truncate(if done == 0 { bytes as usize / size_of::<u32>() } else { 0 });
+    groups
+}
+
+fn capabilities_of(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+impl<'a> Stranger<'a> {
+    fn new(base: &'a LinuxHost, link: &'a OwnedFd, who: Who, home: Home) -> Stranger<'a> {
+        let names = Names::of(who.pid, &home);
+        // Those in a user namespace of its own count for nothing here.
+        let caps = if names.users.is_none() { capabilities_of(who.pid) } else { 0 };
+        Stranger {
+            base,
+            link,
+            groups: groups_of(link),
+            names,
+            who,
+            home,
+            caps: Cell::new(caps),
+            cred: Cell::default(),
+            tid: Cell::new(0),
+            call: Cell::new(None),
+            room: RefCell::new(vec![0; calls::BYTES_MAX]),
+            known: RefCell::default(),
+            stored: RefCell::default(),
+            interrupted: Cell::new(false),
+            broken: Cell::new(false),
+        }
+    }
+
+    /// Whether it has ended, or has closed the connection.
+    fn is_gone(&self) -> bool {
+        let mut link = [PollFd::new(self.link.as_fd(), PollFlags::POLLHUP)];
+        let is_closed = poll(&mut link, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        is_closed || sys::has_ended(self.tgid())
+    }
+
+    /// The next message that is a call.
+    fn next_call(&self) -> Option<Message> {
+        loop {
+            let message = receive(self.link, &mut self.room.borrow_mut())?;
+            match message.head[0] {
+                calls::CALL => return Some(message),
+                // It came too late.
+                calls::INTERRUPT => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// Takes the credentials and the memory that come with a call.
+    fn begin(&self, message: &Message) -> Result<()> {
+        let (pid, uid, gid) = message.sender.ok_or(Errno::EPERM)?;
+        if pid != self.who.pid || self.who.peer.gone.load(Acquire) {
+            return Err(Errno::EPERM);
+        }
+        if self.caps.get() != 0 {
+            self.caps.set(capabilities_of(pid));
+        }
+        let has = |cap: u32| self.caps.get() >> cap & 1 != 0;
+        let is_owner = uid == self.home.owner;
+        self.cred.set(Cred {
+            euid: uid,
+            egid: gid,
+            fsgid: gid,
+            ipc_owner: is_owner || has(15),
+            sys_admin: is_owner || has(21),
+            checkpoint_restore: is_owner || has(21) || has(40),
+            ipc_lock: has(14),
+            sys_resource: self.home.initial_userns && has(24),
+        });
+        let [.., at, len, at2, len2, tid] = message.head;
+        self.tid.set(self.thread(tid));
+        let (len, len2) = (usize::try_from(len), usize::try_from(len2));
+        let (Ok(len), Ok(len2)) = (len, len2) else { return Err(Errno::EINVAL) };
+        if len.checked_add(len2) != Some(message.bytes.len()) {
+            return Err(Errno::EINVAL);
+        }
+        let (first, second) = message.bytes.split_at(len);
+        *self.known.borrow_mut() = vec![(at, first.to_owned()), (at2, second.to_owned())];
+        *self.stored.borrow_mut() = (0, Vec::new());
+        self.interrupted.set(false);
+        Ok(())
+    }
+
+    /// A thread of the stranger's, by the id that it says it has; the first one where that can't be.
+    fn thread(&self, tid: u64) -> u32 {
+        let (pid, last) = (self.who.pid, self.tid.get());
+        if tid == u64::from(last) {
+            return last;
+        }
+        let is_its =
+            self.names.pids.is_none() && fs::exists(format!("/proc/{pid}/task/{tid}")).unwrap_or(false);
+        u32::try_from(tid).ok().filter(|_| is_its).unwrap_or(pid.cast_unsigned())
+    }
+
+    /// Says what the call came to. False at the connection's end.
+    fn answer(&self, result: Result<i64>) -> bool {
+        if self.broken.get() {
+            return false;
+        }
+        let call = self.call.take();
+        let (error, value) = match result {
+            Ok(value) => (0, self.shown(call.as_ref(), value)),
+            Err(error) => (u64::from(error.raw().cast_unsigned()), 0),
+        };
+        let (at, bytes) = mem::take(&mut *self.stored.borrow_mut());
+        let head = [calls::ANSWER, error, value.cast_unsigned(), at, bytes.len() as u64];
+        send(self.link, &head, &bytes, None)
+    }
+
+    /// A call's result, which may be a process id.
+    fn shown(&self, call: Option<&Syscall>, value: i64) -> i64 {
+        match call {
+            Some(Syscall::Semctl(call)) if call.cmd == sem::GETPID => {
+                self.names.pid(i32::try_from(value).unwrap_or(0)).into()
+            }
+            _ => value,
+        }
+    }
+
+    /// Waits for the stranger's reply, of this kind or of another one, to something in the middle of a call.
+    fn reply(&self, or: u64) -> Result<Message> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).as_millis();
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            let ready = poll(&mut [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)], left);
+            if ready == Err(nix::Error::EINTR) {
+                continue;
+            }
+            let message = if ready == Ok(1) { receive(self.link, &mut self.room.borrow_mut()) } else { None };
+            match message {
+                Some(message) if message.head[0] == calls::INTERRUPT => self.interrupted.set(true),
+                Some(message) if message.head[0] == calls::DONE || message.head[0] == or => {
+                    return Ok(message);
+                }
+                _ => {
+                    self.broken.set(true);
+                    return Err(Errno::EFAULT);
+                }
+            }
+        }
+    }
+
+    fn done(&self) -> Result<(u64, Vec<u8>)> {
+        self.reply(calls::DONE).and_then(Stranger::result)
+    }
+
+    fn result(message: Message) -> Result<(u64, Vec<u8>)> {
+        let Message { head: [_, error, value, ..], bytes, .. } = message;
+        match i32::try_from(error) {
+            Ok(0) => Ok((value, bytes)),
+            // The kernel's error numbers end there.
+            Ok(error @ 1..4095) => Err(Errno::from_raw(error)),
+            _ => Err(Errno::EFAULT),
+        }
+    }
+
+    /// Asks for something in the middle of a call.
+    fn request(&self, words: &[u64], file: Option<&OwnedFd>) -> Result<(u64, Vec<u8>)> {
+        if self.broken.get() || !send(self.link, words, &[], file) {
+            self.broken.set(true);
+            return Err(Errno::EFAULT);
+        }
+        self.done()
+    }
+
+    /// Bytes of the stranger's memory.
+    fn read(&self, at: u64, to: &mut [u8]) -> Result<()> {
+        let sent = |(start, bytes): &(u64, Vec<u8>)| {
+            let from = usize::try_from(at.checked_sub(*start)?).ok()?;
+            bytes.get(from..from.checked_add(to.len())?).map(<[u8]>::to_vec)
+        };
+        let known = self.known.borrow().iter().find_map(sent);
+        if let Some(known) = known {
+            to.copy_from_slice(&known);
+            return Ok(());
+        }
+        let mut at = at;
+        for part in to.chunks_mut(calls::BYTES_MAX) {
+            let (_, bytes) = self.request(&[calls::FETCH, at, part.len() as u64], None)?;
+            if bytes.len() != part.len() {
+                self.broken.set(true);
+                return Err(Errno::EFAULT);
+            }
+            part.copy_from_slice(&bytes);
+            at = at.wrapping_add(part.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Bytes for the stranger's memory. Whether they can be stored is seen there: what the call comes to is the same.
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let mut at = at;
+        for part in bytes.chunks(calls::BYTES_MAX) {
+            let mut stored = self.stored.borrow_mut();
+            let (start, before) = &mut *stored;
+            let follows = start.checked_add(before.len() as u64) == Some(at);
+            if before.is_empty() {
+                *start = at;
+            } else if !follows || before.len() + part.len() > calls::BYTES_MAX {
+                let sent = send(self.link, &[calls::STORE, *start, before.len() as u64], before, None);
+                before.clear();
+                *start = at;
+                if !sent {
+                    self.broken.set(true);
+                    return Err(Errno::EFAULT);
+                }
+            }
+            before.extend_from_slice(part);
+            at = at.wrapping_add(part.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Whether the bytes are a structure that the present call shows, and where in it process ids are.
+    fn is_shown(&self, len: usize) -> Option<&'static [usize]> {
+        const MSG: &[usize] =
+            &[mem::offset_of!(msg::Msqid64Ds, msg_lspid), mem::offset_of!(msg::Msqid64Ds, msg_lrpid)];
+        const SHM: &[usize] =
+            &[mem::offset_of!(shm::Shmid64Ds, shm_cpid), mem::offset_of!(shm::Shmid64Ds, shm_lpid)];
+        let (size, pids) = match self.call.get()? {
+            Syscall::Msgctl(_) => (size_of::<msg::Msqid64Ds>(), MSG),
+            Syscall::Semctl(call) if !matches!(call.cmd, sem::GETALL | sem::SETALL) => {
+                (size_of::<sem::Semid64Ds>(), &[][..])
+            }
+            Syscall::Shmctl(_) => (size_of::<shm::Shmid64Ds>(), SHM),
+            _ => return None,
+        };
+        (size == len).then_some(pids)
+    }
+
+    /// Puts the stranger's names of users, groups and processes in the place of ours.
+    fn name_inside(&self, bytes: &mut [u8]) {
+        let Some(pids) = self.is_shown(bytes.len()) else { return };
+        for (kind, at) in ID_PLACES {
+            change(bytes, at, |id| self.names.inside(kind, id));
+        }
+        for at in pids {
+            change(bytes, *at, |pid| self.names.pid(pid.cast_signed()).cast_unsigned());
+        }
+    }
+
+    /// The other way round, for `IPC_SET`.
+    fn name_outside(&self, bytes: &mut [u8]) {
+        if self.is_shown(bytes.len()).is_some() {
+            for (kind, at) in ID_PLACES {
+                change(bytes, at, |id| self.names.outside(kind, id));
+            }
+        }
+    }
+}
+
+/// Where in the head of each such structure ids of users (0) and groups (1) are.
+const ID_PLACES: [(usize, usize); 4] = [
+    (0, mem::offset_of!(ipc::Ipc64Perm, uid)),
+    (1, mem::offset_of!(ipc::Ipc64Perm, gid)),
+    (0, mem::offset_of!(ipc::Ipc64Perm, cuid)),
+    (1, mem::offset_of!(ipc::Ipc64Perm, cgid)),
+];
+
+fn change(bytes: &mut [u8], at: usize, to: impl Fn(u32) -> u32) {
+    if let Some(word) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<4>) {
+        *word = to(u32::from_ne_bytes(*word)).to_ne_bytes();
+    }
+}
+
+// SAFETY: it is the thread's own host, under another name.
+unsafe impl Host for Stranger<'_> {
+    fn map_extent(&self, index: u32) -> std::result::Result<NonNull<u8>, ArenaError> {
+        self.base.map_extent(index)
+    }
+
+    fn back(&self, start: NonNull<u8>, len: usize) -> std::result::Result<(), ArenaError> {
+        self.base.back(start, len)
+    }
+
+    fn unback(&self, start: NonNull<u8>, len: usize) {
+        self.base.unback(start, len);
+    }
+
+    fn tid(&self) -> u32 {
+        self.base.tid()
+    }
+
+    fn arm(&self, word: &AtomicU32) {
+        self.base.arm(word);
+    }
+
+    fn disarm(&self) {
+        self.base.disarm();
+    }
+
+    fn lock_wait(&self, word: &AtomicU32, value: u32, rounds: u32, offset: u64) {
+        self.base.lock_wait(word, value, rounds, offset);
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        self.base.wake(word, count);
+    }
+
+    fn cpu(&self) -> u32 {
+        self.base.cpu()
+    }
+
+    fn process_dead(&self, pid: u32, start: u64) -> bool {
+        self.base.process_dead(pid, start)
+    }
+
+    fn thread_dead(&self, tid: u32) -> bool {
+        self.base.thread_dead(tid)
+    }
+
+    fn trim_wanted(&self) {
+        self.base.trim_wanted();
+    }
+}
+
+impl Backing for Stranger<'_> {
+    fn make_memory(&self, wanted: NewMemory, named: impl FnOnce(u64) -> Handle) -> Result<()> {
+        if wanted.flags & shm::SHM_HUGETLB != 0 {
+            return Err(Errno::EPERM);
+        }
+        self.base.make_memory(wanted, named)
+    }
+
+    fn map_memory(&self, wanted: &MapRequest, _replaced: impl FnMut(i32, bool)) -> Result<u64> {
+        // For reading only, the descriptor is one that can't be written, and the mapping can't become so.
+        let file = segments::file(wanted.memory, !wanted.write)?;
+        let (kind, at) = match wanted.place {
+            MapPlace::Anywhere => (0, 0),
+            MapPlace::Free(at) => (1, at),
+            MapPlace::Over(at) => (2, at),
+        };
+        let flags = u64::from(wanted.write) | u64::from(wanted.execute) << 1;
+        let id = u64::from(wanted.id.cast_unsigned());
+        self.request(&[calls::MAP, id, wanted.memory, kind, at, flags], Some(&file)).map(|(at, _)| at)
+    }
+
+    fn unmap_memory(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+        let mut said = send(self.link, &[calls::UNMAP, addr], &[], None);
+        // It has as many mappings as a process can have, at most.
+        for _ in 0..LOOK_UPS_MAX {
+            if !said {
+                break;
+            }
+            let message = self.reply(calls::LOOK_UP)?;
+            if message.head[0] == calls::DONE {
+                let (id, _) = Stranger::result(message)?;
+                return i32::try_from(id.cast_signed()).map_err(|_| Errno::EINVAL);
+            }
+            let (id, size) = segment_of(message.head[1]).map_or((0, 0), |(id, size)| (id + 1, size));
+            said = send(self.link, &[calls::KNOWN, u64::from(id.cast_unsigned()), size], &[], None);
+        }
+        self.broken.set(true);
+        Err(Errno::EINVAL)
+    }
+
+    fn drop_memory(&self, memory: u64) {
+        self.base.drop_memory(memory);
+    }
+
+    fn retire_memory(&self, memory: u64, read_only: Option<i32>) -> Result<bool> {
+        self.base.retire_memory(memory, read_only)
+    }
+
+    fn settle(&self, id: Option<i32>) -> Result<(u64, u64)> {
+        // By the first thread, as all who ask.
+        let which = if id.is_some() { wire::ASK_COUNT } else { wire::ASK_USAGE };
+        let mut answer = [0; wire::ANSWER];
+        let asked = ask(&self.home.socket, which, id.unwrap_or(0).cast_unsigned(), &mut answer);
+        match asked {
+            Ok(Some(_)) => {
+                let [_, _, first, second] = wire::decode(&answer);
+                Ok((first.into(), second.into()))
+            }
+            _ => Err(Errno::ENOSYS),
+        }
+    }
+
+    fn memory_usage(&self, memory: u64) -> Result<(u64, u64)> {
+        segments::memory_usage(memory)
+    }
+
+    fn watch_removed(&self) {
+        self.base.watch_removed();
+    }
+
+    fn memlock_limit(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.who.pid)).unwrap_or_default();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+        let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+        soft.parse().unwrap_or(if soft == "unlimited" { u64::MAX } else { 0 })
+    }
+}
+
+impl Task for Stranger<'_> {
+    fn tgid(&self) -> u32 {
+        self.who.pid.cast_unsigned()
+    }
+
+    fn caller(&self) -> u32 {
+        self.tid.get()
+    }
+
+    fn process(&self) -> Handle {
+        self.who.process
+    }
+
+    fn cred(&self) -> Cred {
+        self.cred.get()
+    }
+
+    fn in_group(&self, gid: u32) -> bool {
+        self.groups.contains(&gid)
+    }
+
+    fn now(&self) -> i64 {
+        self.base.now()
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.base.monotonic_ns()
+    }
+
+    fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
+        let mut bytes = vec![0; to.len()];
+        self.read(from, &mut bytes)?;
+        // SAFETY: `to` is mapped for its length, which is that of `bytes`.
+        unsafe { to.start().as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn copy_to_user(&self, to: u64, from: SharedBytes<'_>) -> Result<()> {
+        let mut bytes = vec![0; from.len()];
+        // SAFETY: `from` is mapped for its length, which is that of `bytes`.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(from.start().as_ptr(), bytes.len()) };
+        self.write(to, &bytes)
+    }
+
+    fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()> {
+        // SAFETY: plain: all of its bytes may be read.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<P>()) };
+        let mut bytes = bytes.to_vec();
+        self.name_inside(&mut bytes);
+        self.write(to, &bytes)
+    }
+
+    fn get_user<P: Plain>(&self, from: u64) -> Result<P> {
+        let mut bytes = vec![0; size_of::<P>()];
+        self.read(from, &mut bytes)?;
+        self.name_outside(&mut bytes);
+        let mut value = P::default();
+        // SAFETY: plain: any bytes are a value of it, and there are as many.
+        unsafe {
+            std::ptr::from_mut(&mut value).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
+        Ok(value)
+    }
+}

@@ -1,0 +1,384 @@
+//! Strangers: processes of other users, and of other user and PID namespaces, with the rights that they have in a namespace. That each call does for them what
+//! it does for everybody is what `conformance --door stranger` shows.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::{env, fs, process};
+
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
+
+const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
+
+/// What the scripts share. `as_` makes the rest the calls of a user and a group, with supplementary groups.
+const PYTHON: &str = "
+import ctypes, errno, os, signal, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+IPC_STAT, IPC_SET, IPC_RMID, CREAT, NOWAIT = 2, 1, 0, 0o1000, 0o4000
+def done(value):
+    return value if value != -1 else errno.errorcode[ctypes.get_errno()]
+def get(key=0, mode=0o600): return done(libc.msgget(key, mode | CREAT))
+def snd(q, text=b'x'): return done(libc.msgsnd(q, struct.pack('q', 1) + text, len(text), NOWAIT))
+def rcv(q, flags=NOWAIT):
+    room = ctypes.create_string_buffer(100)
+    size = libc.msgrcv(q, room, 92, 0, flags)
+    return done(size) if size == -1 else room.raw[8:8 + size].decode()
+def stat(q):
+    room = ctypes.create_string_buffer(120)
+    return done(-1) if libc.msgctl(q, IPC_STAT, room) else struct.unpack_from('i5I', room.raw) + struct.unpack_from('ii', room.raw, 96)
+def set_(q, uid, gid, mode):
+    room = bytearray(120); struct.pack_into('iIIIII', room, 0, 0, uid, gid, 0, 0, mode); struct.pack_into('Q', room, 88, 16384)
+    return done(libc.msgctl(q, IPC_SET, bytes(room)))
+def rm(q): return done(libc.msgctl(q, IPC_RMID, None))
+def as_(uid, gid=65534, groups=()):
+    os.setgroups(groups); os.setresgid(gid, gid, gid); os.setresuid(uid, uid, uid)
+def child(run, *args):
+    pid = os.fork()
+    if pid == 0:
+        try: run(*args)
+        finally: sys.stdout.flush(); os._exit(0)
+    return os.waitpid(pid, 0)[1]
+";
+
+/// Whether this can be tried; says so if not.
+fn possible() -> bool {
+    let python =
+        Command::new("python3").args(["-c", "import ctypes"]).output().is_ok_and(|o| o.status.success());
+    if !nix::unistd::geteuid().is_root() || !python {
+        eprintln!("not tested: this needs root, to be other users, and python3");
+        return false;
+    }
+    true
+}
+
+fn ours(script: &str) -> Output {
+    let script = format!("{PYTHON}{script}");
+    Command::new(IPCSPACE).args(["run", "--", "python3", "-c", &script]).output().unwrap()
+}
+
+/// What a script prints, on ours and in an IPC namespace of the kernel.
+fn prints(script: &str, expected: &str) {
+    if !possible() {
+        return;
+    }
+    let whole = format!("{PYTHON}{script}");
+    let kernel = Command::new("unshare").args(["--ipc", "python3", "-c", &whole]).output().unwrap();
+    for output in [kernel, ours(script)] {
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn rights_are_those_of_owner_groups_and_others() {
+    prints(
+        "
+q = [get(mode=m) for m in (0o600, 0o640, 0o604, 0o606, 0o060, 0o666)]
+for each in q: set_(each, 1000, 2000, [0o600, 0o640, 0o604, 0o606, 0o060, 0o666][q.index(each)]); snd(each)
+def look(who, *args):
+    as_(*args)
+    print(who, *[('r' if not isinstance(stat(each), str) else '-') + ('w' if snd(each) == 0 else '-') for each in q], flush=True)
+child(look, 'owner', 1000)
+child(look, 'group', 1001, 2000)
+child(look, 'supplementary', 1001, 65534, (5, 2000))
+child(look, 'other', 1001)
+",
+        "owner rw rw rw rw -- rw\ngroup -- r- -- -- rw rw\nsupplementary -- r- -- -- rw rw\nother -- -- r- rw -- rw\n",
+    );
+}
+
+#[test]
+fn who_may_change_and_remove() {
+    prints(
+        "
+def act(uid, expected):
+    as_(uid); print(uid, set_(q, 1000, 65534, 0o666), rm(q), flush=True)
+q = get(mode=0o666); set_(q, 1000, 65534, 0o666)
+child(act, 1001, 0)
+child(act, 1000, 0)
+def make():
+    as_(1000); made = get(77, 0o600); print(stat(made)[1:6], flush=True)
+child(make)
+q = get(77, 0); print(rm(q))
+",
+        "1001 EPERM EPERM\n1000 0 0\n(1000, 65534, 1000, 65534, 384)\n0\n",
+    );
+}
+
+#[test]
+fn the_credentials_are_those_of_each_call() {
+    prints(
+        "
+q = get(mode=0o600); set_(q, 1001, 65534, 0o600); p = get(mode=0o600); set_(p, 65534, 3000, 0o060)
+def change():
+    os.setgroups([]); os.setresgid(3001, 3001, 3001); os.setresuid(1000, 1000, 1001)
+    print(snd(q), end=' ')
+    os.seteuid(1001); print(snd(q), end=' ')
+    os.seteuid(1000); print(snd(q))
+def groups():
+    os.setgroups([]); os.setresuid(0, 0, 0); os.setgroups([3000]); os.setresgid(7, 7, 7)
+    os.setresuid(1000, 1000, 1000); print(snd(p), end=' ')
+    sys.stdout.flush()
+    if os.fork() == 0: print(snd(p)); sys.stdout.flush(); os._exit(0)
+    os.wait()
+child(change); child(groups)
+",
+        "EACCES 0 EACCES\n0 0\n",
+    );
+}
+
+#[test]
+fn friends_and_strangers_talk_sleep_and_wake() {
+    prints(
+        "
+q = get(mode=0o666); s = done(libc.semget(0, 2, 0o666 | CREAT))
+def stranger():
+    as_(1000); print(rcv(q, 0), flush=True); snd(q, b'answer')
+    libc.semop(s, struct.pack('hhh', 1, 1, 0x1000), 1); libc.semop(s, struct.pack('hhh', 0, -1, 0), 1)
+    print('through', flush=True)
+pid = os.fork()
+if pid == 0: stranger(); os._exit(0)
+time.sleep(0.2); snd(q, b'question'); time.sleep(0.1); print(rcv(q, 0), flush=True)
+libc.semop(s, struct.pack('hhh', 1, -1, 0), 1); print(libc.semctl(s, 0, 14), flush=True)
+libc.semop(s, struct.pack('hhh', 0, 1, 0), 1); os.waitpid(pid, 0); print(libc.semctl(s, 1, 12))
+",
+        "question\nanswer\n1\nthrough\n0\n",
+    );
+}
+
+#[test]
+fn a_segment_is_had_with_no_more_rights_than_its_mode_gives() {
+    prints(
+        "
+m = done(libc.shmget(0, 4096, 0o604 | CREAT)); at = libc.shmat(m, None, 0); ctypes.memmove(at, b'secret', 6)
+w = done(libc.shmget(0, 4096, 0o666 | CREAT)); n = done(libc.shmget(0, 4096, 0o600 | CREAT))
+def reads():
+    as_(1000); at = libc.shmat(m, None, 0o10000); print(ctypes.string_at(at, 6).decode(), end=' ')
+    print(libc.shmat(m, None, 0) == 2**64 - 1, libc.shmat(n, None, 0o10000) == 2**64 - 1, libc.mprotect(ctypes.c_void_p(at), 4096, 3) == 0, flush=True)
+    ctypes.memmove(at, b'x', 1)
+def writes():
+    as_(1000); at = libc.shmat(w, None, 0); ctypes.memmove(at, b'from afar', 9)
+print(child(reads) & 127 == signal.SIGSEGV, child(writes)); at = libc.shmat(w, None, 0); print(ctypes.string_at(at, 9).decode())
+libc.shmctl(w, IPC_RMID, None); libc.shmdt(ctypes.c_void_p(at)); print(done(libc.shmctl(w, IPC_STAT, ctypes.create_string_buffer(112))))
+",
+        "secret True True False\nTrue 0\nfrom afar\nEINVAL\n",
+    );
+}
+
+#[test]
+fn ids_are_those_of_the_callers_user_and_pid_namespace() {
+    if !possible() {
+        return;
+    }
+    let inner = format!(
+        "{PYTHON}print(get(5, 0o666), stat(0)[1:6], snd(0), stat(0)[6] == os.getpid(), set_(0, 7, 7, 0o600))"
+    );
+    let dir = env::temp_dir().join(format!("ipcspace-strangers-{}", process::id()));
+    fs::create_dir(&dir).unwrap();
+    let (file, outer) = (dir.join("inner.py"), dir.join("outer.py"));
+    fs::write(&file, inner).unwrap();
+    for flags in ["-Ur", "-Urpf --mount-proc"] {
+        let user = "setpriv --reuid=1000 --regid=1000 --clear-groups";
+        if !Command::new("sh")
+            .args(["-c", &format!("{user} unshare {flags} true")])
+            .status()
+            .unwrap()
+            .success()
+        {
+            eprintln!("not tested: this machine allows no unshare {flags}");
+            continue;
+        }
+        fs::write(&outer, format!("{PYTHON}print(stat(get(5, 0))[1:6])")).unwrap();
+        let script =
+            format!("cd /; {user} unshare {flags} python3 {0}; python3 {1}", file.display(), outer.display());
+        for command in [vec!["unshare", "--ipc", "sh", "-c"], vec![IPCSPACE, "run", "--", "sh", "-c"]] {
+            let output = Command::new(command[0]).args(&command[1..]).arg(&script).output().unwrap();
+            // Inside it is root's; 7 is nobody there.
+            let expected = "0 (0, 0, 0, 0, 438) 0 True EINVAL\n(1000, 1000, 1000, 1000, 438)\n";
+            assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
+        }
+    }
+    fs::remove_dir_all(dir).unwrap();
+}
+
+/// A namespace whose broker outlives the test's evil.
+struct Running {
+    command: Child,
+    socket: PathBuf,
+}
+
+impl Running {
+    fn new() -> Running {
+        let mut command = Command::new(IPCSPACE)
+            .args([
+                "run",
+                "--",
+                "sh",
+                "-c",
+                "ipcmk -Q -p 0666 >&2; echo $IPCSPACE_SOCKET; read x; ipcs -q | grep -c 0x; exit 7",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(command.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        Running { command, socket: line.trim_end().into() }
+    }
+
+    /// Another stranger can do its work still.
+    fn serves(&self, script: &str) -> String {
+        let script = format!("{PYTHON}as_(1000); {script}");
+        let library = fs::read_to_string(format!("/proc/{}/environ", self.shell())).unwrap();
+        let library = library.split('\0').find_map(|v| v.strip_prefix("LD_PRELOAD=")).unwrap().to_owned();
+        let output = Command::new("python3")
+            .args(["-c", &script])
+            .envs([("IPCSPACE_SOCKET", self.socket.as_os_str()), ("LD_PRELOAD", library.as_ref())])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn shell(&self) -> i32 {
+        let directory = fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = directory.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let wanted = format!("IPCSPACE_SOCKET={}", self.socket.display());
+        let is_it = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/environ"))
+                .is_ok_and(|env| env.split('\0').any(|v| v == wanted))
+        };
+        pids.find(is_it).unwrap()
+    }
+
+    fn ends(mut self) {
+        self.command.stdin.take().unwrap().write_all(b"\n").unwrap();
+        assert_eq!(self.command.wait().unwrap().code(), Some(7));
+    }
+
+    fn connect(&self, question: &[u32; 4]) -> Option<OwnedFd> {
+        let link =
+            socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        socket::connect(link.as_raw_fd(), &UnixAddr::new(&self.socket).unwrap()).unwrap();
+        let bytes: Vec<u8> = question.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        socket::send(link.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL).unwrap();
+        let mut answer = [0; 16];
+        let got = socket::recv(link.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap();
+        (got == 16 && answer[4..8] == [0; 4]).then_some(link)
+    }
+}
+
+const ASK_CALLS: u32 = 26;
+
+fn magic() -> u32 {
+    client::wire::MAGIC
+}
+
+#[test]
+fn nonsense_does_not_harm() {
+    if !possible() {
+        return;
+    }
+    let running = Running::new();
+    let heads: Vec<Vec<u64>> = vec![
+        vec![],
+        vec![1],
+        vec![0; 13],
+        vec![u64::MAX; 13],
+        // A call whose memory is not there, or more than was sent.
+        vec![1, 69, 0, 0, 8, 0, 0, 0, 0, 100, 0, 0, 0],
+        vec![1, 69, 0, 0, 8, 0, 0, 0, u64::MAX, u64::MAX, u64::MAX, u64::MAX, 0],
+        vec![2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        vec![1, 999, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        // One that sleeps, and is left alone.
+        vec![1, 70, 0, 4096, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+        // One that sends, and does not say what.
+        vec![1, 69, 0, 4096, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    let mut open = Vec::new();
+    for head in &heads {
+        for question in [[magic(), ASK_CALLS, 0, 0], [magic(), ASK_CALLS, 1, 9]] {
+            let link = running.connect(&question).expect("it is served");
+            let bytes: Vec<u8> = head.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            for bytes in [&bytes[..], &bytes[..bytes.len().saturating_sub(3)]] {
+                let _ = socket::send(link.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL);
+            }
+            open.push(link);
+        }
+    }
+    for question in [[0, ASK_CALLS, 0, 0], [magic(), 999, 0, 0]] {
+        assert!(running.connect(&question).is_none());
+    }
+    assert_eq!(running.serves("print(snd(0), get())"), "0 1\n");
+    drop(open);
+    assert_eq!(running.serves("print(get())"), "2\n");
+    running.ends();
+}
+
+#[test]
+fn too_many_connections_of_one_user_leave_room_for_others() {
+    if !possible() {
+        return;
+    }
+    let running = Running::new();
+    // This one is root's, but asks as strangers do.
+    let question = [magic(), ASK_CALLS, 0, 0];
+    let open: Vec<OwnedFd> = (0..300).map_while(|_| running.connect(&question)).collect();
+    assert_eq!(open.len(), 256);
+    assert_eq!(running.serves("print(snd(0))"), "0\n");
+    drop(open);
+    running.ends();
+}
+
+#[test]
+fn a_stranger_that_is_killed_leaves_nothing_begun() {
+    if !possible() {
+        return;
+    }
+    let script = "
+q = get(mode=0o666); s = done(libc.semget(0, 1, 0o666 | CREAT))
+def sleeps():
+    as_(1000); libc.semop(s, struct.pack('hhh', 0, 5, 0x1000), 1); rcv(q, 0)
+for _ in range(30):
+    pid = os.fork()
+    if pid == 0: sleeps()
+    while libc.semctl(s, 0, 12) != 5: time.sleep(0.001)
+    time.sleep(0.002); os.kill(pid, 9); os.waitpid(pid, 0)
+    if libc.semctl(s, 0, 12) != 0: print('kept')
+    snd(q, b'here')
+    if rcv(q) != 'here': print('lost')
+print('done', stat(q)[0])
+";
+    let output = ours(script);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.starts_with("done") && output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_descriptor_that_the_program_closes_or_takes_is_no_harm() {
+    prints(
+        "
+q = get(mode=0o666)
+def closes():
+    as_(1000); snd(q)
+    for fd in range(3, 30):
+        try: os.close(fd)
+        except OSError: pass
+    print(snd(q), end=' ')
+    for fd in range(3, 30):
+        try: os.dup2(1, fd)
+        except OSError: pass
+    print(snd(q), flush=True)
+child(closes)
+",
+        "0 0\n",
+    );
+}
+
+#[test]
+fn the_numbers_of_the_protocol_are_those_of_the_client() {
+    assert_eq!((client::wire::ASK_CALLS, client::wire::calls::HEAD), (ASK_CALLS, 13));
+}

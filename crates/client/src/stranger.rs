@@ -1,0 +1,287 @@
+//! A stranger's calls: the broker makes them, with the credentials of each message, and this process gives and takes what they read and write
+//! of its memory.
+//!
+//! What users see: a process of another user, or in another user or PID namespace, has the namespace's IPC with the rights that it has in it, as with the kernel.
+//! Each thread keeps a connection, closed by exec; one that the program has closed, or put something else in the place of, is noticed by its inode.
+//! What is missing: huge pages; cancellation; the files of /proc. A handler that leaves a call by `siglongjmp` leaves its connection open.
+//!
+//! # Safety
+//! What the broker sends goes where the call that the program made stores its results, and the kernel checks the address.
+//!
+//! No signal is handled between the sending of a call and the wait for its answer, so none comes too early to end it.
+
+#![expect(unsafe_code, reason = "a call's results are stored in the program's memory")]
+
+use core::sync::atomic::{AtomicBool, Ordering::*};
+
+use abi::{Errno, Result, ipc::IPC_SET, syscall as nr};
+use engine::{Call, MapPlace, MapRequest};
+use sys::{
+    memory as files,
+    net::{self, Credentials, Fd},
+};
+
+use crate::{
+    attach, attachments, memory,
+    tls::{self, Tls},
+    wire::{self, calls},
+};
+
+/// Of what a call reads for sure, as much is sent with it.
+const SENT_AT_ONCE: usize = 16 << 10;
+
+/// Whether the thread's process was told that it is a stranger, and has still the same credentials.
+pub(crate) fn is_known(tls: &Tls) -> bool {
+    let known = tls.stranger.load(Relaxed);
+    known != 0 && known == tls::credentials_generation() && tls.stranger_pid.load(Relaxed) == sys::getpid()
+}
+
+/// The process was told so.
+pub(crate) fn note(tls: &Tls) {
+    tls.stranger.store(tls::credentials_generation(), Relaxed);
+    tls.stranger_pid.store(sys::getpid(), Relaxed);
+}
+
+/// Makes a call by the broker.
+///
+/// # Errors
+/// The call's; `ENOSYS` without a broker, `EACCES` if it won't.
+#[cold]
+#[inline(never)]
+pub(crate) fn call<C: Call>(call: &C) -> Result<i64> {
+    let (number, registers) = call.registers();
+    made(number, registers)
+}
+
+fn made(number: i64, registers: [u64; 6]) -> Result<i64> {
+    let tls = tls::get();
+    let before = sys::signal::set_mask(!0);
+    let done = (|| {
+        // Taken, so that a handler's call has another one.
+        let kept = still_ours(tls.connection.swap(0, Relaxed), tls);
+        let connection = match kept {
+            Some(connection) => connection,
+            None => connect()?,
+        };
+        let done = exchange(&connection, number, registers, before);
+        let done = match done {
+            // The broker is gone, or wanted no more of it.
+            Err(Broken) => return Err(Errno::ENOSYS),
+            Ok(done) => done,
+        };
+        if tls.connection.load(Relaxed) == 0
+            && let Ok(stat) = files::stat(connection.raw())
+        {
+            tls.connection_pid.store(sys::getpid(), Relaxed);
+            tls.connection.store(pack(&connection, stat.ino), Relaxed);
+            connection.leak();
+        }
+        done
+    })();
+    sys::signal::set_mask(before);
+    done
+}
+
+fn pack(fd: &Fd, ino: u64) -> u64 {
+    u64::from(fd.raw().cast_unsigned() + 1) << 32 | ino & 0xffff_ffff
+}
+
+/// The kept connection, if it is still what it was, and not that of the parent.
+fn still_ours(packed: u64, tls: &Tls) -> Option<Fd> {
+    const S_IFMT: u32 = 0o170_000;
+    const S_IFSOCK: u32 = 0o140_000;
+    let fd = i32::try_from((packed >> 32).checked_sub(1)?).ok()?;
+    let stat = files::stat(fd).ok()?;
+    if stat.ino & 0xffff_ffff != packed & 0xffff_ffff || stat.mode & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    let connection = Fd::new(fd);
+    // The parent's is closed here. So is one that was made with other credentials: groups are those of the moment of connecting.
+    let is_own = tls.connection_pid.load(Relaxed) == sys::getpid() && is_known(tls);
+    is_own.then_some(connection)
+}
+
+/// Whether this program has had a connection: what it has attached is its own then.
+static CONNECTED: AtomicBool = AtomicBool::new(false);
+
+fn connect() -> Result<Fd> {
+    let (_, connection) =
+        attach::open(wire::ASK_CALLS, (CONNECTED.load(Relaxed) || attach::was_attached()).into())?;
+    CONNECTED.store(true, Relaxed);
+    Ok(connection)
+}
+
+/// The connection is of no use any more.
+struct Broken;
+
+impl From<Errno> for Broken {
+    fn from(_: Errno) -> Broken {
+        Broken
+    }
+}
+
+type Done = core::result::Result<Result<i64>, Broken>;
+
+/// One call, from its sending to its answer.
+fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64) -> Done {
+    let fd = connection.raw();
+    send_call(fd, number, registers)?;
+    let mut faulted = false;
+    let mut interrupted = false;
+    loop {
+        match net::wait_readable(fd, (!interrupted).then_some(mask)) {
+            Err(Errno::EINTR) if !interrupted => {
+                interrupted = true;
+                send(fd, &[calls::INTERRUPT], (0, 0))?;
+            }
+            Err(Errno::EINTR) => {}
+            other => other?,
+        }
+        let mut head = [0; calls::HEAD];
+        if !net::peek_words(fd, &mut head)? {
+            return Err(Broken);
+        }
+        let [kind, a, b, c, d, ..] = head;
+        let place = match kind {
+            calls::STORE => (a as usize, b as usize),
+            calls::ANSWER => (c as usize, d as usize),
+            _ => (0, 0),
+        };
+        // After a fault, nothing more is stored.
+        let place = if faulted { (0, 0) } else { place };
+        // SAFETY: where the call that the program made stores its results.
+        let file = match unsafe { net::take_parts(fd, &mut head, place) } {
+            Err(Errno::EFAULT) => {
+                faulted = true;
+                pass_over(fd, head[calls::HEAD - 1])?;
+                None
+            }
+            other => other?,
+        };
+        match kind {
+            calls::STORE => {}
+            calls::FETCH => {
+                let range = (a as usize, (b as usize).min(calls::BYTES_MAX));
+                match send(fd, &[calls::DONE, 0, 0], range) {
+                    Err(Errno::EFAULT) => reply(fd, Err(Errno::EFAULT))?,
+                    other => other?,
+                }
+            }
+            calls::MAP => reply(fd, file.ok_or(Errno::EMFILE).and_then(|file| map(&head, file)))?,
+            calls::UNMAP => {
+                let unmapped = attachments::unmap(a, |memory| look_up(fd, memory).unwrap_or(None));
+                reply(fd, unmapped.map(i64::from))?;
+            }
+            calls::ANSWER if faulted => return Ok(Err(Errno::EFAULT)),
+            calls::ANSWER => return Ok(if a == 0 { Ok(b.cast_signed()) } else { Err(error(a)) }),
+            _ => return Err(Broken),
+        }
+    }
+}
+
+/// Takes the message of that number, where the kernel has left it after a fault.
+fn pass_over(fd: i32, number: u64) -> Result<()> {
+    let mut head = [0; calls::HEAD];
+    if net::has_message(fd) && net::peek_words(fd, &mut head)? && head[calls::HEAD - 1] == number {
+        // SAFETY: nothing is stored.
+        drop(unsafe { net::take_parts(fd, &mut head, (0, 0)) }?);
+    }
+    Ok(())
+}
+
+/// Asks which segment has some memory, and how large it is.
+fn look_up(fd: i32, memory: u64) -> Result<Option<(i32, u64)>> {
+    send(fd, &[calls::LOOK_UP, memory], (0, 0))?;
+    let mut head = [0; calls::HEAD];
+    // SAFETY: nothing is stored.
+    drop(unsafe { net::take_parts(fd, &mut head, (0, 0)) }?);
+    match head {
+        [calls::KNOWN, id, size, ..] => {
+            Ok(id.checked_sub(1).and_then(|id| Some((i32::try_from(id).ok()?, size))))
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn error(number: u64) -> Errno {
+    Errno::from_raw(i32::try_from(number).unwrap_or(0))
+}
+
+/// Sends a call with what it is known to read. Where that can't be read, without: what is read first then decides.
+fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
+    let [a, b, c, d, e, f] = registers;
+    let [mut first, mut second] = known(number, registers);
+    loop {
+        let head = [
+            calls::CALL,
+            number.cast_unsigned(),
+            a,
+            b,
+            c,
+            d,
+            e,
+            f,
+            first.0 as u64,
+            first.1 as u64,
+            second.0 as u64,
+            second.1 as u64,
+            sys::gettid().into(),
+        ];
+        let who = Credentials { pid: sys::getpid(), uid: sys::geteuid(), gid: sys::getegid() };
+        let sent = net::send_parts(fd, &head, [first, second], Some(who));
+        match sent {
+            // Of a user namespace where it has no name: the kernel says who it is.
+            Err(Errno::EINVAL | Errno::EPERM) => return net::send_parts(fd, &head, [first, second], None),
+            Err(Errno::EFAULT) if first.1 + second.1 > 0 => (first, second) = ((0, 0), (0, 0)),
+            done => return done,
+        }
+    }
+}
+
+/// Two ranges that a call reads, whatever comes.
+#[expect(clippy::cast_possible_truncation, reason = "addresses, and the kernel takes ints")]
+fn known(number: i64, [_, b, c, d, ..]: [u64; 6]) -> [(usize, usize); 2] {
+    const NONE: (usize, usize) = (0, 0);
+    let set = |cmd: u64, at: u64, size| if cmd as i32 == IPC_SET { (at as usize, size) } else { NONE };
+    match number {
+        nr::MSGSND => [(b as usize, (c as usize).saturating_add(8).min(SENT_AT_ONCE)), NONE],
+        nr::SEMTIMEDOP => [
+            (b as usize, (c as usize).saturating_mul(6).min(SENT_AT_ONCE)),
+            if d == 0 { NONE } else { (d as usize, size_of::<abi::time::Timespec>()) },
+        ],
+        nr::MSGCTL => [set(b, c, size_of::<abi::msg::Msqid64Ds>()), NONE],
+        nr::SEMCTL => [set(c, d, size_of::<abi::sem::Semid64Ds>()), NONE],
+        nr::SHMCTL => [set(b, c, size_of::<abi::shm::Shmid64Ds>()), NONE],
+        _ => [NONE, NONE],
+    }
+}
+
+fn send(fd: i32, words: &[u64], range: (usize, usize)) -> Result<()> {
+    let mut head = [0; calls::HEAD];
+    for (to, from) in head.iter_mut().zip(words) {
+        *to = *from;
+    }
+    net::send_parts(fd, &head, [range, (0, 0)], None)
+}
+
+fn reply(fd: i32, done: Result<i64>) -> Result<()> {
+    let (error, value) = match done {
+        Ok(value) => (0, value.cast_unsigned()),
+        Err(error) => (u64::from(error.raw().cast_unsigned()), 0),
+    };
+    send(fd, &[calls::DONE, error, value], (0, 0))
+}
+
+fn map(head: &[u64; calls::HEAD], file: Fd) -> Result<i64> {
+    let [_, id, memory, kind, at, flags, ..] = *head;
+    let place = match kind {
+        0 => MapPlace::Anywhere,
+        1 => MapPlace::Free(at),
+        _ => MapPlace::Over(at),
+    };
+    let id = i32::try_from(id).map_err(|_| Errno::EINVAL)?;
+    let wanted = MapRequest { id, memory, place, write: flags & 1 != 0, execute: flags & 2 != 0 };
+    let stat = files::stat(file.raw())?;
+    memory::learn_device(stat.dev, stat.block > 4096);
+    attachments::map_given(&file, stat.size, &wanted, |_, _| ()).map(u64::cast_signed)
+}
