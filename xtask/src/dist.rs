@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: the packages, below `target/dist`.
 //!
-//! - `ipcspace-VERSION-x86_64-linux.tar.gz`: the command, manual pages, completions, documents and licences, as below a prefix.
+//! - `ipcspace-VERSION-x86_64-linux.tar.gz`: the command, manual pages, completions, units of systemd, documents and licences, as below a prefix.
 //! - `ipcspace_VERSION_amd64.deb`: the same for Debian and its kin, where there is dpkg-deb.
 //!
 //! The command is linked with all of its C library, so it runs on any distribution; the preload library in it needs only what all C libraries have.
@@ -60,6 +60,14 @@ fn fill(root: &Path, command: &Path, usr: &Path) -> Done {
     }
     for document in DOCUMENTS {
         fs::copy(root.join(document), documents.join(document))?;
+    }
+    for manager in ["user", "system"] {
+        let units = usr.join("lib/systemd").join(manager);
+        fs::create_dir_all(&units)?;
+        for unit in fs::read_dir(root.join("dist/systemd").join(manager))? {
+            let unit = unit?;
+            fs::copy(unit.path(), units.join(unit.file_name()))?;
+        }
     }
     fs::copy(root.join("CHANGELOG.md"), documents.join("changelog"))?;
     compress(&documents.join("changelog"))?;
