@@ -57,7 +57,7 @@ pub(crate) fn find(pid: i32) -> Result<OwnedFd, Errno> {
     let all = place::all().map_err(|_| Errno::ESRCH)?;
     let has = |socket: &&PathBuf| {
         let mut answer = [0; wire::ANSWER];
-        matches!(ask(socket, wire::ASK_HAS, pid.cast_unsigned(), &mut answer), Ok(Some(_)))
+        matches!(ask(socket, wire::ASK_HAS, [pid.cast_unsigned(), 0], &mut answer), Ok(Some(_)))
     };
     let sockets: Vec<PathBuf> = all.into_iter().map(|(_, socket)| socket).collect();
     // One that has made no call yet is where its program was started.
@@ -67,7 +67,7 @@ pub(crate) fn find(pid: i32) -> Result<OwnedFd, Errno> {
 }
 
 fn lease(socket: &Path) -> Option<OwnedFd> {
-    ask(socket, wire::ASK_LEASE, 0, &mut [0; wire::ANSWER]).ok()?
+    ask(socket, wire::ASK_LEASE, [0; 2], &mut [0; wire::ANSWER]).ok()?
 }
 
 /// Whether the environment that the process's program was started with leads to that socket.

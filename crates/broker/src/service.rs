@@ -198,7 +198,12 @@ fn seqpacket() -> nix::Result<OwnedFd> {
 }
 
 /// Asks the broker at that socket, and returns the connection; `None` if nobody serves there.
-pub(crate) fn ask(path: &Path, which: u32, arg: u32, answer: &mut [u8]) -> Result<Option<OwnedFd>, Error> {
+pub(crate) fn ask(
+    path: &Path,
+    which: u32,
+    [low, high]: [u32; 2],
+    answer: &mut [u8],
+) -> Result<Option<OwnedFd>, Error> {
     let link = seqpacket()?;
     // One that is stopped must not stop us.
     setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
@@ -208,7 +213,7 @@ pub(crate) fn ask(path: &Path, which: u32, arg: u32, answer: &mut [u8]) -> Resul
         Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
         Err(e) => return Err(e.into()),
     }
-    let question = wire::encode([wire::MAGIC, which, arg, 0]);
+    let question = wire::encode([wire::MAGIC, which, low, high]);
     let answered = send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)
         .and_then(|_| recv(link.as_raw_fd(), answer, MsgFlags::empty()));
     let head = answer.first_chunk::<{ wire::ANSWER }>().map_or([0; 4], wire::decode);
@@ -337,7 +342,7 @@ impl Service {
         place::sweep()?;
         let Some(path) = place::find(name)? else { return Ok(None) };
         let mut answer = [0; wire::ANSWER];
-        let Some(link) = ask(&path, wire::ASK_LEASE, 0, &mut answer)? else { return Ok(None) };
+        let Some(link) = ask(&path, wire::ASK_LEASE, [0; 2], &mut answer)? else { return Ok(None) };
         Ok(Some(Lease { path, _link: link }))
     }
 
@@ -350,7 +355,7 @@ impl Service {
         let mut list = Vec::new();
         for (name, socket) in place::all()? {
             let mut answer = [0; wire::STATUS * size_of::<u32>()];
-            if ask(&socket, wire::ASK_STATUS, 0, &mut answer)?.is_some() {
+            if ask(&socket, wire::ASK_STATUS, [0; 2], &mut answer)?.is_some() {
                 list.push(Status::new(name, socket, &answer));
             }
         }
@@ -366,7 +371,7 @@ impl Service {
         place::sweep()?;
         let Some(path) = place::find(name)? else { return Ok(false) };
         let mut answer = [0; wire::ANSWER];
-        match ask(&path, wire::ASK_END, 0, &mut answer) {
+        match ask(&path, wire::ASK_END, [0; 2], &mut answer) {
             Ok(None) => return Ok(false),
             Ok(Some(link)) => {
                 // Nothing comes but the end.
@@ -570,7 +575,7 @@ impl Service {
                     continue;
                 }
                 wire::ASK_CALLS => {
-                    self.serve_stranger(link, arg != 0, pid);
+                    self.serve_stranger(link, args[0] != 0, pid);
                     continue;
                 }
                 STRANGER_IS_DONE => {
@@ -583,7 +588,7 @@ impl Service {
                     continue;
                 }
                 wire::ASK_NAMESPACE_OF => {
-                    answer_later(link, move || offshoot::find(arg.cast_signed()));
+                    answer_later(link, move || offshoot::find(args[0].cast_signed()));
                     continue;
                 }
                 _ => {}

@@ -857,7 +857,7 @@ impl Backing for Stranger<'_> {
         // By the first thread, as all who ask.
         let which = if id.is_some() { wire::ASK_COUNT } else { wire::ASK_USAGE };
         let mut answer = [0; wire::ANSWER];
-        let asked = ask(&self.home.socket, which, id.unwrap_or(0).cast_unsigned(), &mut answer);
+        let asked = ask(&self.home.socket, which, [id.unwrap_or(0).cast_unsigned(), 0], &mut answer);
         match asked {
             Ok(Some(_)) => {
                 let [_, _, first, second] = wire::decode(&answer);
@@ -869,6 +869,16 @@ impl Backing for Stranger<'_> {
 
     fn memory_usage(&self, memory: u64) -> Result<(u64, u64)> {
         segments::memory_usage(memory)
+    }
+
+    fn lock_memory(&self, memory: u64, lock: bool) -> Result<()> {
+        let which = if lock { wire::ASK_LOCK } else { wire::ASK_UNLOCK };
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        let halves = [memory as u32, (memory >> 32) as u32];
+        match ask(&self.home.socket, which, halves, &mut [0; wire::ANSWER]) {
+            Ok(Some(_)) => Ok(()),
+            _ => Err(Errno::ENOMEM),
+        }
     }
 
     fn watch_removed(&self) {

@@ -8,11 +8,12 @@
 //! What the program passes goes to libc or to the kernel as it is, but for the one flag.
 
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use client::{CLONE_NEWIPC, Target};
 use sys::{file, net::Fd};
+
+use crate::loader::Next;
 
 const CLONE_VM: u64 = 0x100;
 const CLONE_SYSVSEM: u64 = 0x4_0000;
@@ -118,16 +119,11 @@ pub extern "C" fn setns(fd: c_int, kinds: c_int) -> c_int {
 type Function = extern "C-unwind" fn(*mut c_void) -> c_int;
 type LibcClone =
     unsafe extern "C-unwind" fn(Function, *mut c_void, c_int, *mut c_void, usize, usize, usize) -> c_int;
-static LIBC_CLONE: AtomicUsize = AtomicUsize::new(0);
+static LIBC_CLONE: Next = Next::new(c"clone");
 
-fn libc_clone() -> Option<LibcClone> {
-    let mut address = LIBC_CLONE.load(Relaxed);
-    if address == 0 {
-        address = crate::loader::next(c"clone");
-        LIBC_CLONE.store(address, Relaxed);
-    }
+fn libc_clone() -> LibcClone {
     // SAFETY: libc's function, whose variadic arguments are passed as others are.
-    (address != 0).then(|| unsafe { core::mem::transmute::<usize, LibcClone>(address) })
+    unsafe { core::mem::transmute::<usize, LibcClone>(LIBC_CLONE.get()) }
 }
 
 /// What a child of clone is to do: first go to its namespace.
@@ -166,7 +162,7 @@ pub unsafe extern "C-unwind" fn clone(
     tls: usize,
     child_tid: usize,
 ) -> c_int {
-    let Some(libc) = libc_clone() else { return crate::finish_int(Err(Errno::ENOSYS)) };
+    let libc = libc_clone();
     let wanted = u64::from(flags.cast_unsigned());
     if !concerns(wanted) {
         // SAFETY: the program's own call.
