@@ -681,10 +681,7 @@ impl Service {
         if let Some(known) = self.clients.values().find(|c| c.pid == pid && c.start == start) {
             let process = known.process;
             client::with(|ctx| {
-                let threads = ctx.threads().map_err(engine::util::arena_errno)?;
-                for (slot, _, tid) in threads.filter(|(_, owner, _)| *owner == process) {
-                    reap::reap_thread(ctx, &slot, tid);
-                }
+                reap::end_threads(ctx, process);
                 if !same_program {
                     shm::detach_all(ctx, process);
                 }

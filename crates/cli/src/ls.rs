@@ -93,16 +93,7 @@ enum Failure {
 }
 
 pub(crate) fn ls(ls: &Ls) -> ExitCode {
-    match ls.text().and_then(|text| Ok(output::print(&text)?)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("ipcspace: {failure}");
-            match failure {
-                Failure::UnknownColumn(_) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
-        }
-    }
+    output::show(ls.text(), |failure| matches!(failure, Failure::UnknownColumn(_)))
 }
 
 impl Ls {

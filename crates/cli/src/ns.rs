@@ -61,16 +61,7 @@ enum Failure {
 }
 
 pub(crate) fn ns(ns: &Ns) -> ExitCode {
-    match ns.text().and_then(|text| Ok(output::print(&text)?)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("ipcspace: {failure}");
-            match failure {
-                Failure::UnknownColumn(_) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
-        }
-    }
+    output::show(ns.text(), |failure| matches!(failure, Failure::UnknownColumn(_)))
 }
 
 impl Ns {

@@ -1,7 +1,9 @@
 //! What the commands that list something share: columns to choose from, and the ways to write them.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
+use std::process::ExitCode;
 
 use clap::{ArgGroup, Args};
 use jiff::Zoned;
@@ -128,6 +130,20 @@ pub(crate) fn print(text: &str) -> io::Result<()> {
         // Whoever reads has had enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
+    }
+}
+
+/// Writes what a command has to show, or says why there is nothing. That a column is unknown is a mistake of usage.
+pub(crate) fn show<E>(text: Result<String, E>, is_usage: impl Fn(&E) -> bool) -> ExitCode
+where
+    E: Display + From<io::Error>,
+{
+    match text.and_then(|text| Ok(print(&text)?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ipcspace: {failure}");
+            if is_usage(&failure) { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
     }
 }
 

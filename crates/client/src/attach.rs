@@ -175,22 +175,9 @@ pub(crate) fn move_to(new: &[u8]) -> Result<()> {
     moved
 }
 
-/// Asks the broker, and keeps the connection.
-pub(crate) fn open(which: u32, arg: u32) -> Result<([u32; 4], sys::net::Fd)> {
-    let mut answer = [0; wire::ANSWER];
-    let link = sys::net::connect(path()?)?;
-    sys::net::send(&link, &wire::encode([wire::MAGIC, which, arg, 0]))?;
-    sys::net::receive(&link, &mut answer)?;
-    match wire::decode(&answer) {
-        words @ [wire::MAGIC, 0, ..] => Ok((words, link)),
-        [wire::MAGIC, error, ..] => Err(Errno::from_raw(error.cast_signed())),
-        _ => Err(Errno::ENOSYS),
-    }
-}
-
 /// A connection that keeps the namespace as long as it is open anywhere.
 pub(crate) fn lease() -> Result<sys::net::Fd> {
-    open(wire::ASK_LEASE, 0).map(|(_, link)| link)
+    exchange(wire::ASK_LEASE, [0; 2]).map(|answer| answer.link)
 }
 
 /// Tells the broker of this process, a child of fork.
@@ -198,11 +185,19 @@ pub(crate) fn be_known() {
     let _ = ask(wire::ASK_ATTACH, [1, 0]);
 }
 
-/// Asks the broker.
+/// What the broker has answered.
+pub(crate) struct Answer {
+    pub(crate) words: [u32; 4],
+    file: Option<sys::net::Fd>,
+    /// The connection.
+    pub(crate) link: sys::net::Fd,
+}
+
+/// Asks the broker, and keeps the connection.
 ///
 /// # Errors
 /// The broker's, and `ENOSYS` if there is none.
-pub(crate) fn ask(which: u32, args: [u32; 2]) -> Result<([u32; 4], Option<sys::net::Fd>)> {
+pub(crate) fn exchange(which: u32, args: [u32; 2]) -> Result<Answer> {
     let mut answer = [0; wire::ANSWER];
     let request = wire::encode([wire::MAGIC, which, args[0], args[1]]);
     let mut tries = 0;
@@ -213,17 +208,25 @@ pub(crate) fn ask(which: u32, args: [u32; 2]) -> Result<([u32; 4], Option<sys::n
             done => break done,
         }
     };
-    let file = asked.map_err(|e| match e {
+    let (link, file) = asked.map_err(|e| match e {
         Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EACCES => e,
         // Nobody there: as if the kernel had no IPC.
         _ => Errno::ENOSYS,
     })?;
     let words = wire::decode(&answer);
     match words {
-        [wire::MAGIC, 0, ..] => Ok((words, file)),
+        [wire::MAGIC, 0, ..] => Ok(Answer { words, file, link }),
         [wire::MAGIC, error, ..] => Err(Errno::from_raw(error.cast_signed())),
         _ => Err(Errno::ENOSYS),
     }
+}
+
+/// Asks the broker.
+///
+/// # Errors
+/// As [`exchange`].
+pub(crate) fn ask(which: u32, args: [u32; 2]) -> Result<([u32; 4], Option<sys::net::Fd>)> {
+    exchange(which, args).map(|answer| (answer.words, answer.file))
 }
 
 /// Asks, and uses the file that comes with the answer before it is closed again. Where the process has no descriptor free, a

@@ -105,10 +105,10 @@ fn still_ours(packed: u64, tls: &Tls) -> Option<Fd> {
 static CONNECTED: AtomicBool = AtomicBool::new(false);
 
 fn connect() -> Result<Fd> {
-    let (_, connection) =
-        attach::open(wire::ASK_CALLS, (CONNECTED.load(Relaxed) || attach::was_attached()).into())?;
+    let again = CONNECTED.load(Relaxed) || attach::was_attached();
+    let answer = attach::exchange(wire::ASK_CALLS, [again.into(), 0])?;
     CONNECTED.store(true, Relaxed);
-    Ok(connection)
+    Ok(answer.link)
 }
 
 /// The connection is of no use any more.

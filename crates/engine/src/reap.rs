@@ -104,7 +104,8 @@ pub fn leave_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> bool {
     shm::has_attachments(ctx, process)
 }
 
-fn end_threads(ctx: &Ctx<'_, impl Task>, process: Handle) {
+/// Ends all that the threads of a process had begun, and frees their slots.
+pub fn end_threads(ctx: &Ctx<'_, impl Task>, process: Handle) {
     let Ok(threads) = ctx.threads() else { return };
     for (thread, _, tid) in threads.filter(|(_, owner, _)| *owner == process) {
         reap_thread(ctx, &thread, tid);

@@ -140,14 +140,15 @@ pub fn send_file(socket: i32, message: &[u8], file: &Fd) -> Result<()> {
     retry(|| unsafe { syscall6(46, socket as usize, at, MSG_NOSIGNAL | MSG_DONTWAIT, 0, 0, 0) }).map(|_| ())
 }
 
-/// Asks the broker at `path`: sends `request`, receives `reply` and, if one comes, a descriptor.
+/// Asks the broker at `path`: sends `request`, receives `reply` and, if one comes, a descriptor. The connection comes first.
 ///
 /// # Errors
 /// The socket's; `EPROTO` for a reply of another size.
-pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<Option<Fd>> {
+pub fn ask(path: &[u8], request: &[u8], reply: &mut [u8]) -> Result<(Fd, Option<Fd>)> {
     let socket = connect(path)?;
     send(&socket, request)?;
-    receive(&socket, reply)
+    let file = receive(&socket, reply)?;
+    Ok((socket, file))
 }
 
 /// Where the other end of a connection is bound, if `fd` is one of the kind that brokers listen for.
