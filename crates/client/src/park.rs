@@ -90,8 +90,11 @@ fn woken_awake(ctx: &Operation<'_>, tls: &Tls) -> bool {
     let woken = match ctx.slot.waiter.waker_cpu() {
         // Nobody has woken this thread yet: nothing speaks for it.
         None => return false,
-        // It would keep the CPU from whoever is to wake it.
-        Some(_) if sys::is_real_time() => return false,
+        // It would keep the CPU from whoever is to wake it. To ask costs a system call, so not before each sleep.
+        Some(_) if sys::is_real_time() => {
+            tls.asleep_at_once.store((1 << RELUCTANCE) - 1, Relaxed);
+            return false;
+        }
         Some(cpu) if cpu == ctx.host.cpu() => (0..YIELDS).any(|_| {
             sys::sched_yield();
             is_over(ctx)

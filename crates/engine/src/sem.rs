@@ -960,9 +960,8 @@ fn try_many<T: Task>(ctx: &Ctx<'_, T>, id: i32, ops: &[[AtomicU16; 3]]) -> Optio
 fn try_undisturbed<'a, T: Task>(
     ctx: &Ctx<'a, T>,
     id: i32,
-    sops: impl Iterator<Item = SemBuf> + Clone,
+    sops: impl Iterator<Item = SemBuf>,
 ) -> Option<Result<Outcome>> {
-    let asked = Asked::by(sops.clone());
     let set = find_object::<SemArray, T>(ctx, id).ok()?;
     let mut tx = ctx.lock(set.part(|s| &s.perm.lock)).ok()?;
     let done = 'done: {
@@ -972,19 +971,18 @@ fn try_undisturbed<'a, T: Task>(
             | set.heads[1].load(Relaxed);
         if busy != 0
             || !is_object(set.get(), id)
-            || asked.highest >= set.nsems.load(Relaxed)
-            || ipcperms(ctx.host, &set.perm, if asked.alters { W } else { R }).is_err()
+            // Who has only one of the rights is for the full way.
+            || ipcperms(ctx.host, &set.perm, R | W).is_err()
         {
             break 'done None;
         }
-        let mut undo = None;
-        if set.undo.load(Relaxed) != 0 || asked.undos {
-            let Ok(mine) = undisturbed_undo(ctx, &set) else { break 'done None };
-            if asked.undos && mine.is_none() {
-                break 'done None;
-            }
-            undo = mine;
-        }
+        let undo = match set.undo.load(Relaxed) {
+            0 => None,
+            _ => match undisturbed_undo(ctx, &set) {
+                Ok(mine) => mine,
+                Err(_) => break 'done None,
+            },
+        };
         let Some(sems) = semaphores(&set).all::<Sem, T>(ctx) else { break 'done None };
         let pid = ctx.host.tgid();
         for op in sops {
@@ -997,11 +995,12 @@ fn try_undisturbed<'a, T: Task>(
                 Ok(new) => new,
                 Err(error) => break 'done error.map(Err),
             };
-            if op.sem_flg & SEM_UNDO != 0
-                && let Some(undo) = &undo
-                && !adjust(&mut tx, &set, undo, &op).is_ok_and(|in_range| in_range)
-            {
-                break 'done None;
+            if op.sem_flg & SEM_UNDO != 0 {
+                // Without a record, or out of range: for the full way.
+                let Some(undo) = &undo else { break 'done None };
+                if !adjust(&mut tx, &set, undo, &op).is_ok_and(|in_range| in_range) {
+                    break 'done None;
+                }
             }
             tx.set(&sem, |s| &s.word, pack(new, pid));
         }

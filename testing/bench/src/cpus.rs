@@ -1,5 +1,6 @@
 //! The CPUs that rows use, and the processes beside the worker's own.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 use std::{fmt, io, mem, ptr};
 
@@ -110,5 +111,30 @@ impl Peer {
     pub(crate) fn join(self) -> Outcome<()> {
         // SAFETY: a null status is allowed.
         checked("waitpid", unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) }).map(drop)
+    }
+}
+
+/// Where peers wait until all are ready.
+pub(crate) struct Gate {
+    ready: (io::PipeReader, io::PipeWriter),
+    go: (io::PipeReader, io::PipeWriter),
+}
+
+impl Gate {
+    pub(crate) fn new() -> Outcome<Gate> {
+        Ok(Gate { ready: io::pipe()?, go: io::pipe()? })
+    }
+
+    /// A peer's part.
+    pub(crate) fn wait(&self) -> Outcome<()> {
+        (&self.ready.1).write_all(&[0])?;
+        Ok((&self.go.0).read_exact(&mut [0])?)
+    }
+
+    /// Lets so many peers go, when all have come.
+    pub(crate) fn open(&self, count: usize) -> Outcome<()> {
+        let mut all = vec![0; count];
+        (&self.ready.0).read_exact(&mut all)?;
+        Ok((&self.go.1).write_all(&all)?)
     }
 }

@@ -10,6 +10,8 @@
 //! that need another namespace of ours. They take turns (A B A B …) in samples of about 50 ms, so that what the machine does meanwhile hits both. The figures
 //! are medians over the rounds. All are of elapsed time, but for `msg.cpu.blocked`.
 //!
+//! With the feature `peers`, rows `peers.*` have another library in the kernel's place.
+//!
 //! Missing: POSIX message queues. Memory is not measured.
 
 mod clock;
@@ -18,6 +20,8 @@ mod door;
 mod instructions;
 mod objects;
 mod pattern;
+#[cfg(feature = "peers")]
+mod peers;
 mod report;
 mod rows;
 mod worker;
@@ -135,17 +139,17 @@ fn another(slot: &mut Option<Worker>, door: Door, kind: Kind) -> Outcome<&mut Wo
 /// One row, both sides taking turns.
 fn measure(row: &Row, args: &Args, kernel: &mut Worker, ours: &mut Worker) -> Outcome<Figures> {
     let kernel_iterations = kernel.calibrate(row.name)?;
-    let ours_iterations = ours.calibrate(row.name)?;
+    let ours_iterations = ours.calibrate(row.ours)?;
     let (mut kernel_ns, mut ours_ns) = (Vec::new(), Vec::new());
     for _ in 0..args.rounds {
         kernel_ns.push(kernel.sample(row.name, kernel_iterations)?);
-        ours_ns.push(ours.sample(row.name, ours_iterations)?);
+        ours_ns.push(ours.sample(row.ours, ours_iterations)?);
     }
     let mut figures = Figures::new(row, &mut kernel_ns, &mut ours_ns);
     if args.html.is_some() {
         figures.distribution = Some(Distribution {
             kernel: kernel.histogram(row.name, kernel_iterations)?,
-            ours: ours.histogram(row.name, ours_iterations)?,
+            ours: ours.histogram(row.ours, ours_iterations)?,
         });
     }
     Ok(figures)

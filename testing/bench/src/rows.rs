@@ -3,13 +3,12 @@
 //! Missing: POSIX message queues.
 
 use std::ffi::{c_long, c_short, c_ushort};
-use std::io::{Read, Write};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use crate::clock::Clock;
-use crate::cpus::{Cpus, Peer};
+use crate::cpus::{Cpus, Gate, Peer};
 use crate::objects::{Message, Queue, Segment, Set, WANTED, checked, op};
 use crate::pattern::Pattern;
 use crate::{Outcome, door::Kind};
@@ -19,13 +18,19 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     /// What one iteration is.
     pub(crate) about: &'static str,
+    /// The row that ours makes to be compared with it: the same, but for peers.
+    pub(crate) ours: &'static str,
     /// Which worker of ours makes it.
     pub(crate) kind: Kind,
-    run: fn(&mut Clock, &Cpus) -> Outcome<()>,
+    pub(crate) run: fn(&mut Clock, &Cpus) -> Outcome<()>,
 }
 
-const fn row(name: &'static str, about: &'static str, run: fn(&mut Clock, &Cpus) -> Outcome<()>) -> Row {
-    Row { name, about, kind: Kind::Ordinary, run }
+pub(crate) const fn row(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Clock, &Cpus) -> Outcome<()>,
+) -> Row {
+    Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
 static ROWS: [Row; 39] = [
@@ -50,7 +55,7 @@ static ROWS: [Row; 39] = [
         msg_rtt(clock, cpus.second()?)
     }),
     row("msg.rtt.same", "the same, both on one CPU", |clock, cpus| msg_rtt(clock, cpus.own)),
-    row("msg.rtt.crowd", "the same on two CPUs, with eight more processes that do so too", msg_rtt_crowd),
+    row("msg.rtt.crowd", "the same on two CPUs by five pairs at once, per round trip", msg_rtt_crowd),
     row("msg.rtt.load", "the same on two CPUs, each of which another process would use wholly", msg_rtt_load),
     row(
         "msg.cpu.blocked",
@@ -103,12 +108,20 @@ const KEY: libc::key_t = 0x6265_6e63;
 /// `MSGMNB`, which the streams are to have: the worker's namespace has another for the rows with many messages.
 const QUEUE_BYTES: libc::msglen_t = 16_384;
 
+/// All rows there are.
+fn all() -> impl Iterator<Item = &'static Row> {
+    #[cfg(feature = "peers")]
+    return ROWS.iter().chain(&crate::peers::ROWS);
+    #[cfg(not(feature = "peers"))]
+    ROWS.iter()
+}
+
 /// The rows whose names the pattern matches (all, if it is empty).
 pub(crate) fn matching(pattern: &str) -> Outcome<Vec<&'static Row>> {
     let pattern = Pattern::new(pattern)?;
-    let chosen: Vec<_> = ROWS.iter().filter(|row| pattern.matches(row.name)).collect();
+    let chosen: Vec<_> = all().filter(|row| pattern.matches(row.name)).collect();
     if chosen.is_empty() {
-        let all: Vec<_> = ROWS.iter().map(|row| row.name).collect();
+        let all: Vec<_> = all().map(|row| row.name).collect();
         return Err(format!("no row matches; there are: {}", all.join(" ")).into());
     }
     Ok(chosen)
@@ -116,7 +129,7 @@ pub(crate) fn matching(pattern: &str) -> Outcome<Vec<&'static Row>> {
 
 /// Sets the row up, and makes its iterations.
 pub(crate) fn run(name: &str, clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
-    let row = ROWS.iter().find(|row| row.name == name).ok_or_else(|| format!("unknown row {name}"))?;
+    let row = all().find(|row| row.name == name).ok_or_else(|| format!("unknown row {name}"))?;
     (row.run)(clock, cpus)
 }
 
@@ -166,45 +179,65 @@ fn msg_select(clock: &mut Clock, ahead: c_long, wanted: c_long) -> Outcome<()> {
 }
 
 fn msg_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
-    let (here, there) = (Queue::create(libc::IPC_PRIVATE)?, Queue::create(libc::IPC_PRIVATE)?);
-    let peer = Peer::fork(peer_cpu, || {
-        answer(&there, &here);
-        Ok(())
-    })?;
+    let pair = Pair::start(peer_cpu)?;
     let mut message = Message::new();
-    let mut round_trip = || {
-        there.send(&message, 64)?;
-        here.receive(&mut message, 64, 0)
-    };
-    round_trip()?;
-    clock.time(round_trip)?;
-    drop((here, there));
-    peer.join()
+    pair.round_trip(&mut message)?;
+    clock.time(|| pair.round_trip(&mut message))?;
+    pair.end()
 }
 
-/// Sends each message back, until the queues are removed.
-fn answer(from: &Queue, to: &Queue) {
-    let mut message = Message::new();
-    while from.receive(&mut message, 64, 0).is_ok() && to.send(&message, 64).is_ok() {}
+/// A process that sends each message back.
+struct Pair {
+    there: Queue,
+    here: Queue,
+    peer: Peer,
 }
 
-/// More tasks than CPUs, all of which sleep and wake.
-fn msg_rtt_crowd(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
-    const PAIRS: usize = 4;
-    let queues: Vec<_> = (0..2 * PAIRS).map(|_| Queue::create(libc::IPC_PRIVATE)).collect::<Outcome<_>>()?;
-    let mut crowd = Vec::new();
-    for pair in queues.chunks(2) {
-        for (cpu, from, to) in [(cpus.own, &pair[0], &pair[1]), (cpus.second()?, &pair[1], &pair[0])] {
-            crowd.push(Peer::fork(cpu, || {
-                answer(from, to);
-                Ok(())
-            })?);
-        }
-        pair[0].send(&Message::new(), 64)?;
+impl Pair {
+    fn start(peer_cpu: usize) -> Outcome<Pair> {
+        let (there, here) = (Queue::create(libc::IPC_PRIVATE)?, Queue::create(libc::IPC_PRIVATE)?);
+        let peer = Peer::fork(peer_cpu, || {
+            let mut message = Message::new();
+            // The removal of the queues ends the loop.
+            while there.receive(&mut message, 64, 0).is_ok() && here.send(&message, 64).is_ok() {}
+            Ok(())
+        })?;
+        Ok(Pair { there, here, peer })
     }
-    msg_rtt(clock, cpus.second()?)?;
-    drop(queues);
-    crowd.into_iter().try_for_each(Peer::join)
+
+    fn round_trip(&self, message: &mut Message) -> Outcome<()> {
+        self.there.send(message, 64)?;
+        self.here.receive(message, 64, 0)
+    }
+
+    fn end(self) -> Outcome<()> {
+        let Pair { there, here, peer } = self;
+        drop((there, here));
+        peer.join()
+    }
+}
+
+/// More tasks than CPUs, all of which sleep and wake: five pairs share the iterations.
+fn msg_rtt_crowd(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
+    const PAIRS: u64 = 5;
+    let share = clock.iterations().div_ceil(PAIRS);
+    let pairs = (0..PAIRS).map(|_| Pair::start(cpus.second()?)).collect::<Outcome<Vec<_>>>()?;
+    let [mine, others @ ..] = &pairs[..] else { return Ok(()) };
+    let turn = || mine.round_trip(&mut Message::new());
+    turn()?;
+    let gate = Gate::new()?;
+    let mut crowd = Vec::new();
+    for pair in others {
+        crowd.push(Peer::fork(cpus.own, || {
+            let mut message = Message::new();
+            pair.round_trip(&mut message)?;
+            gate.wait()?;
+            (0..share).try_for_each(|_| pair.round_trip(&mut message))
+        })?);
+    }
+    gate.open(crowd.len())?;
+    clock.time_until(share, turn, || crowd.into_iter().try_for_each(Peer::join))?;
+    pairs.into_iter().try_for_each(Pair::end)
 }
 
 fn msg_rtt_load(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
@@ -307,22 +340,18 @@ fn sem_contend(clock: &mut Clock, cpus: &Cpus, processes: u64) -> Outcome<()> {
         set.op(&mut [op(0, -1, 0)])?;
         set.op(&mut [op(0, 1, 0)])
     };
-    let (mut ready, tell_ready) = io::pipe()?;
-    let (go, tell_go) = io::pipe()?;
+    let gate = Gate::new()?;
     let mut others = Vec::new();
     for i in 1..processes {
         let cpu = if i % 2 == 0 { cpus.own } else { cpus.second().unwrap_or(cpus.own) };
         others.push(Peer::fork(cpu, || {
             set.value()?;
-            (&tell_ready).write_all(&[0])?;
-            (&go).read_exact(&mut [0])?;
+            gate.wait()?;
             (0..share).try_for_each(|_| turn())
         })?);
     }
-    let mut all = vec![0; others.len()];
-    ready.read_exact(&mut all)?;
     set.op(&mut [op(0, 1, 0)])?;
-    (&tell_go).write_all(&all)?;
+    gate.open(others.len())?;
     clock.time_until(share, turn, || others.into_iter().try_for_each(Peer::join))
 }
 
