@@ -304,13 +304,20 @@ fn perform<'a, T: Task>(
     for (at, op) in sops.iter().enumerate() {
         let sem = sem(ctx, set, usize::from(op.sem_num))?;
         let failed = match next_value(semval(sem.word.load(Relaxed)), &op) {
-            Ok(new) => match undo.filter(|_| op.sem_flg & SEM_UNDO != 0) {
-                Some(undo) if !adjust(tx, set, undo, &op)? => Tried::Fails(Errno::ERANGE),
-                _ => {
+            Ok(new) => {
+                let undone = match undo.filter(|_| op.sem_flg & SEM_UNDO != 0) {
+                    Some(undo) => {
+                        let adj = adjustments(set, undo).get(ctx, usize::from(op.sem_num))?;
+                        adjust(tx, &adj, &op)
+                    }
+                    None => true,
+                };
+                if undone {
                     tx.set(&sem, |s| &s.word, pack(new, pid));
                     continue;
                 }
-            },
+                Tried::Fails(Errno::ERANGE)
+            }
             Err(None) => Tried::Blocks(at),
             Err(Some(error)) => Tried::Fails(error),
         };
@@ -352,14 +359,13 @@ fn renew_adjustments<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &
 
 /// Records what undoes one operation; false if that is out of range.
 #[inline(always)]
-fn adjust<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &Undo<'a>, op: &SemBuf) -> Result<bool> {
-    let adj = adjustments(set, undo).get::<AtomicI32, T>(tx.ctx(), usize::from(op.sem_num))?;
+fn adjust<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, adj: &Ref<'a, AtomicI32>, op: &SemBuf) -> bool {
     let new = adj.load(Relaxed) - i32::from(op.sem_op);
     let in_range = (-SEMAEM - 1..=SEMAEM).contains(&new);
     if in_range {
-        tx.set(&adj, |a| a, new);
+        tx.set(adj, |a| a, new);
     }
-    Ok(in_range)
+    in_range
 }
 
 // ---- sleepers
@@ -944,12 +950,12 @@ fn try_semop<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32) -> Result<Outcome> {
 /// One operation is what most calls have: without a loop all of it stays in registers.
 #[inline(never)]
 fn try_one<T: Task>(ctx: &Ctx<'_, T>, id: i32, op: &[AtomicU16; 3]) -> Option<Result<Outcome>> {
-    try_undisturbed(ctx, id, core::iter::once(sembuf(op)))
+    try_undisturbed(ctx, id, true, core::iter::once(sembuf(op)))
 }
 
 #[inline(never)]
 fn try_many<T: Task>(ctx: &Ctx<'_, T>, id: i32, ops: &[[AtomicU16; 3]]) -> Option<Result<Outcome>> {
-    try_undisturbed(ctx, id, ops.iter().map(sembuf))
+    try_undisturbed(ctx, id, false, ops.iter().map(sembuf))
 }
 
 /// The try that can be made at once and has nothing else to see to: no sleepers, no undo records to make or of the
@@ -960,6 +966,7 @@ fn try_many<T: Task>(ctx: &Ctx<'_, T>, id: i32, ops: &[[AtomicU16; 3]]) -> Optio
 fn try_undisturbed<'a, T: Task>(
     ctx: &Ctx<'a, T>,
     id: i32,
+    alone: bool,
     sops: impl Iterator<Item = SemBuf>,
 ) -> Option<Result<Outcome>> {
     let set = find_object::<SemArray, T>(ctx, id).ok()?;
@@ -976,13 +983,11 @@ fn try_undisturbed<'a, T: Task>(
         {
             break 'done None;
         }
-        let undo = match set.undo.load(Relaxed) {
-            0 => None,
-            _ => match undisturbed_undo(ctx, &set) {
-                Ok(mine) => mine,
-                Err(_) => break 'done None,
-            },
-        };
+        let mut adjs = None;
+        if set.undo.load(Relaxed) != 0 {
+            let Ok(mine) = undisturbed_undo(ctx, &set) else { break 'done None };
+            adjs = mine.and_then(|undo| adjustments(&set, &undo).all::<AtomicI32, T>(ctx));
+        }
         let Some(sems) = semaphores(&set).all::<Sem, T>(ctx) else { break 'done None };
         let pid = ctx.host.tgid();
         for op in sops {
@@ -993,12 +998,13 @@ fn try_undisturbed<'a, T: Task>(
             let sem = sems.part(|s| &s[num]);
             let new = match next_value(semval(sem.word.load(Relaxed)), &op) {
                 Ok(new) => new,
-                Err(error) => break 'done error.map(Err),
+                // Where there are more, the kernel looks at all of them first for other errors.
+                Err(error) => break 'done error.filter(|_| alone).map(Err),
             };
             if op.sem_flg & SEM_UNDO != 0 {
                 // Without a record, or out of range: for the full way.
-                let Some(undo) = &undo else { break 'done None };
-                if !adjust(&mut tx, &set, undo, &op).is_ok_and(|in_range| in_range) {
+                let adj = adjs.filter(|adjs| num < adjs.len()).map(|adjs| adjs.part(|a| &a[num]));
+                if !adj.is_some_and(|adj| adjust(&mut tx, &adj, &op)) {
                     break 'done None;
                 }
             }
