@@ -16,7 +16,7 @@ pub(crate) const TID_MASK: u32 = 0x3fff_ffff;
 pub(crate) const WAITERS: u32 = 0x8000_0000;
 /// Set by the kernel (or the broker) in place of a dead owner's id.
 pub(crate) const OWNER_DIED: u32 = 0x4000_0000;
-/// How often to look again before sleeping: some hundred nanoseconds, about as long as the lock is held.
+/// The longest pause before a last look and sleep, in turns of a spin: pauses grow up to it, to some microseconds in all.
 const SPINS: u32 = if cfg!(any(loom, shuttle)) { 0 } else { 60 };
 
 crate::shared! {
@@ -75,8 +75,9 @@ impl Lock {
                 continue;
             }
             if spins < SPINS {
-                spins += 1;
-                core::hint::spin_loop();
+                // Twice as long each time: the lock's line stays with its holder, who gets more done.
+                spins = 2 * spins + 1;
+                (0..spins).for_each(|_| core::hint::spin_loop());
                 continue;
             }
             if seen & WAITERS == 0

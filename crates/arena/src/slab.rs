@@ -74,7 +74,7 @@ impl Class {
     const fn per_span(self) -> u32 {
         (SPAN / self.size()) as u32
     }
-    /// How many blocks a magazine of the class holds; a few KiB at most.
+    /// How many blocks a magazine of the class holds; 16 KiB at most.
     const fn magazine(self) -> usize {
         match self.0 {
             0..4 => MAGAZINE,

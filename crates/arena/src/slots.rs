@@ -20,8 +20,8 @@ pub(crate) const LOG_EXTENTS: usize = 16;
 pub(crate) const WAKES: usize = 32;
 /// Size classes with a magazine.
 pub(crate) const MAGAZINES: usize = 7;
-/// Blocks of a magazine.
-pub(crate) const MAGAZINE: usize = 16;
+/// Blocks of a magazine. Where one process only sends and another only receives, each has to go to the class every half a magazine.
+pub(crate) const MAGAZINE: usize = 32;
 
 crate::shared! {
     /// Free blocks of one size class that a thread keeps for itself.
