@@ -76,6 +76,7 @@ impl Figures {
     fn marked_ratio(&self) -> String {
         match self.ratio {
             10.0.. => grouped(self.ratio),
+            ..0.1 => format!("**{:.3}**", self.ratio),
             ..0.995 => format!("**{:.2}**", self.ratio),
             ratio => format!("{ratio:.1}"),
         }
@@ -205,6 +206,7 @@ mod tests {
         assert_eq!(grouped(7.4), "7");
         assert_eq!(grouped(1_234_567.0), "1 234 567");
         assert_eq!(figures(&mut [9.0], &mut [10.0]).marked_ratio(), "**0.90**");
+        assert_eq!(figures(&mut [2.0], &mut [1000.0]).marked_ratio(), "**0.002**");
         assert_eq!(figures(&mut [20.0], &mut [10.0]).marked_ratio(), "2.0");
         assert_eq!(figures(&mut [20_000.0], &mut [1.0]).marked_ratio(), "20 000");
     }

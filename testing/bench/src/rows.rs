@@ -250,6 +250,8 @@ fn msg_rtt_load(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
 /// Waits long enough for the receiver to fall asleep; its CPU time is what counts.
 fn msg_cpu_blocked(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
     const PAUSE: Duration = Duration::from_millis(1);
+    /// It is a receiver that has waited for a while which is measured, not one that still learns how long it has to.
+    const WAITS_BEFORE: u32 = 200;
     let (queue, ready) = (Queue::create(libc::IPC_PRIVATE)?, Queue::create(libc::IPC_PRIVATE)?);
     let receiver = Peer::fork(cpus.second()?, || {
         let mut message = Message::new();
@@ -261,6 +263,10 @@ fn msg_cpu_blocked(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
     let mut message = Message::new();
     queue.send(&message, 64)?;
     ready.receive(&mut message, 64, 0)?;
+    for _ in 0..WAITS_BEFORE {
+        thread::sleep(PAUSE / 10);
+        queue.send(&message, 64)?;
+    }
     thread::sleep(PAUSE);
     let before = receiver.cpu_time()?;
     clock.time(|| {

@@ -168,7 +168,7 @@ impl Display for Table<'_> {
                 grouped(row.kernel_ns),
                 grouped(row.ours_ns),
                 if row.ratio < 1.0 { " class=slower" } else { "" },
-                if row.ratio < 10.0 { format!("{:.2}", row.ratio) } else { grouped(row.ratio) },
+                row.marked_ratio().replace("**", ""),
                 row.kernel_spread * 100.0,
                 row.ours_spread * 100.0,
                 Text(&row.about.replace('`', "")),
