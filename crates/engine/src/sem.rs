@@ -995,18 +995,23 @@ fn try_undisturbed<'a, T: Task>(
             if num >= sems.len() {
                 break 'done None;
             }
+            // An operation to be undone makes a record whatever comes of it, and the end of the process shows that there was one.
+            let adj = if op.sem_flg & SEM_UNDO == 0 {
+                None
+            } else {
+                match adjs.filter(|adjs| num < adjs.len()) {
+                    Some(adjs) => Some(adjs.part(|a| &a[num])),
+                    None => break 'done None,
+                }
+            };
             let sem = sems.part(|s| &s[num]);
             let new = match next_value(semval(sem.word.load(Relaxed)), &op) {
                 Ok(new) => new,
                 // Where there are more, the kernel looks at all of them first for other errors.
                 Err(error) => break 'done error.filter(|_| alone).map(Err),
             };
-            if op.sem_flg & SEM_UNDO != 0 {
-                // Without a record, or out of range: for the full way.
-                let adj = adjs.filter(|adjs| num < adjs.len()).map(|adjs| adjs.part(|a| &a[num]));
-                if !adj.is_some_and(|adj| adjust(&mut tx, &adj, &op)) {
-                    break 'done None;
-                }
+            if adj.is_some_and(|adj| !adjust(&mut tx, &adj, &op)) {
+                break 'done None;
             }
             tx.set(&sem, |s| &s.word, pack(new, pid));
         }

@@ -61,6 +61,7 @@ cases! { "semop":
     undo_clamped_at_the_top,
     undo_range,
     undo_stamps,
+    undo_of_what_was_refused,
     undo_wakes,
     undo_not_inherited_by_fork,
     undo_kept_over_exec,
@@ -579,6 +580,20 @@ fn undo_range() -> Outcome {
     same!(getval(id, 0), Ok(1));
     same!(semop(id, &[op(0, 1, 0)]), Ok(0));
     same!(semop(id, &[op(0, -1, UNDO), op(0, 1, UNDO)]), Ok(0));
+    Ok(())
+}
+
+/// A record is made at the first try, and its end stamps the set though there is nothing to undo.
+fn undo_of_what_was_refused() -> Outcome {
+    for operations in [&[op(0, -1, SEM_NOWAIT | UNDO)][..], &[op(0, -1, SEM_NOWAIT), op(1, 1, UNDO)]] {
+        let id = ok!(set_of(&[0, 0]));
+        let operations = operations.to_vec();
+        let before = ok!(sem_stat(id)).sem_otime;
+        let task = Task::start(move || semop(id, &operations))?;
+        same!(task.report()?, Err(EAGAIN));
+        same!(before, 0);
+        same!(ok!(sem_stat(id)).sem_otime > 0, true);
+    }
     Ok(())
 }
 
