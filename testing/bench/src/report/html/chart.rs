@@ -6,7 +6,7 @@ const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 200.0;
 /// Room for what stands beside the plot.
 const LEFT: f64 = 44.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 22.0;
 const TOP: f64 = 8.0;
 const BOTTOM: f64 = 24.0;
 
