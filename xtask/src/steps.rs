@@ -110,6 +110,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, kernel", "conformance", &["--door", "kernel"]),
         tool("conformance, preload", "conformance", &["--door", "preload"]),
         tool("conformance, strangers", "conformance", &["--door", "stranger"]),
+        tool("conformance, trap", "conformance", &["--door", "trap"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
         tool("differential, host", "differential", &["--door", "host", "--calls", "50000", "--seed", "1"]),
         tool("differential, messages", "differential", &["--calls", "5000", "--seed", "1", "--area", "msg"]),

@@ -1,9 +1,9 @@
 //! What an operation works with: the arena, the host, and the thread's slot.
 
 use crate::{
-    Arena, ArenaError, Handle, Host, Lock, Ref, Result, Shared, ThreadSlot, Tx,
+    Arena, ArenaError, Class, Handle, Host, Lock, ProcSlot, Ref, Result, Shared, ThreadSlot, Tx,
     slab::thread_slots,
-    slots::{MAGAZINE, MAGAZINES},
+    slots::{MAGAZINE, MAGAZINES, PROC_SLOT_SIZE, SLOT_LIVE},
     sync::{AtomicU32, Ordering::*, ordered},
 };
 
@@ -80,6 +80,7 @@ impl<'a, H: Host> Ctx<'a, H> {
                 match ctx.slot.owner() {
                     None => {
                         if ctx.is_slot() && ctx.slot.claim(process, tid) {
+                            ctx.slot.waiter.bell.store(0, Relaxed);
                             return Ok((ctx, None));
                         }
                     }
@@ -93,6 +94,7 @@ impl<'a, H: Host> Ctx<'a, H> {
                         // Only threads of this process come here, and two of them may meet: the winner of the change
                         // of owner does the work.
                         if left && ctx.slot.take_over(process, t, tid) {
+                            ctx.slot.waiter.bell.store(0, Relaxed);
                             return Ok((ctx, Some(t)));
                         }
                     }
@@ -265,6 +267,21 @@ impl<'a, H: Host> Ctx<'a, H> {
             block = next;
         }
         slot.in_flight.chain.store(0, Relaxed);
+    }
+
+    /// A slot for a process that began at `start`.
+    ///
+    /// # Errors
+    /// `NoMemory`, `Full`.
+    pub fn add_process(&self, pid: u32, start: u64) -> Result<Handle> {
+        let process = self.alloc_class(Class::PROCESS)?;
+        self.arena.zero(self.host, process, 0, PROC_SLOT_SIZE)?;
+        let slot = self.at::<ProcSlot>(process)?;
+        slot.pid.store(pid, Relaxed);
+        slot.start.store(start, Relaxed);
+        slot.state.store(SLOT_LIVE, Release);
+        self.taken();
+        Ok(process)
     }
 
     /// All thread slots with their owners: process slot and thread id. For the broker and for diagnosis.

@@ -242,7 +242,7 @@ fn recover<H: Host>(ctx: &Ctx<'_, H>, holder: Handle) {
         let owed = Owed::unpack(slot.wakes[at].load(Relaxed));
         if let Ok(waiter) = ctx.arena.at::<Waiter, H>(ctx.host, owed.waiter) {
             waiter.complete(owed.state, owed.phase);
-            waiter.wake(ctx.host);
+            wake(ctx, &waiter);
         }
     }
     ordered();
@@ -317,9 +317,21 @@ fn flush_wakes_of<'a, H: Host>(ctx: &Ctx<'a, H>, slot: &Ref<'a, ThreadSlot>) {
     for owed in slot.wakes.iter().take(slot.wake_count.load(Relaxed) as usize) {
         let owed = Owed::unpack(owed.load(Relaxed));
         if let Ok(waiter) = ctx.arena.at::<Waiter, H>(ctx.host, owed.waiter) {
-            waiter.wake(ctx.host);
+            wake(ctx, &waiter);
         }
     }
     ordered();
     slot.wake_count.store(0, Relaxed);
+}
+
+/// Wakes a sleeper where it sleeps.
+fn wake<H: Host>(ctx: &Ctx<'_, H>, waiter: &Waiter) {
+    match Handle(waiter.bell.load(Relaxed)).some() {
+        None => waiter.wake(ctx.host),
+        Some(slot) => {
+            if let Ok(slot) = ctx.arena.at::<ThreadSlot, H>(ctx.host, slot) {
+                slot.bell.ring(ctx.host, waiter.place.load(Relaxed));
+            }
+        }
+    }
 }

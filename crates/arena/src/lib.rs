@@ -25,6 +25,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod bell;
 mod ctx;
 mod handle;
 mod host;
@@ -36,6 +37,7 @@ mod slots;
 pub mod sync;
 mod waitq;
 
+pub use bell::{Bell, PLACES};
 pub use ctx::Ctx;
 pub use handle::Handle;
 pub use host::Host;
@@ -64,4 +66,4 @@ pub enum ArenaError {
 pub type Result<T> = core::result::Result<T, ArenaError>;
 
 /// Version of the layout of shared memory: a client with another one must not map it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

@@ -8,7 +8,7 @@
 //! Only the owner writes a slot (but for the waiter, see there), and after its death whoever reaps it.
 
 use crate::{
-    Handle, Waiter,
+    Bell, Handle, Waiter,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -69,6 +69,8 @@ crate::shared! {
         pub(crate) magazines: [Magazine; MAGAZINES],
         pad: AtomicU32,
         pub(crate) log: [AtomicU64; 2 * LOG_INLINE],
+        /// For the sleepers whom the thread serves.
+        pub bell: Bell,
     }
 }
 #[cfg(not(any(loom, shuttle)))]

@@ -72,11 +72,15 @@ crate::shared! {
         pub result: AtomicI64,
         /// The CPU, plus one, of whoever ended the last sleep; 0 if unknown. A hint: see [`Waiter::waker_cpu`].
         waker: AtomicU32,
-        pad: AtomicU32,
+        /// The thread slot whose bell is to be rung instead of waking the sleeper on its own word; 0: none.
+        pub bell: AtomicU32,
         /// Arguments, by kind.
         pub args: [AtomicU64; 6],
         /// Room for a semop's operations.
         pub ops: [[AtomicU16; 3]; 32],
+        /// The sleeper's place at that bell.
+        pub place: AtomicU32,
+        pad: AtomicU32,
     }
 }
 
@@ -102,9 +106,11 @@ impl Waiter {
             block: zero(),
             result: AtomicI64::new(0),
             waker: zero(),
-            pad: zero(),
+            bell: zero(),
             args: from_fn(|_| AtomicU64::new(0)),
             ops: from_fn(|_| from_fn(|_| AtomicU16::new(0))),
+            place: zero(),
+            pad: zero(),
         }
     }
 

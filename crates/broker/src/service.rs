@@ -20,10 +20,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
-use arena::{Class, Handle, ProcSlot, SLOT_LIVE, sync::Ordering::*};
+use arena::{Handle, ProcSlot, sync::Ordering::*};
 use client::wire;
 use engine::{IpcNamespace, ipc_sysctl::Sysctl, namespace, reap, shm};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -141,8 +140,7 @@ struct Client {
 
 impl Client {
     fn has_ended(&self) -> bool {
-        let mut wanted = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut wanted, PollTimeout::ZERO) == Ok(1)
+        trap::process::has_ended(&self.pidfd)
     }
 }
 
@@ -477,13 +475,12 @@ impl Service {
         let memory = client::with(|ctx| shm::memory_of(ctx, id))?;
         let counts = segments::count(memory);
         let mut total = counts.values().sum();
+        let trapped = trap::processes();
+        let is_known = |pid: &i32| {
+            trapped.contains_key(&pid.cast_unsigned()) || self.clients.values().any(|c| c.pid == *pid)
+        };
         // A child that has not come to tell of itself yet: its end is to be noted too.
-        for pid in counts
-            .keys()
-            .filter(|pid| self.clients.values().all(|c| c.pid != **pid))
-            .copied()
-            .collect::<Vec<_>>()
-        {
+        for pid in counts.keys().copied().filter(|pid| !is_known(pid)).collect::<Vec<_>>() {
             if let Ok(process) = self.attach(pid, true) {
                 let _ = client::with(|ctx| {
                     shm::found_attached(ctx, process, id);
@@ -492,12 +489,16 @@ impl Service {
             }
         }
         client::with(|ctx| {
-            for client in self.clients.values().filter(|c| !counts.contains_key(&c.pid)) {
-                if client.peer.is_some() && !segments::can_see(client.pid) {
+            let clients = self.clients.values().map(|c| (c.pid, c.process, c.peer.is_some()));
+            let trapped = trapped.iter().map(|(pid, process)| (pid.cast_signed(), *process, false));
+            for (pid, process, is_stranger) in
+                clients.chain(trapped).filter(|(pid, ..)| !counts.contains_key(pid))
+            {
+                if is_stranger && !segments::can_see(pid) {
                     // What it has told counts.
-                    total += shm::attached_by(ctx, client.process, id);
-                } else if shm::has_attached(ctx, client.process, id) {
-                    shm::detached_unseen(ctx, client.process, id);
+                    total += shm::attached_by(ctx, process, id);
+                } else if shm::has_attached(ctx, process, id) {
+                    shm::detached_unseen(ctx, process, id);
                 }
             }
             shm::set_nattch(ctx, id, total)
@@ -675,8 +676,8 @@ impl Service {
 
     /// The slot of a process. `same_program` says that what its memory is attached to is still true.
     fn attach(&mut self, pid: i32, same_program: bool) -> Result<Handle, Errno> {
-        let pidfd = pidfd_open(pid)?;
-        let start = start_time(pid).ok_or(Errno::ESRCH)?;
+        let pidfd = trap::process::pidfd_open(pid.cast_unsigned())?;
+        let start = trap::process::start_time(pid.cast_unsigned()).ok_or(Errno::ESRCH)?;
         // A program after exec keeps its adjustments; what its threads had in their hands is gone.
         if let Some(known) = self.clients.values().find(|c| c.pid == pid && c.start == start) {
             let process = known.process;
@@ -696,14 +697,7 @@ impl Service {
             self.gone(fd);
         }
         let process = client::with(|ctx| {
-            let process = ctx.alloc_class(Class::PROCESS).map_err(engine::util::arena_errno)?;
-            ctx.arena.zero(ctx.host, process, 0, arena::PROC_SLOT_SIZE).map_err(engine::util::arena_errno)?;
-            let slot = ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno)?;
-            slot.pid.store(pid.cast_unsigned(), Relaxed);
-            slot.start.store(start, Relaxed);
-            slot.state.store(SLOT_LIVE, Release);
-            ctx.taken();
-            Ok(process)
+            ctx.add_process(pid.cast_unsigned(), start).map_err(engine::util::arena_errno)
         })?;
         let fd = pidfd.as_raw_fd();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
@@ -953,20 +947,6 @@ fn in_initial_userns() -> bool {
     fs::metadata("/proc/self/ns/user").is_ok_and(|m| m.ino() == PROC_USER_INIT_INO)
 }
 
-fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes two integers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::ESRCH)?;
-    // SAFETY: a new descriptor of ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// When a process began, in clock ticks after boot.
-fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
-}
-
 /// What there is in a namespace, and who serves it.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -1019,6 +999,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Where that namespace's broker is asked.
+    pub fn socket(&self) -> &Path {
+        &self.path
+    }
+
     /// What a program needs in its environment to be in that namespace.
     pub fn env(&self) -> Vec<(String, String)> {
         environment(&self.path)

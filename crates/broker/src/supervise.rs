@@ -15,17 +15,30 @@ mod front;
 mod keeper;
 mod os;
 mod start;
+mod trap;
 mod wire;
 
 use std::ffi::{CString, OsString};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, io};
 
 use nix::unistd::{ForkResult, fork, getpid};
 
 use crate::service::{Lease, Service};
+
+/// How the system calls of the command, and of all that it starts, reach the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// By what is preloaded only.
+    Preload,
+    /// By the trap where there can be one, besides what is preloaded.
+    Auto,
+    /// By the trap.
+    Trap,
+}
 
 /// What to run, and how.
 #[derive(Debug, Clone)]
@@ -34,6 +47,8 @@ pub struct Job {
     pub command: Vec<OsString>,
     /// Variables to set, besides those of the namespace.
     pub env: Vec<(OsString, OsString)>,
+    /// How its system calls reach the namespace.
+    pub door: Door,
     /// Whether the rest of its descendants are killed when the command has ended.
     pub kill_rest: bool,
 }
@@ -61,6 +76,15 @@ impl Namespace {
             Namespace::Own(service) => service.env(),
             Namespace::Joined(lease) => lease.env(),
             Namespace::Gone => Vec::new(),
+        }
+    }
+
+    /// Where its broker is asked.
+    fn socket(&self) -> Option<PathBuf> {
+        match self {
+            Namespace::Own(service) => Some(service.socket()),
+            Namespace::Joined(lease) => Some(lease.socket().to_owned()),
+            Namespace::Gone => None,
         }
     }
 
@@ -137,6 +161,9 @@ pub enum Failure {
     /// The namespace could not be made or joined; the text says why.
     #[error("{0}")]
     Namespace(String),
+    /// The command would have to be run without the trap that was asked for.
+    #[error("no trap: {0}")]
+    NoTrap(String),
     /// The broker ended before the command ran.
     #[error("the broker was killed before the command was started")]
     BrokerDied,

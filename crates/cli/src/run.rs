@@ -32,6 +32,9 @@ pub(crate) struct Run {
     /// When the command has ended, kill what it has left running
     #[arg(long)]
     kill: bool,
+    /// How system calls reach the namespace: by the preloaded library, or by the trap, which any program falls into
+    #[arg(long, value_enum, default_value_t = Door::Preload)]
+    door: Door,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -46,9 +49,32 @@ pub(crate) struct Exec {
     /// When the command has ended, kill what it has left running
     #[arg(long)]
     kill: bool,
+    /// How system calls reach the namespace: by the preloaded library, or by the trap, which any program falls into
+    #[arg(long, value_enum, default_value_t = Door::Preload)]
+    door: Door,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Door {
+    /// Preload, and the trap for programs that the library does not serve
+    Auto,
+    /// The preloaded library: quick, for dynamic 64-bit programs
+    Preload,
+    /// Seccomp notifications: for any program, each call costs a few microseconds
+    Trap,
+}
+
+impl From<Door> for supervise::Door {
+    fn from(door: Door) -> supervise::Door {
+        match door {
+            Door::Auto => supervise::Door::Auto,
+            Door::Preload => supervise::Door::Preload,
+            Door::Trap => supervise::Door::Trap,
+        }
+    }
 }
 
 /// A limit and its value, as sysctl(8) takes them.
@@ -59,13 +85,13 @@ pub(crate) fn sysctl(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn run(run: Run) -> ExitCode {
-    let Run { name, sysctl, kill, command } = run;
-    start(command, kill, || open(name.as_deref(), &sysctl))
+    let Run { name, sysctl, kill, door, command } = run;
+    start(command, door, kill, || open(name.as_deref(), &sysctl))
 }
 
 pub(crate) fn exec(exec: Exec) -> ExitCode {
-    let Exec { name, kill, command } = exec;
-    start(command, kill, || {
+    let Exec { name, kill, door, command } = exec;
+    start(command, door, kill, || {
         let lease = Service::join(&name)?.ok_or_else(|| NoNamespace::Unknown(name.clone()))?;
         Ok(Namespace::Joined(lease))
     })
@@ -73,10 +99,13 @@ pub(crate) fn exec(exec: Exec) -> ExitCode {
 
 fn start(
     command: Vec<OsString>,
+    door: Door,
     kill_rest: bool,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> ExitCode {
-    if let Some((path, why)) = command.first().and_then(|command| program::unserved(command)) {
+    if door == Door::Preload
+        && let Some((path, why)) = command.first().and_then(|command| program::unserved(command))
+    {
         eprintln!(
             "ipcspace: warning: {} {}: its own IPC calls go to the kernel, not to this namespace",
             path.display(),
@@ -84,7 +113,7 @@ fn start(
         );
     }
     let name = command.first().map(|name| name.display().to_string()).unwrap_or_default();
-    match supervise(command, kill_rest, open) {
+    match supervise(command, door, kill_rest, open) {
         Ok(Outcome::Exited(code)) => ExitCode::from(code as u8),
         Ok(Outcome::Killed(signal)) => supervise::die_by(signal),
         Ok(Outcome::CannotExec(errno)) => {
@@ -110,11 +139,15 @@ enum NotStarted {
 
 fn supervise(
     command: Vec<OsString>,
+    door: Door,
     kill_rest: bool,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> Result<Outcome, NotStarted> {
-    let preload = library::ld_preload()?;
-    let job = Job { command, env: vec![("LD_PRELOAD".into(), preload)], kill_rest };
+    let env = match door {
+        Door::Auto | Door::Preload => vec![("LD_PRELOAD".into(), library::ld_preload()?)],
+        Door::Trap => Vec::new(),
+    };
+    let job = Job { command, env, door: door.into(), kill_rest };
     Ok(supervise::run(&job, open)?)
 }
 

@@ -7,6 +7,7 @@
 
 mod attach;
 mod attachments;
+pub mod behalf;
 mod cancel;
 mod host;
 mod leave;

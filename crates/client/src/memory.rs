@@ -60,6 +60,13 @@ pub(crate) fn learn_device(dev: u64, huge: bool) {
     DEVICES[usize::from(huge)].store(dev + 1, Relaxed);
 }
 
+/// Learns the device of segments of ordinary pages, where none was made or attached yet.
+pub(crate) fn learn_usual_device() -> Result<()> {
+    let file = files::memfd(c"", files::MFD_CLOEXEC)?;
+    learn_device(files::stat(file.raw())?.dev, false);
+    Ok(())
+}
+
 const fn pack(fd: i32, memory: u64) -> u64 {
     (fd as u64 + 1) << 32 | memory & 0xffff_ffff
 }
@@ -131,12 +138,12 @@ fn cut(file: &Fd) -> bool {
 }
 
 /// Whether the caller may have huge pages.
-fn may_have_huge(host: &LinuxHost, size: u64) -> bool {
+fn may_have_huge(host: &impl Task, size: u64) -> bool {
     let in_group = || {
         let group = files::read_number(c"/proc/sys/vm/hugetlb_shm_group");
         group.is_some_and(|gid| host.cred().egid == gid || host.in_group(gid))
     };
-    host.cred().ipc_lock || in_group() || size <= files::memlock_limit()
+    host.cred().ipc_lock || in_group() || size <= host.memlock_limit()
 }
 
 /// `vm.overcommit_memory`.
@@ -148,7 +155,7 @@ enum Overcommit {
 }
 
 /// What it is, or was a second ago: to ask each time would cost more than the rest of making a segment.
-fn overcommit(host: &LinuxHost) -> Overcommit {
+fn overcommit(host: &impl Task) -> Overcommit {
     static KNOWN: AtomicU64 = AtomicU64::new(u64::MAX);
     let now = host.now().cast_unsigned() << 2;
     let known = KNOWN.load(Relaxed);
@@ -187,7 +194,7 @@ fn name_of(key: i32) -> [u8; 13] {
     name
 }
 
-fn make(host: &LinuxHost, wanted: NewMemory) -> Result<(Fd, files::Stat)> {
+fn make(host: &impl Task, wanted: NewMemory) -> Result<(Fd, files::Stat)> {
     let NewMemory { key, size, flags } = wanted;
     if i64::try_from(size).is_err() {
         return Err(Errno::EINVAL);
@@ -233,13 +240,22 @@ fn make(host: &LinuxHost, wanted: NewMemory) -> Result<(Fd, files::Stat)> {
     Ok((file, stat))
 }
 
+/// See [`Backing::make_memory`].
+pub(crate) fn make_and_give(
+    host: &impl Task,
+    wanted: NewMemory,
+    named: impl FnOnce(u64) -> Handle,
+) -> Result<()> {
+    let (file, stat) = make(host, wanted)?;
+    let segment = named(stat.ino);
+    attach::give([wire::MAGIC, wire::GIVE_MEMORY, segment.0, host.tgid()], &file)?;
+    keep(file, stat.ino);
+    Ok(())
+}
+
 impl Backing for LinuxHost {
     fn make_memory(&self, wanted: NewMemory, named: impl FnOnce(u64) -> Handle) -> Result<()> {
-        let (file, stat) = make(self, wanted)?;
-        let segment = named(stat.ino);
-        attach::give([wire::MAGIC, wire::GIVE_MEMORY, segment.0, self.tgid()], &file)?;
-        keep(file, stat.ino);
-        Ok(())
+        make_and_give(self, wanted, named)
     }
 
     fn map_memory(&self, wanted: &MapRequest, replaced: impl FnMut(i32, bool)) -> Result<u64> {

@@ -12,25 +12,15 @@ pub(crate) struct Case {
     pub(crate) limits: &'static [(&'static str, &'static str)],
     /// It takes other identities, which only root can.
     pub(crate) needs_root: bool,
-    /// Why ipcspace, by its preloaded library, is known to fail it.
-    pub(crate) differs: Option<&'static str>,
+    /// By which doors ipcspace is known to fail it, and why.
+    pub(crate) differs: Option<(&'static [Door], &'static str)>,
     /// Where else than everywhere it is run: what it shows is not the same at the other doors.
     pub(crate) only: Option<&'static [Door]>,
-    /// Why it is known to fail only where its broker makes the calls.
-    pub(crate) differs_for_strangers: Option<&'static str>,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
-        Case {
-            name,
-            run,
-            limits: &[],
-            needs_root: false,
-            differs: None,
-            only: None,
-            differs_for_strangers: None,
-        }
+        Case { name, run, limits: &[], needs_root: false, differs: None, only: None }
     }
 
     pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
@@ -53,13 +43,8 @@ impl Case {
         self.name.starts_with("shm")
     }
 
-    pub(crate) const fn differs_for_strangers(mut self, reason: &'static str) -> Self {
-        self.differs_for_strangers = Some(reason);
-        self
-    }
-
-    pub(crate) const fn differs(mut self, reason: &'static str) -> Self {
-        self.differs = Some(reason);
+    pub(crate) const fn differs(mut self, at: &'static [Door], reason: &'static str) -> Self {
+        self.differs = Some((at, reason));
         self
     }
 }

@@ -47,6 +47,8 @@ enum Door {
     Preload,
     /// ipcspace, by its broker, as another user than the namespace's owner; needs root.
     Stranger,
+    /// ipcspace, by the trap of `ipcspace run`: no library is preloaded.
+    Trap,
     /// ipcspace's engine on a simulated machine, all in one thread.
     Host,
 }
@@ -56,7 +58,7 @@ enum Door {
 #[command(version)]
 struct Arguments {
     /// Where to run the cases; may be repeated.
-    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "host"])]
+    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "trap", "host"])]
     door: Vec<Door>,
     /// Print which lines of behaviour have a case, and check the list.
     #[arg(long)]

@@ -3,6 +3,7 @@
 use libc::{IPC_CREAT, IPC_EXCL, IPC_PRIVATE};
 
 use crate::{
+    Door,
     call::{
         SHM_LOCK, byte_at, segment, set_byte, shm_info, shm_remove, shm_stat, shm_stat_by, shmat, shmctl,
         shmdt, shmget,
@@ -26,7 +27,7 @@ cases! { "shmget":
     what_is_written_stays,
     outlives_its_maker,
     more_than_there_is_memory,
-    huge_pages_that_are_not_there.differs_for_strangers("strangers have no huge pages"),
+    huge_pages_that_are_not_there.differs(&[Door::Stranger], "strangers have no huge pages"),
     huge_pages_need_a_right.root(),
     huge_pages_are_attached_whole.root(),
     shmmax_is_the_largest.limits(&[("kernel.shmmax", "8192")]),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use abi::{Errno, Result};
 use arena::{
-    Arena, ArenaError, Class, Ctx, Handle, PROC_SLOT_SIZE, ProcSlot, SLOT_LIVE, Usage,
+    Arena, ArenaError, Ctx, Handle, Usage,
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{
@@ -156,7 +156,8 @@ impl<M: Memory> Machine<M> {
 
     fn begin_process(&mut self, memory: M, credentials: Credentials, handlers: BTreeMap<i32, u64>) -> Tid {
         let pid = self.number();
-        let slot = self.as_init(|ctx| attach(ctx, pid)).expect("memory for a process");
+        let slot =
+            self.as_init(|ctx| ctx.add_process(pid, 0).map_err(arena_errno)).expect("memory for a process");
         let process = Process {
             slot,
             memory: RefCell::new(memory),
@@ -591,15 +592,4 @@ fn init<'m>(
     memory: &'m RefCell<NoMemory>,
 ) -> Cpu<'m, NoMemory> {
     Cpu { hardware, tid: INIT, pid: INIT, process: Handle::NULL, credentials, memory }
-}
-
-/// A slot for a process.
-fn attach<M: Memory>(ctx: &Ctx<'_, Cpu<'_, M>>, pid: u32) -> Result<Handle> {
-    let block = ctx.alloc_class(Class::PROCESS).map_err(arena_errno)?;
-    ctx.arena.zero(ctx.host, block, 0, PROC_SLOT_SIZE).map_err(arena_errno)?;
-    let slot = ctx.at::<ProcSlot>(block).map_err(arena_errno)?;
-    slot.pid.store(pid, Relaxed);
-    slot.state.store(SLOT_LIVE, Release);
-    ctx.taken();
-    Ok(block)
 }

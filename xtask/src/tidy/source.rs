@@ -18,6 +18,13 @@ const UNSAFE: &[&str] = &[
     "crates/client/src/stranger.rs",
     "crates/client/src/tls.rs",
     "crates/client/src/vfork.rs",
+    // Structures of the kernel's, and what is on behalf of others.
+    "crates/client/src/behalf.rs",
+    "crates/trap/src/filter.rs",
+    "crates/trap/src/notify.rs",
+    "crates/trap/src/process.rs",
+    "crates/trap/src/target.rs",
+    "crates/trap/src/trace.rs",
     // The C ABI.
     "crates/preload/",
     "crates/broker/src/sysv.rs",

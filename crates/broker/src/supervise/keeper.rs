@@ -21,6 +21,7 @@ use nix::unistd::{self, ForkResult, Pid};
 
 use super::os::{self, Child};
 use super::start::{Start, let_go_of_inherited};
+use super::trap;
 use super::wire::{Event, Link, Request};
 use super::{Failure, Job, Namespace};
 
@@ -70,6 +71,8 @@ struct Keeper {
     /// The front was told of a stop and has not been continued since.
     front_stops: bool,
     childless: bool,
+    /// Why there is no trap, though there might have been one; `None` once that has been told.
+    untrapped: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,12 +101,18 @@ impl Keeper {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (exec, report) = unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (argv, env) = (job.argv()?, environment(job, &namespace)?);
+        let (listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
-            ForkResult::Child => become_command(&argv, &env, start, File::from(report)),
+            ForkResult::Child => {
+                drop(listener);
+                become_command(&argv, &env, start, snare, File::from(report))
+            }
             ForkResult::Parent { child } => child.as_raw(),
         };
+        drop(snare);
         drop(report);
+        let untrapped = listener.serve(&namespace)?;
         unistd::setsid()?;
         nix::sys::prctl::set_name(c"ipcspace-broker")?;
         Ok(Keeper {
@@ -118,6 +127,7 @@ impl Keeper {
             stops: 0,
             front_stops: false,
             childless: false,
+            untrapped,
         })
     }
 
@@ -134,8 +144,8 @@ impl Keeper {
             self.mend();
             // Before the last question, as its answer may be that the last client has gone.
             wanted = self.namespace.dispatch();
-            if let Some(refusal) = self.namespace.refusal() {
-                self.tell(&Event::Warning(refusal));
+            for warning in self.untrapped.take().into_iter().chain(self.namespace.refusal()) {
+                self.tell(&Event::Warning(warning));
             }
             if self.has_ended() {
                 return Ok(());
@@ -322,8 +332,14 @@ fn environment(job: &Job, namespace: &Namespace) -> Result<Vec<CString>, Failure
 }
 
 /// Executes the command in this process, or reports why that can't be.
-fn become_command(argv: &[CString], env: &[CString], start: Start, mut report: File) -> ! {
-    let errno = match execute(argv, env, start) {
+fn become_command(
+    argv: &[CString],
+    env: &[CString],
+    start: Start,
+    snare: trap::Snare,
+    mut report: File,
+) -> ! {
+    let errno = match execute(argv, env, start, snare) {
         Err(errno) => errno,
         Ok(never) => match never {},
     };
@@ -333,7 +349,8 @@ fn become_command(argv: &[CString], env: &[CString], start: Start, mut report: F
     unsafe { libc::_exit(127) }
 }
 
-fn execute(argv: &[CString], env: &[CString], start: Start) -> nix::Result<Infallible> {
+fn execute(argv: &[CString], env: &[CString], start: Start, snare: trap::Snare) -> nix::Result<Infallible> {
     start.restore()?;
+    snare.spring()?;
     unistd::execvpe(argv.first().ok_or(Errno::ENOENT)?, argv, env)
 }

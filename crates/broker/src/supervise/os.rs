@@ -16,8 +16,9 @@ pub(super) enum Child {
 /// The next news of any child.
 pub(super) fn next_child() -> Child {
     let mut status = 0;
+    let options = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
     // SAFETY: the status is written to a local.
-    match unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED) } {
+    match trap::untraced(|| unsafe { libc::waitpid(-1, &mut status, options) }) {
         0 => Child::Quiet,
         -1 => Child::None,
         pid => Child::Changed { pid, status },

@@ -1,0 +1,350 @@
+//! Operations on behalf of threads of other processes, for a door that many of them come through.
+//!
+//! The calling thread lends its locks and its process's memory; whose rights count, whose memory is read and written, and who
+//! sleeps is the [`Caller`]'s affair. A call has a thread slot of its own as long as it lasts, so any number of them can sleep,
+//! and any of the door's threads can go on with any of them. They are woken by one bell.
+//!
+//! What is missing: a bell has places for [`PLACES`] sleepers.
+
+use core::ptr::NonNull;
+
+use abi::{Plain, Result};
+use arena::{
+    ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot,
+    sync::{AtomicU32, Ordering::*},
+};
+use engine::{Backing, Cred, IpcNamespace, MapRequest, NewMemory, Task};
+use sys::net::Fd;
+
+use crate::{LinuxHost, attach, claim, enter_slow, memory, tls, wire};
+
+pub use arena::PLACES;
+
+/// Who a call is made for.
+pub trait Caller {
+    /// The process.
+    fn tgid(&self) -> u32;
+    /// The thread.
+    fn pid(&self) -> u32;
+    /// The slot of the process.
+    fn process(&self) -> Handle;
+    /// Rights in a namespace of that owner.
+    fn cred(&self, owner: u32, initial_userns: bool) -> Cred;
+    /// Whether permissions of that group are the thread's.
+    fn in_group(&self, gid: u32) -> bool;
+    /// Copies from its memory to ours.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn read(&self, to: NonNull<u8>, from: u64, len: usize) -> Result<()>;
+    /// Copies from our memory to its.
+    ///
+    /// # Errors
+    /// `EFAULT`.
+    fn write(&self, to: u64, from: NonNull<u8>, len: usize) -> Result<()>;
+    /// Maps `size` bytes of a segment's file there.
+    ///
+    /// # Errors
+    /// As [`Backing::map_memory`].
+    fn map(&self, wanted: &MapRequest, file: &Fd, size: u64, replaced: impl FnMut(i32, bool)) -> Result<u64>;
+    /// See [`Backing::unmap_memory`].
+    ///
+    /// # Errors
+    /// As there.
+    fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32>;
+    /// `RLIMIT_MEMLOCK`, bytes.
+    fn memlock_limit(&self) -> u64;
+}
+
+/// A thread of another process, by the hands of one of ours.
+pub struct Behalf<'c, C> {
+    own: LinuxHost,
+    caller: &'c C,
+    bell: &'c Bell,
+}
+
+/// What wakes the sleepers of a door.
+#[derive(Debug)]
+pub struct Bell {
+    slot: Handle,
+}
+
+/// The context of a call for somebody else.
+pub type Errand<'a, 'c, C> = Ctx<'a, Behalf<'c, C>>;
+
+/// The calling thread's own host, attached.
+fn own() -> Result<LinuxHost> {
+    let tls = tls::get();
+    let generation = attach::generation();
+    if generation == 0 || tls.generation.load(Relaxed) != generation {
+        enter_slow()?;
+    }
+    Ok(LinuxHost { tls })
+}
+
+/// The thread slot of that handle.
+fn thread_slot(own: &LinuxHost, slot: Handle) -> Result<arena::Ref<'static, ThreadSlot>> {
+    attach::ARENA.at(own, slot).map_err(engine::util::arena_errno)
+}
+
+impl Bell {
+    /// A bell of the calling thread, which must live as long as it is used.
+    ///
+    /// # Errors
+    /// Those of attaching.
+    pub fn new() -> Result<Bell> {
+        memory::learn_usual_device()?;
+        Ok(Bell { slot: claim(&own()?, true)?.slot.handle() })
+    }
+
+    /// A thread slot for calls that sleep at that place of the bell.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn claim_slot(&self, place: u32) -> Result<Handle> {
+        let own = own()?;
+        let ctx = claim(&own, true)?;
+        ctx.slot.waiter.place.store(place, Relaxed);
+        ctx.slot.waiter.bell.store(self.slot.0, Relaxed);
+        Ok(ctx.slot.handle())
+    }
+
+    /// How often it has been rung.
+    ///
+    /// # Errors
+    /// `EIDRM` if it is no more.
+    pub fn rung(&self) -> Result<u32> {
+        Ok(thread_slot(&own()?, self.slot)?.bell.word().load(Acquire))
+    }
+
+    /// Sleeps until it has been rung more often than `seen`, at most `ns` nanoseconds.
+    ///
+    /// # Errors
+    /// `EIDRM` if it is no more.
+    pub fn wait(&self, seen: u32, ns: u64) -> Result<()> {
+        // Too early or not: who sleeps here looks.
+        let _ = sys::futex_wait(thread_slot(&own()?, self.slot)?.bell.word(), seen, ns);
+        Ok(())
+    }
+
+    /// Ends the sleep of whoever waits for it.
+    ///
+    /// # Errors
+    /// `EIDRM` if it is no more.
+    pub fn nudge(&self) -> Result<()> {
+        let own = own()?;
+        thread_slot(&own, self.slot)?.bell.nudge(&own);
+        Ok(())
+    }
+
+    /// Takes the places whose sleepers were woken.
+    ///
+    /// # Errors
+    /// `EIDRM` if it is no more.
+    pub fn take(&self, each: impl FnMut(u32)) -> Result<()> {
+        thread_slot(&own()?, self.slot)?.bell.take(each);
+        Ok(())
+    }
+
+    /// Does an operation of `caller` on a slot that was claimed here. Sleepers of this bell that it wakes are found by
+    /// [`Bell::take`] only: nobody who waits for the bell is woken for them.
+    ///
+    /// # Errors
+    /// The operation's.
+    pub fn on_behalf<C: Caller, R>(
+        &self,
+        slot: Handle,
+        caller: &C,
+        operation: impl FnOnce(&Errand<'_, '_, C>) -> Result<R>,
+    ) -> Result<R> {
+        let host = Behalf { own: own()?, caller, bell: self };
+        let ctx = Ctx::new(&attach::ARENA, &host, slot).map_err(engine::util::arena_errno)?;
+        let result = operation(&ctx);
+        ctx.flush_wakes();
+        result
+    }
+}
+
+/// Announces that the call of `ctx` sleeps, so that it is rung for. False if its sleep is over already.
+pub fn fall_asleep<H: Host>(ctx: &Ctx<'_, H>) -> bool {
+    ctx.slot.waiter.park((), |_, _| Err(())).is_err()
+}
+
+/// Whether the sleep of the call of `ctx` is not over.
+pub fn is_asleep<H: Host>(ctx: &Ctx<'_, H>) -> bool {
+    ctx.slot.waiter.phase() == Phase::Waiting
+}
+
+/// Whether an inode on this device can be a segment's.
+pub fn is_segments_device(dev: u64) -> bool {
+    memory::is_device(dev)
+}
+
+/// A slot for a process whose end the kernel does not tell.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn add_process(pid: u32, start: u64) -> Result<Handle> {
+    crate::with(|ctx| {
+        let process = ctx.add_process(pid, start).map_err(engine::util::arena_errno)?;
+        ctx.at::<arena::ProcSlot>(process).map_err(engine::util::arena_errno)?.mark();
+        Ok(process)
+    })
+}
+
+// SAFETY: all of it is LinuxHost's.
+#[expect(unsafe_code, reason = "passed on")]
+unsafe impl<C: Caller> Host for Behalf<'_, C> {
+    fn map_extent(&self, index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
+        self.own.map_extent(index)
+    }
+
+    fn back(&self, start: NonNull<u8>, len: usize) -> core::result::Result<(), ArenaError> {
+        self.own.back(start, len)
+    }
+
+    fn unback(&self, start: NonNull<u8>, len: usize) {
+        self.own.unback(start, len);
+    }
+
+    fn tid(&self) -> u32 {
+        self.own.tid()
+    }
+
+    fn arm(&self, word: &AtomicU32) {
+        self.own.arm(word);
+    }
+
+    fn disarm(&self) {
+        self.own.disarm();
+    }
+
+    fn lock_wait(&self, word: &AtomicU32, value: u32, rounds: u32, offset: u64) {
+        self.own.lock_wait(word, value, rounds, offset);
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) {
+        let is_ours = |slot: arena::Ref<'_, ThreadSlot>| core::ptr::eq(slot.get().bell.word(), word);
+        if !attach::ARENA.at(&self.own, self.bell.slot).is_ok_and(is_ours) {
+            self.own.wake(word, count);
+        }
+    }
+
+    fn cpu(&self) -> u32 {
+        self.own.cpu()
+    }
+
+    fn process_dead(&self, pid: u32, start: u64) -> bool {
+        self.own.process_dead(pid, start)
+    }
+
+    fn thread_dead(&self, tid: u32) -> bool {
+        self.own.thread_dead(tid)
+    }
+
+    fn trim_wanted(&self) {
+        self.own.trim_wanted();
+    }
+}
+
+impl<C: Caller> Backing for Behalf<'_, C> {
+    fn make_memory(&self, wanted: NewMemory, named: impl FnOnce(u64) -> Handle) -> Result<()> {
+        memory::make_and_give(self, wanted, named)
+    }
+
+    fn map_memory(&self, wanted: &MapRequest, replaced: impl FnMut(i32, bool)) -> Result<u64> {
+        let (file, size) = memory::file_of(wanted.memory, !wanted.write)?;
+        let mapped = self.caller.map(wanted, &file, size, replaced);
+        if wanted.write {
+            memory::keep(file, wanted.memory);
+        }
+        mapped
+    }
+
+    fn unmap_memory(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+        self.caller.unmap(addr, segment_of)
+    }
+
+    fn drop_memory(&self, memory: u64) {
+        self.own.drop_memory(memory);
+    }
+
+    fn retire_memory(&self, memory: u64, read_only: Option<i32>) -> Result<bool> {
+        self.own.retire_memory(memory, read_only)
+    }
+
+    fn settle(&self, id: Option<i32>) -> Result<(u64, u64)> {
+        // Also where the broker is this process: then it is another thread that counts.
+        let which = if id.is_some() { wire::ASK_COUNT } else { wire::ASK_USAGE };
+        let (words, _) = attach::ask(which, [id.unwrap_or(0).cast_unsigned(), 0])?;
+        Ok((words[2].into(), words[3].into()))
+    }
+
+    fn memory_usage(&self, memory: u64) -> Result<(u64, u64)> {
+        self.own.memory_usage(memory)
+    }
+
+    fn lock_memory(&self, memory: u64, lock: bool) -> Result<()> {
+        self.own.lock_memory(memory, lock)
+    }
+
+    fn watch_removed(&self) {
+        // The broker's own look is for its first thread, which sleeps now.
+        attach::ring(&self.own, engine::namespace::ASK_SEGMENTS);
+    }
+
+    fn memlock_limit(&self) -> u64 {
+        self.caller.memlock_limit()
+    }
+}
+
+impl<C: Caller> Task for Behalf<'_, C> {
+    fn tgid(&self) -> u32 {
+        self.caller.tgid()
+    }
+
+    fn caller(&self) -> u32 {
+        self.caller.pid()
+    }
+
+    fn process(&self) -> Handle {
+        self.caller.process()
+    }
+
+    fn cred(&self) -> Cred {
+        let (owner, initial) = IpcNamespace::of(&attach::ARENA, &self.own).map_or((u32::MAX, false), |ns| {
+            (ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0)
+        });
+        self.caller.cred(owner, initial)
+    }
+
+    fn in_group(&self, gid: u32) -> bool {
+        self.caller.in_group(gid)
+    }
+
+    fn now(&self) -> i64 {
+        self.own.now()
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.own.monotonic_ns()
+    }
+
+    fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
+        self.caller.read(to.start(), from, to.len())
+    }
+
+    fn copy_to_user(&self, to: u64, from: SharedBytes<'_>) -> Result<()> {
+        self.caller.write(to, from.start(), from.len())
+    }
+
+    fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()> {
+        self.caller.write(to, NonNull::from(value).cast(), size_of::<P>())
+    }
+
+    fn get_user<P: Plain>(&self, from: u64) -> Result<P> {
+        let mut value = P::default();
+        self.caller.read(NonNull::from(&mut value).cast(), from, size_of::<P>())?;
+        Ok(value)
+    }
+}

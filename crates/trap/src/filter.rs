@@ -1,0 +1,169 @@
+//! The filter that has the kernel ask us about the engine's system calls, and pass all others.
+//!
+//! It sees what the table of calls ([`Syscall::decode`]) knows, by the numbers of x86-64. Those calls with the bit of
+//! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
+//!
+//! # Safety
+//! The program is a local that the kernel copies.
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use engine::Syscall;
+use libc::{
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
+    SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter, sock_fprog,
+};
+use nix::errno::Errno;
+
+/// `AUDIT_ARCH_X86_64`.
+pub(crate) const ARCH_64: u32 = 0xc000_003e;
+/// The bit of a number that makes it one of x32.
+const X32: u32 = 0x4000_0000;
+/// No table of the kernel is longer.
+const NUMBERS: std::ops::Range<u32> = 0..1024;
+
+/// Why there is no trap.
+#[derive(Debug, thiserror::Error, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A filter with a listener is there already: the command of another `run`, or a container's.
+    #[error("a supervisor of this process's system calls is there already")]
+    Occupied,
+    /// Before Linux 5.19, or without seccomp.
+    #[error("the kernel has no seccomp notifications that wait for the end of a call (Linux 5.19)")]
+    Unsupported,
+    /// Something forbids it.
+    #[error("seccomp filters can't be installed here: {0}")]
+    Forbidden(Errno),
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Refusal {
+        match errno {
+            Errno::EBUSY => Refusal::Occupied,
+            Errno::EINVAL | Errno::ENOSYS => Refusal::Unsupported,
+            errno => Refusal::Forbidden(errno),
+        }
+    }
+}
+
+/// The numbers that the engine has.
+fn ours() -> Vec<u32> {
+    NUMBERS.filter(|number| Syscall::decode(i64::from(*number), [0; 6]).is_some()).collect()
+}
+
+fn statement(code: u32, k: u32) -> sock_filter {
+    jump(code, k, 0, 0)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "codes are of 16 bits")]
+fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
+}
+
+/// Compares the loaded number with each of `numbers`, and returns `action` for them and `ALLOW` for others.
+fn pick(numbers: &[u32], action: u32) -> Vec<sock_filter> {
+    let count = numbers.len();
+    let compare = |(at, number): (usize, &u32)| {
+        // Over those that are left, and over the return for all others.
+        let to_action = u8::try_from(count - at).expect("fewer numbers than a jump is long");
+        jump(BPF_JMP | BPF_JEQ | BPF_K, *number, to_action, 0)
+    };
+    let mut program: Vec<_> = numbers.iter().enumerate().map(compare).collect();
+    program.push(statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+    program.push(statement(BPF_RET | BPF_K, action));
+    program
+}
+
+fn program() -> Vec<sock_filter> {
+    const NUMBER: u32 = 0;
+    const ARCH: u32 = 4;
+    let load = |field| statement(BPF_LD | BPF_W | BPF_ABS, field);
+    let numbers = ours();
+    let plain = pick(&numbers, SECCOMP_RET_USER_NOTIF);
+    let to_x32 = u8::try_from(plain.len()).expect("fewer numbers than a jump is long");
+    let mut program = vec![
+        load(ARCH),
+        jump(BPF_JMP | BPF_JEQ | BPF_K, ARCH_64, 1, 0),
+        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        load(NUMBER),
+        jump(BPF_JMP | BPF_JSET | BPF_K, X32, to_x32, 0),
+    ];
+    program.extend(plain);
+    program.push(statement(BPF_ALU | BPF_AND | BPF_K, !X32));
+    program.extend(pick(&numbers, SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()));
+    program
+}
+
+/// Installs the filter for the calling thread and all that it will start, and returns the listener. The calling process must have
+/// one thread. Without privilege, it also gives up the rights that programs could gain when they start.
+///
+/// # Errors
+/// See [`Refusal`].
+pub fn install() -> Result<OwnedFd, Refusal> {
+    let mut program = program();
+    let listener = match set(&mut program) {
+        Err(Errno::EACCES) => {
+            nix::sys::prctl::set_no_new_privs()?;
+            set(&mut program)
+        }
+        done => done,
+    };
+    Ok(listener?)
+}
+
+fn set(program: &mut [sock_filter]) -> nix::Result<OwnedFd> {
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let program = sock_fprog { len: length, filter: program.as_mut_ptr() };
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // SAFETY: a valid program.
+    let fd = Errno::result(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+    })?;
+    // SAFETY: a new descriptor of ours; numbers of descriptors are ints.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the filter says to a call: a machine for the few instructions that it has.
+    fn verdict(arch: u32, number: u32) -> u32 {
+        let program = program();
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            let branch = |taken: bool| usize::from(if taken { jt } else { jf });
+            match u32::from(code) {
+                c if c == BPF_LD | BPF_W | BPF_ABS => value = if k == 0 { number } else { arch },
+                c if c == BPF_JMP | BPF_JEQ | BPF_K => at += branch(value == k),
+                c if c == BPF_JMP | BPF_JSET | BPF_K => at += branch(value & k != 0),
+                c if c == BPF_ALU | BPF_AND | BPF_K => value &= k,
+                c if c == BPF_RET | BPF_K => return k,
+                other => panic!("{other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_engines_calls_are_asked_about_and_no_others() {
+        for number in NUMBERS {
+            let is_ours = Syscall::decode(number.into(), [0; 6]).is_some();
+            let wanted = if is_ours { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
+            assert_eq!(verdict(ARCH_64, number), wanted, "{number}");
+        }
+        assert_eq!(verdict(ARCH_64, 69), SECCOMP_RET_USER_NOTIF);
+    }
+
+    #[test]
+    fn x32_is_refused() {
+        assert_eq!(verdict(ARCH_64, X32 | 69), SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
+        assert_eq!(verdict(ARCH_64, X32 | 1), SECCOMP_RET_ALLOW);
+    }
+
+    #[test]
+    fn other_machines_pass() {
+        assert_eq!(verdict(0x4000_0028, 69), SECCOMP_RET_ALLOW);
+    }
+}

@@ -1,0 +1,40 @@
+//! The trap: System V IPC for programs that make system calls without libc's symbols, be they static, of another libc, or with
+//! instructions of their own.
+//!
+//! What users see: such a program takes part in the namespace of `ipcspace run` as a preloaded one does. A filter ([`filter`]), installed before
+//! the command is executed, has the kernel ask us about the engine's calls; they are made on behalf of the asker
+//! ([`client::behalf`]), with its rights and in its memory, and answered.
+//!
+//! What is missing: 32-bit programs, files of /proc, POSIX queues. A program whose memory is slow to reach (of FUSE, or handled by
+//! itself by userfaultfd) holds the others up.
+//!
+//! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and
+//! signals, one waits for the ends of processes. They do so by turns, under one lock, which is never held over a sleep of a caller.
+
+pub mod filter;
+mod notify;
+pub mod process;
+mod room;
+mod signals;
+mod target;
+mod trace;
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+pub use target::processes;
+pub use trace::untraced;
+
+/// Whether `IPCSPACE_WITHOUT` names a feature of the kernel: then it is done without, as by an older one.
+pub(crate) fn without(feature: &str) -> bool {
+    std::env::var("IPCSPACE_WITHOUT").is_ok_and(|list| list.split(',').any(|name| name.trim() == feature))
+}
+
+/// Serves the calls that are asked about at `listener`, in threads of this process, until nobody is left who could make one. The process
+/// must be in a namespace: its broker, or told by [`client::use_socket`] which one.
+///
+/// # Errors
+/// Of attaching, and of starting threads.
+pub fn serve(listener: OwnedFd) -> io::Result<()> {
+    room::serve(listener)
+}

@@ -1,0 +1,82 @@
+//! The listener: the calls that are asked about, and the answers.
+//!
+//! # Safety
+//! The structures are locals of the types that the kernel's calls take.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use libc::{c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::without;
+
+/// Where calls are asked about.
+#[derive(Debug)]
+pub(crate) struct Listener(OwnedFd);
+
+/// A call that waits for its answer.
+pub(crate) type Notification = seccomp_notif;
+
+impl Listener {
+    pub(crate) fn new(fd: OwnedFd) -> Listener {
+        const SYNC_WAKE_UP: c_ulong = 1;
+        if !without("sync_wake") {
+            // Who asks and who answers then run by turns on one CPU. From Linux 6.6 on; a matter of speed only.
+            // SAFETY: an integer.
+            unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
+        }
+        Listener(fd)
+    }
+
+    /// The next call; none when nobody is left who could make one.
+    pub(crate) fn receive(&self) -> Option<Notification> {
+        loop {
+            // SAFETY: a structure of integers; the kernel wants zeros in it.
+            let mut notification: Notification = unsafe { std::mem::zeroed() };
+            match self.control(libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification) {
+                Ok(_) => return Some(notification),
+                // ENOENT: who asked has ended meanwhile, or there is nobody any more.
+                Err(_) if self.is_deserted() => return None,
+                Err(Errno::EINTR | Errno::ENOENT) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn is_deserted(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let polled = poll(&mut fds, PollTimeout::ZERO);
+        polled.is_err() || fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    }
+
+    /// Whether whoever made the call still waits.
+    pub(crate) fn is_valid(&self, id: u64) -> bool {
+        let mut id = id;
+        self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id).is_ok()
+    }
+
+    /// Ends the call with a value or an error number, which may be one of the kernel's own. False if nobody waits any more.
+    pub(crate) fn answer(&self, id: u64, result: Result<i64, i32>) -> bool {
+        let (val, error) = result.map_or_else(|error| (0, -error), |value| (value, 0));
+        let mut response = seccomp_notif_resp { id, val, error, flags: 0 };
+        self.control(libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response).is_ok()
+    }
+
+    /// Puts a descriptor of ours into the process that made the call; returns its number there.
+    pub(crate) fn give(&self, id: u64, fd: i32) -> nix::Result<i32> {
+        let mut give = seccomp_notif_addfd {
+            id,
+            flags: 0,
+            srcfd: fd.cast_unsigned(),
+            newfd: 0,
+            newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
+        };
+        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut give)
+    }
+
+    fn control<T>(&self, request: libc::Ioctl, structure: *mut T) -> nix::Result<i32> {
+        // SAFETY: each caller passes the structure of its request.
+        Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), request, structure) })
+    }
+}

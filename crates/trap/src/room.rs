@@ -1,0 +1,362 @@
+//! Where calls are made, and those kept that sleep.
+//!
+//! Each sleeping call has a place: a thread slot in the arena, and its mark at our bell. Who completes it, rings. A sleeper is looked at
+//! when its time is over, and for signals at growing intervals, so that thousands who sleep for long cost little.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use std::{io, thread};
+
+use abi::{Errno, Result};
+use arena::Handle;
+use client::behalf::{self, Bell, PLACES};
+use engine::{Call, Cause, Outcome, Syscall};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+
+use crate::filter::ARCH_64;
+use crate::notify::{Listener, Notification};
+use crate::signals::{self, Asked};
+use crate::target::{Errand, Subject, Targets};
+use crate::trace;
+
+const MS: u64 = 1_000_000;
+/// How soon a new sleeper is looked at for signals, and how seldom an old one; in between, after a part of the time it has slept.
+const FIRST_LOOK: u64 = 5 * MS;
+const LAST_LOOK: u64 = 100 * MS;
+const LOOK_PART: u64 = 8;
+/// How many are looked at in a row, and how long nobody is then.
+const LOOKS: usize = 16;
+const PAUSE: u64 = 5 * MS;
+/// A sleep that nobody will end.
+const LONG: u64 = 3600 * 1000 * MS;
+
+/// The kernel's own codes of calls that a signal has interrupted: begin it anew unless a handler runs.
+const ERESTARTNOHAND: i32 = 514;
+
+struct Sleeper {
+    id: u64,
+    subject: Subject,
+    call: Syscall,
+    deadline: Option<u64>,
+    since: u64,
+    /// When it is to be looked at next.
+    due: u64,
+    /// It had signals at the last look that may have been another thread's.
+    doubtful: bool,
+}
+
+struct Room {
+    listener: Arc<Listener>,
+    bell: Arc<Bell>,
+    watch: Arc<Epoll>,
+    targets: Targets,
+    /// The thread slot of each place.
+    slots: Vec<Handle>,
+    sleepers: Vec<Option<Sleeper>>,
+    idle: Vec<u32>,
+    /// When to look at whom.
+    due: BTreeSet<(u64, u32)>,
+    /// When the second thread wakes by itself.
+    wakes_at: u64,
+    began: Instant,
+}
+
+type Shared = Arc<Mutex<Room>>;
+
+fn enter(room: &Shared) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn serve(listener: OwnedFd) -> io::Result<()> {
+    let failed = |error: Errno| io::Error::from_raw_os_error(error.raw());
+    let listener = Arc::new(Listener::new(listener));
+    let bell = Arc::new(Bell::new().map_err(failed)?);
+    let watch = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+    let room = Arc::new(Mutex::new(Room {
+        listener: Arc::clone(&listener),
+        bell: Arc::clone(&bell),
+        watch: Arc::clone(&watch),
+        targets: Targets::new(),
+        slots: Vec::new(),
+        sleepers: Vec::new(),
+        idle: Vec::new(),
+        due: BTreeSet::new(),
+        wakes_at: 0,
+        began: Instant::now(),
+    }));
+    let shared = Arc::clone(&room);
+    spawn("trap", move || {
+        while let Some(asked) = listener.receive() {
+            let mut room = enter(&shared);
+            room.serve(&asked);
+            room.go_on();
+        }
+    })?;
+    let shared = Arc::clone(&room);
+    spawn("trap-wake", move || {
+        while let Ok(seen) = bell.rung() {
+            let pause = enter(&shared).see_to_sleepers();
+            if bell.wait(seen, pause).is_err() {
+                return;
+            }
+        }
+    })?;
+    spawn("trap-ends", move || {
+        loop {
+            // Which ones is looked at when it is our turn.
+            let _ = watch.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE);
+            enter(&room).see_ends();
+        }
+    })
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(run).map(drop)
+}
+
+fn decode(asked: &Notification) -> Option<Syscall> {
+    (asked.data.arch == ARCH_64).then(|| Syscall::decode(asked.data.nr.into(), asked.data.args))?
+}
+
+impl Room {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Makes a call that was asked about.
+    fn serve(&mut self, asked: &Notification) {
+        let listener = Arc::clone(&self.listener);
+        let Some(call) = decode(asked) else {
+            listener.answer(asked.id, Err(libc::ENOSYS));
+            return;
+        };
+        if matches!(call, Syscall::Shmat(_) | Syscall::Shmdt(_) | Syscall::Shmctl(_) | Syscall::Shmget(_)) {
+            // What the dead had attached is detached for whoever asks.
+            self.see_ends();
+        }
+        let place =
+            self.targets.meet(asked.pid, &self.watch).and_then(|subject| Ok((subject, self.place()?)));
+        let (subject, place) = match place {
+            Ok(found) => found,
+            Err(error) => {
+                listener.answer(asked.id, Err(error.raw()));
+                return;
+            }
+        };
+        // From here on it is known that the thread was the one that asks.
+        if !listener.is_valid(asked.id) {
+            return self.idle.push(place);
+        }
+        let errand = Errand::new(&listener, asked.id, subject);
+        let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
+            let begun = call.begin(ctx)?;
+            let sleeps = begun.outcome == Outcome::Blocked && behalf::fall_asleep(ctx);
+            // The clock of deadlines is the task's; ours began later.
+            let left = begun.deadline.map(|end| end.saturating_sub(engine::Task::monotonic_ns(ctx.host)));
+            Ok((begun.outcome, sleeps, left))
+        });
+        match begun {
+            Ok((Outcome::Blocked, sleeps, left)) => {
+                let now = self.now();
+                let deadline = left.map(|left| now.saturating_add(left));
+                let sleeper =
+                    Sleeper { id: asked.id, subject, call, deadline, since: now, due: 0, doubtful: false };
+                self.sleepers[place as usize] = Some(sleeper);
+                self.look_later(place, now);
+                if !sleeps {
+                    self.resume(place, Cause::Woken, libc::EINTR);
+                }
+            }
+            Ok((Outcome::Done(value), ..)) => {
+                self.idle.push(place);
+                errand.finish(Ok(value));
+            }
+            Err(error) => {
+                self.idle.push(place);
+                errand.finish(Err(error.raw()));
+            }
+        }
+    }
+
+    /// A place for a call.
+    fn place(&mut self) -> Result<u32> {
+        if let Some(place) = self.idle.pop() {
+            return Ok(place);
+        }
+        let place =
+            u32::try_from(self.slots.len()).ok().filter(|place| *place < PLACES).ok_or(Errno::ENOMEM)?;
+        self.slots.push(self.bell.claim_slot(place)?);
+        self.sleepers.push(None);
+        Ok(place)
+    }
+
+    /// Goes on with those who were woken, and with whom these wake in turn.
+    fn go_on(&mut self) {
+        loop {
+            let mut woken = Vec::new();
+            if self.bell.take(|place| woken.push(place)).is_err() || woken.is_empty() {
+                return;
+            }
+            for place in woken {
+                self.resume(place, Cause::Woken, libc::EINTR);
+            }
+        }
+    }
+
+    /// Goes on with a sleeper. Where a signal is the cause and it has nothing else to tell, its call ends with `interrupted`.
+    fn resume(&mut self, place: u32, cause: Cause, interrupted: i32) {
+        let Some(Some(sleeper)) = self.sleepers.get(place as usize) else { return };
+        let (id, subject, call) = (sleeper.id, sleeper.subject, sleeper.call);
+        let listener = Arc::clone(&self.listener);
+        let errand = Errand::new(&listener, id, subject);
+        let outcome = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
+            if cause == Cause::Woken && behalf::is_asleep(ctx) {
+                // A ring for nobody.
+                return Ok(Outcome::Blocked);
+            }
+            if !listener.is_valid(id) {
+                engine::reap::give_up(ctx);
+                return Err(Errno::ESRCH);
+            }
+            let mut outcome = call.resume(ctx, cause)?;
+            while outcome == Outcome::Blocked && !behalf::fall_asleep(ctx) {
+                outcome = call.resume(ctx, Cause::Woken)?;
+            }
+            Ok(outcome)
+        });
+        let result = match outcome {
+            Ok(Outcome::Blocked) => return,
+            Ok(Outcome::Done(value)) => Ok(value),
+            Err(Errno::EINTR) => Err(interrupted),
+            Err(error) => Err(error.raw()),
+        };
+        self.forget(place);
+        errand.finish(result);
+    }
+
+    /// The place's call is over.
+    fn forget(&mut self, place: u32) {
+        if let Some(sleeper) = self.sleepers[place as usize].take() {
+            self.due.remove(&(sleeper.due, place));
+            self.idle.push(place);
+        }
+    }
+
+    /// Says when a sleeper is to be looked at next.
+    fn look_later(&mut self, place: u32, now: u64) {
+        let Some(sleeper) = &mut self.sleepers[place as usize] else { return };
+        self.due.remove(&(sleeper.due, place));
+        let interval = ((now - sleeper.since) / LOOK_PART).clamp(FIRST_LOOK, LAST_LOOK);
+        sleeper.due = sleeper.deadline.unwrap_or(u64::MAX).min(now + interval);
+        self.due.insert((sleeper.due, place));
+        if sleeper.due < self.wakes_at {
+            self.wakes_at = sleeper.due;
+            // Without the bell, nobody is woken by it.
+            let _ = self.bell.nudge();
+        }
+    }
+
+    /// Looks at the sleepers whose time it is; returns how long nobody needs to be looked at.
+    fn see_to_sleepers(&mut self) -> u64 {
+        self.go_on();
+        let now = self.now();
+        let mut looks = 0;
+        while looks < LOOKS
+            && let Some((due, place)) = self.due.first().copied()
+            && due <= now
+        {
+            looks += 1;
+            self.look_at(place, now);
+        }
+        self.go_on();
+        let next = self.due.first().map_or(now + LONG, |(due, _)| *due);
+        self.wakes_at = if looks == LOOKS { next.max(now + PAUSE) } else { next };
+        self.wakes_at.saturating_sub(self.now())
+    }
+
+    fn look_at(&mut self, place: u32, now: u64) {
+        let Some(sleeper) = &self.sleepers[place as usize] else { return };
+        let (id, subject, doubtful) = (sleeper.id, sleeper.subject, sleeper.doubtful);
+        if !self.listener.is_valid(id) {
+            return self.give_up(place);
+        }
+        if sleeper.deadline.is_some_and(|deadline| deadline <= now) {
+            return self.resume(place, Cause::Timeout, libc::EINTR);
+        }
+        // Messages are waited for anew; operations on semaphores end whatever the signal does.
+        let restarts = matches!(sleeper.call, Syscall::Msgsnd(_) | Syscall::Msgrcv(_));
+        let interrupted = if restarts { ERESTARTNOHAND } else { libc::EINTR };
+        match signals::of(&subject) {
+            Asked::Nothing => {}
+            Asked::Sure => return self.resume(place, Cause::Signal, interrupted),
+            Asked::Maybe if doubtful => return self.interrupt(place, interrupted),
+            Asked::Maybe => {
+                if let Some(sleeper) = &mut self.sleepers[place as usize] {
+                    sleeper.doubtful = true;
+                }
+            }
+        }
+        self.look_later(place, now);
+    }
+
+    /// Ends the sleep of a thread that may see a signal, if it has nothing else to tell, so that the kernel looks for signals.
+    fn interrupt(&mut self, place: u32, interrupted: i32) {
+        let Some(sleeper) = &self.sleepers[place as usize] else { return };
+        let (id, subject, call) = (sleeper.id, sleeper.subject, sleeper.call);
+        if interrupted == libc::EINTR {
+            return self.resume(place, Cause::Signal, interrupted);
+        }
+        let listener = Arc::clone(&self.listener);
+        let errand = Errand::new(&listener, id, subject);
+        let outcome =
+            self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| call.resume(ctx, Cause::Signal));
+        self.forget(place);
+        match outcome {
+            Err(Errno::EINTR) => {
+                if trace::interrupt(&listener, id, subject.tid, interrupted).is_err() {
+                    // Somebody else traces it.
+                    errand.finish(Err(libc::EINTR));
+                }
+            }
+            Ok(Outcome::Done(value)) => errand.finish(Ok(value)),
+            Ok(Outcome::Blocked) => errand.finish(Err(libc::EINTR)),
+            Err(error) => errand.finish(Err(error.raw())),
+        }
+    }
+
+    /// Nobody waits for the end of that call any more.
+    fn give_up(&mut self, place: u32) {
+        let Some(sleeper) = &self.sleepers[place as usize] else { return };
+        let errand = Errand::new(&self.listener, sleeper.id, sleeper.subject);
+        let _ = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
+            engine::reap::give_up(ctx);
+            Ok(())
+        });
+        self.forget(place);
+    }
+
+    /// Puts right what processes have left that have ended.
+    fn see_ends(&mut self) {
+        let mut events = [EpollEvent::empty(); 16];
+        let ready = self.watch.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for event in &events[..ready] {
+            self.bury(u32::try_from(event.data()).unwrap_or(0));
+        }
+    }
+
+    fn bury(&mut self, tgid: u32) {
+        if !self.targets.has_ended(tgid) {
+            return;
+        }
+        let its = |sleeper: &Option<Sleeper>| sleeper.as_ref().is_some_and(|s| s.subject.tgid == tgid);
+        let places: Vec<usize> =
+            self.sleepers.iter().enumerate().filter(|(_, s)| its(s)).map(|(place, _)| place).collect();
+        for place in places {
+            self.give_up(u32::try_from(place).unwrap_or(PLACES));
+        }
+        self.targets.bury(tgid);
+        self.go_on();
+    }
+}

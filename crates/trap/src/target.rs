@@ -1,0 +1,369 @@
+//! Who makes the calls: processes and threads, their rights and their memory.
+//!
+//! Nobody tells us of a change of credentials, or that a number has come to name another thread. So each call asks: the inode of
+//! `/proc/TID`, its owner and the thread's capabilities say whether what was learnt last time still holds. The owner is the
+//! effective user, or root where the process hides itself (not dumpable): then all of it is read anew, unless it is root's.
+//!
+//! # Safety
+//! Memory of ours that is copied to or from is valid for the length that comes with it.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError};
+
+use abi::{Errno, Result};
+use arena::Handle;
+use client::behalf::{self, Caller};
+use engine::{Cred, MapPlace, MapRequest};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use sys::memory::{Mapping, is_write_sealed};
+use sys::net::Fd;
+
+use crate::notify::Listener;
+use crate::process::{has_ended, pidfd_open, start_time};
+use crate::trace::{Held, NUMBERS_64};
+
+/// Threads that are remembered before all are forgotten.
+const REMEMBERED: usize = 4096;
+
+/// The processes that have a slot here, by their ids: for the broker's first thread, which must not wait for us.
+static SLOTS: Mutex<BTreeMap<u32, Handle>> = Mutex::new(BTreeMap::new());
+
+/// The processes that have made calls here, and have not ended as far as is known, with their slots.
+pub fn processes() -> BTreeMap<u32, Handle> {
+    SLOTS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn note(tgid: u32, slot: Option<Handle>) {
+    let mut slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    match slot {
+        Some(slot) => slots.insert(tgid, slot),
+        None => slots.remove(&tgid),
+    };
+}
+
+/// A thread that makes a call, as it was found at the call's beginning.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject {
+    pub(crate) tid: u32,
+    pub(crate) tgid: u32,
+    process: Handle,
+    euid: u32,
+    egid: u32,
+    /// Effective capabilities that count here.
+    caps: u64,
+}
+
+/// By what a change is noticed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    ino: u64,
+    uid: u32,
+    gid: u32,
+    caps: u64,
+}
+
+struct Process {
+    handle: Handle,
+    pidfd: OwnedFd,
+}
+
+/// All that have made calls.
+pub(crate) struct Targets {
+    threads: HashMap<u32, (Seen, Subject)>,
+    processes: HashMap<u32, Process>,
+    user_namespace: u64,
+}
+
+fn user_namespace(of: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/{of}/ns/user")).ok().map(|meta| meta.ino())
+}
+
+impl Targets {
+    pub(crate) fn new() -> Targets {
+        let user_namespace = user_namespace("self").unwrap_or(0);
+        Targets { threads: HashMap::new(), processes: HashMap::new(), user_namespace }
+    }
+
+    /// Who a thread is. `watch` is told of new processes, by their ids, when they have ended.
+    pub(crate) fn meet(&mut self, tid: u32, watch: &Epoll) -> Result<Subject> {
+        let seen = look(tid)?;
+        if let Some((before, subject)) = self.threads.get(&tid)
+            && *before == seen
+            && (seen.uid != 0 || subject.euid == 0)
+        {
+            return Ok(*subject);
+        }
+        let subject = self.learn(tid, seen.caps, watch)?;
+        if self.threads.len() >= REMEMBERED {
+            self.threads.clear();
+        }
+        self.threads.insert(tid, (seen, subject));
+        Ok(subject)
+    }
+
+    fn learn(&mut self, tid: u32, caps: u64, watch: &Epoll) -> Result<Subject> {
+        let status = Status::of(tid)?;
+        let tgid = status.number("Tgid").ok_or(Errno::ESRCH)?;
+        let id = |line, at| status.numbers(line).nth(at).ok_or(Errno::ESRCH);
+        // Capabilities in another user namespace are none here.
+        let counts = user_namespace(&tid.to_string()) == Some(self.user_namespace);
+        Ok(Subject {
+            tid,
+            tgid,
+            process: self.process(tgid, watch)?,
+            euid: id("Uid", 1)?,
+            egid: id("Gid", 1)?,
+            caps: if counts { caps } else { 0 },
+        })
+    }
+
+    fn process(&mut self, tgid: u32, watch: &Epoll) -> Result<Handle> {
+        if let Some(known) = self.processes.get(&tgid) {
+            if !has_ended(&known.pidfd) {
+                return Ok(known.handle);
+            }
+            // Another one with its number; the rest is done when its end is heard of.
+            self.bury(tgid);
+        }
+        let pidfd = pidfd_open(tgid)?;
+        let start = start_time(tgid).ok_or(Errno::ESRCH)?;
+        let handle = behalf::add_process(tgid, start)?;
+        watch.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, tgid.into())).map_err(|_| Errno::ENOMEM)?;
+        self.processes.insert(tgid, Process { handle, pidfd });
+        note(tgid, Some(handle));
+        Ok(handle)
+    }
+
+    /// Whether a process that was watched has ended.
+    pub(crate) fn has_ended(&self, tgid: u32) -> bool {
+        self.processes.get(&tgid).is_some_and(|process| has_ended(&process.pidfd))
+    }
+
+    /// Puts right what a process has left that has ended.
+    pub(crate) fn bury(&mut self, tgid: u32) {
+        let Some(Process { handle, .. }) = self.processes.remove(&tgid) else { return };
+        self.threads.retain(|_, (_, subject)| subject.tgid != tgid);
+        note(tgid, None);
+        let _ = client::with(|ctx| {
+            engine::reap::reap_process(ctx, handle);
+            Ok(())
+        });
+    }
+}
+
+fn look(tid: u32) -> Result<Seen> {
+    let meta = fs::metadata(format!("/proc/{tid}")).map_err(|_| Errno::ESRCH)?;
+    let header = [0x2008_0522u32, tid];
+    let mut sets = [0u32; 6];
+    // SAFETY: version 3 takes a header of two words and two sets of three.
+    let got = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    if got != 0 {
+        return Err(Errno::ESRCH);
+    }
+    let caps = u64::from(sets[0]) | u64::from(sets[3]) << 32;
+    Ok(Seen { ino: meta.ino(), uid: meta.uid(), gid: meta.gid(), caps })
+}
+
+/// The text of `/proc/TID/status`.
+pub(crate) struct Status(String);
+
+impl Status {
+    pub(crate) fn of(tid: u32) -> Result<Status> {
+        fs::read_to_string(format!("/proc/{tid}/status")).map(Status).map_err(|_| Errno::ESRCH)
+    }
+
+    pub(crate) fn line(&self, name: &str) -> &str {
+        let value = |line: &'_ str| line.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).is_some();
+        self.0.lines().find(|line| value(line)).map_or("", |line| line[name.len() + 1..].trim())
+    }
+
+    fn numbers(&self, name: &str) -> impl Iterator<Item = u32> {
+        self.line(name).split_ascii_whitespace().map_while(|number| number.parse().ok())
+    }
+
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
+        self.numbers(name).next()
+    }
+
+    /// A set of signals.
+    pub(crate) fn signals(&self, name: &str) -> u64 {
+        u64::from_str_radix(self.line(name), 16).unwrap_or(0)
+    }
+}
+
+/// A call on its way: who makes it, and where the answer goes.
+pub(crate) struct Errand<'l> {
+    pub(crate) listener: &'l Listener,
+    pub(crate) id: u64,
+    pub(crate) subject: Subject,
+    /// The thread, where it had to be held; it has no other answer to wait for then.
+    held: RefCell<Option<Held>>,
+}
+
+impl<'l> Errand<'l> {
+    pub(crate) fn new(listener: &'l Listener, id: u64, subject: Subject) -> Errand<'l> {
+        Errand { listener, id, subject, held: RefCell::new(None) }
+    }
+
+    /// Ends the call.
+    pub(crate) fn finish(self, result: std::result::Result<i64, i32>) {
+        match self.held.into_inner() {
+            Some(held) => held.release(result),
+            // If it has ended, there is nobody to tell.
+            None => drop(self.listener.answer(self.id, result)),
+        }
+    }
+
+    /// Holds the thread, after `prepare`, and has it do something before its call ends.
+    fn hold<P, R>(
+        &self,
+        prepare: impl FnOnce() -> Result<P>,
+        act: impl FnOnce(&mut Held, P) -> Result<R>,
+    ) -> Result<R> {
+        let (held, prepared) = Held::catch(self.listener, self.id, self.subject.tid, NUMBERS_64, prepare)?;
+        act(self.held.borrow_mut().insert(held), prepared)
+    }
+
+    fn copy(&self, ours: NonNull<u8>, theirs: u64, len: usize, write: bool) -> Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let ours = libc::iovec { iov_base: ours.as_ptr().cast(), iov_len: len };
+        let theirs = libc::iovec { iov_base: theirs as *mut libc::c_void, iov_len: len };
+        let call = if write { libc::process_vm_writev } else { libc::process_vm_readv };
+        // SAFETY: our side is valid for its length.
+        let copied = unsafe { call(self.subject.tid.cast_signed(), &ours, 1, &theirs, 1, 0) };
+        if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
+    }
+
+    /// The mappings of the process that begin at or above `from`, in their order.
+    fn mappings(&self, from: u64) -> Result<Vec<Mapping>> {
+        let maps = fs::read(format!("/proc/{}/maps", self.subject.tid)).map_err(|_| Errno::EINVAL)?;
+        let parsed = maps.split(|byte| *byte == b'\n').filter_map(Mapping::parse);
+        Ok(parsed.filter(|mapping| mapping.start as u64 >= from).collect())
+    }
+}
+
+const CAP_IPC_LOCK: u32 = 14;
+const CAP_IPC_OWNER: u32 = 15;
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
+const CAP_CHECKPOINT_RESTORE: u32 = 40;
+
+impl Caller for Errand<'_> {
+    fn tgid(&self) -> u32 {
+        self.subject.tgid
+    }
+
+    fn pid(&self) -> u32 {
+        self.subject.tid
+    }
+
+    fn process(&self) -> Handle {
+        self.subject.process
+    }
+
+    fn cred(&self, owner: u32, initial_userns: bool) -> Cred {
+        let Subject { euid, egid, caps, .. } = self.subject;
+        let has = |cap: u32| caps >> cap & 1 != 0;
+        let is_owner = euid == owner;
+        let sys_admin = is_owner || has(CAP_SYS_ADMIN);
+        Cred {
+            euid,
+            egid,
+            // Asked for with the groups, where it matters: hardly ever.
+            fsgid: u32::MAX,
+            ipc_owner: is_owner || has(CAP_IPC_OWNER),
+            sys_admin,
+            checkpoint_restore: sys_admin || has(CAP_CHECKPOINT_RESTORE),
+            ipc_lock: has(CAP_IPC_LOCK),
+            sys_resource: initial_userns && has(CAP_SYS_RESOURCE),
+        }
+    }
+
+    fn in_group(&self, gid: u32) -> bool {
+        const FSGID: usize = 3;
+        Status::of(self.subject.tid).is_ok_and(|status| {
+            status.numbers("Gid").nth(FSGID) == Some(gid) || status.numbers("Groups").any(|of| of == gid)
+        })
+    }
+
+    fn read(&self, to: NonNull<u8>, from: u64, len: usize) -> Result<()> {
+        self.copy(to, from, len, false)
+    }
+
+    fn write(&self, to: u64, from: NonNull<u8>, len: usize) -> Result<()> {
+        self.copy(from, to, len, true)
+    }
+
+    fn map(&self, wanted: &MapRequest, file: &Fd, size: u64, _: impl FnMut(i32, bool)) -> Result<u64> {
+        let (at, fixed) = match wanted.place {
+            MapPlace::Anywhere => (0, 0),
+            MapPlace::Free(at) => (at, libc::MAP_FIXED_NOREPLACE),
+            MapPlace::Over(at) => (at, libc::MAP_FIXED),
+        };
+        let access =
+            [(libc::PROT_READ, true), (libc::PROT_WRITE, wanted.write), (libc::PROT_EXEC, wanted.execute)];
+        let protection: i32 = access.iter().filter(|(_, may)| *may).map(|(bit, _)| bit).sum();
+        let flags = (libc::MAP_SHARED | fixed) as u64;
+        let give = || self.listener.give(self.id, file.raw()).map_err(|error| Errno::from_raw(error as i32));
+        self.hold(give, |held, fd| {
+            let mapped = loop {
+                match held.mmap(at, size, protection as u64, flags, fd) {
+                    Err(Errno::EEXIST) => break Err(Errno::EINVAL),
+                    Err(Errno::EPERM) if is_write_sealed(file) => break Err(Errno::EIDRM),
+                    // Somebody is trying to seal it, and may yet find that it is mapped.
+                    Err(Errno::EPERM) if wanted.write => std::thread::yield_now(),
+                    done => break done,
+                }
+            };
+            held.close(fd)?;
+            mapped
+        })
+    }
+
+    fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+        let mappings = self.mappings(addr)?;
+        let fits = |m: &&Mapping| {
+            m.offset == m.start as u64 - addr && m.ino != 0 && behalf::is_segments_device(m.dev)
+        };
+        // A memory file of the program's own is none of ours.
+        let found = mappings.iter().filter(fits).find_map(|m| Some((m, segment_of(m.ino)?)));
+        let (first, (id, size)) = found.ok_or(Errno::EINVAL)?;
+        let end = addr.saturating_add(size).max(first.end as u64);
+        let pieces = mappings.iter().filter(fits);
+        let pieces = pieces.filter(|m| m.ino == first.ino && m.dev == first.dev && (m.start as u64) < end);
+        let unmap = |held: &mut Held| {
+            for piece in pieces {
+                held.munmap(piece.start as u64, (piece.end - piece.start) as u64)?;
+            }
+            Ok(id)
+        };
+        if let Some(held) = &mut *self.held.borrow_mut() {
+            return unmap(held);
+        }
+        self.hold(|| Ok(()), |held, ()| unmap(held))
+    }
+
+    fn memlock_limit(&self) -> u64 {
+        // prlimit(2) would want more rights.
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.subject.tid)).unwrap_or_default();
+        let soft = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
+        match soft.and_then(|rest| rest.split_ascii_whitespace().next()) {
+            Some("unlimited") => u64::MAX,
+            Some(bytes) => bytes.parse().unwrap_or(0),
+            None => 0,
+        }
+    }
+}
+
+impl std::fmt::Debug for Errand<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Errand").field("id", &self.id).field("subject", &self.subject).finish_non_exhaustive()
+    }
+}

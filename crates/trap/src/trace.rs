@@ -1,0 +1,216 @@
+//! A thread whose call was asked about, stopped on its way out of it: so that it makes another call first, or surely sees its signals.
+//!
+//! It is seized and interrupted before it is answered, so it stops before it is back in the program. There it has all signals
+//! blocked while it makes calls of ours from the instruction that made its own. In the end it has its registers, with the result, and its mask.
+//!
+//! The broker waits for its children with [`untraced`], as waitpid(2) would tell it of these stops.
+//!
+//! # Safety
+//! Registers and masks are locals of the kernel's types.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use abi::{Errno, Result};
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::notify::Listener;
+
+static TRACING: Mutex<()> = Mutex::new(());
+
+/// Does something while no thread is traced here.
+pub fn untraced<R>(act: impl FnOnce() -> R) -> R {
+    let _none = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+    act()
+}
+
+/// How long a thread may take to its next stop: it does nothing that could take long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+fn errno(error: nix::Error) -> Errno {
+    Errno::from_raw(error as i32)
+}
+
+/// Numbers of calls in the thread's own way of making them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers {
+    mmap: u64,
+    munmap: u64,
+    close: u64,
+}
+
+/// With the instruction `syscall`.
+pub(crate) const NUMBERS_64: Numbers = Numbers { mmap: 9, munmap: 11, close: 3 };
+
+/// A thread that was made to stop.
+struct Tracee {
+    pid: Pid,
+    /// A signal that can't be blocked, to be delivered when it is let go.
+    owed: Option<Signal>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Tracee {
+    /// Stops a thread on its way out of the call, which gets this answer. Before that, `prepare` does what must be done while it waits.
+    fn catch<R>(
+        listener: &Listener,
+        id: u64,
+        tid: u32,
+        answer: std::result::Result<i64, i32>,
+        prepare: impl FnOnce() -> Result<R>,
+    ) -> Result<(Tracee, R)> {
+        let alone = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = Pid::from_raw(tid.cast_signed());
+        ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).map_err(errno)?;
+        let mut tracee = Tracee { pid, owed: None, _alone: alone };
+        ptrace::interrupt(pid).map_err(errno)?;
+        let prepared = prepare()?;
+        if !listener.answer(id, answer) {
+            return Err(Errno::ESRCH);
+        }
+        tracee.stop()?;
+        Ok((tracee, prepared))
+    }
+
+    /// Waits for the next stop: returns its signal.
+    fn stop(&mut self) -> Result<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut rounds = 0u32;
+        loop {
+            // SAFETY: a structure of integers.
+            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+            let options = libc::WEXITED | libc::WSTOPPED | libc::__WALL | libc::WNOWAIT | libc::WNOHANG;
+            // Its end is for its parent, who may be us, in another thread.
+            // SAFETY: a valid place.
+            let done =
+                unsafe { libc::waitid(libc::P_PID, self.pid.as_raw().cast_unsigned(), &mut info, options) };
+            nix::errno::Errno::result(done).map_err(errno)?;
+            // SAFETY: of a child, or zero.
+            match (info.si_code, unsafe { info.si_status() }) {
+                (0, _) if Instant::now() >= deadline => return Err(Errno::ESRCH),
+                // It comes at once, but for the scheduler.
+                (0, _) if rounds < 200 => std::thread::yield_now(),
+                (0, _) => std::thread::sleep(Duration::from_micros(100)),
+                (libc::CLD_TRAPPED | libc::CLD_STOPPED, signal) => {
+                    let mut status = 0;
+                    // SAFETY: a valid place.
+                    unsafe { libc::waitpid(self.pid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
+                    return Ok(signal);
+                }
+                _ => return Err(Errno::ESRCH),
+            }
+            rounds += 1;
+        }
+    }
+
+    /// Goes on to the next entry into or return from a system call.
+    fn go_to_system_call(&mut self) -> Result<()> {
+        const OF_SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
+        loop {
+            ptrace::syscall(self.pid, None).map_err(errno)?;
+            match self.stop()? {
+                OF_SYSTEM_CALL => return Ok(()),
+                libc::SIGSTOP => self.owed = Some(Signal::SIGSTOP),
+                _ => {}
+            }
+        }
+    }
+
+    fn registers(&self) -> Result<libc::user_regs_struct> {
+        ptrace::getregs(self.pid).map_err(errno)
+    }
+
+    fn set_registers(&self, registers: libc::user_regs_struct) -> Result<()> {
+        ptrace::setregs(self.pid, registers).map_err(errno)
+    }
+
+    fn mask(&self, request: libc::c_uint, mask: &mut u64) -> Result<()> {
+        // SAFETY: a mask of eight bytes.
+        let done = unsafe { libc::ptrace(request, self.pid.as_raw(), size_of::<u64>(), &raw mut *mask) };
+        nix::errno::Errno::result(done).map(drop).map_err(errno)
+    }
+}
+
+impl Drop for Tracee {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.pid, self.owed);
+    }
+}
+
+/// Ends a call so that the kernel takes `answer`, one of its own codes of a call that signals have interrupted, for what it is, whether or
+/// not the signals are still there.
+pub(crate) fn interrupt(listener: &Listener, id: u64, tid: u32, answer: i32) -> Result<()> {
+    Tracee::catch(listener, id, tid, Err(answer), || Ok(())).map(drop)
+}
+
+/// A thread held where its call ends.
+pub(crate) struct Held {
+    tracee: Tracee,
+    registers: libc::user_regs_struct,
+    mask: u64,
+    numbers: Numbers,
+}
+
+impl Held {
+    /// Holds the thread that waits for an answer. `prepare` does what must be done while it waits.
+    pub(crate) fn catch<R>(
+        listener: &Listener,
+        id: u64,
+        tid: u32,
+        numbers: Numbers,
+        prepare: impl FnOnce() -> Result<R>,
+    ) -> Result<(Held, R)> {
+        let (tracee, prepared) = Tracee::catch(listener, id, tid, Ok(0), prepare)?;
+        let registers = tracee.registers()?;
+        let mut mask = 0;
+        tracee.mask(libc::PTRACE_GETSIGMASK, &mut mask)?;
+        tracee.mask(libc::PTRACE_SETSIGMASK, &mut !0)?;
+        Ok((Held { tracee, registers, mask, numbers }, prepared))
+    }
+
+    /// Has it make a system call.
+    fn call(&mut self, number: u64, [a, b, c, d, e, f]: [u64; 6]) -> Result<u64> {
+        /// Of `syscall`, and of `int 0x80`.
+        const INSTRUCTION: u64 = 2;
+        let mut registers = self.registers;
+        registers.rip -= INSTRUCTION;
+        registers.rax = number;
+        // It is in no call that could begin anew.
+        registers.orig_rax = u64::MAX;
+        (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
+        (registers.r10, registers.r8, registers.r9) = (d, e, f);
+        self.tracee.set_registers(registers)?;
+        self.tracee.go_to_system_call()?;
+        self.tracee.go_to_system_call()?;
+        let result = self.tracee.registers()?.rax.cast_signed();
+        if (-4095..0).contains(&result) {
+            return Err(Errno::from_raw(i32::try_from(-result).unwrap_or(0)));
+        }
+        Ok(result.cast_unsigned())
+    }
+
+    /// mmap(2) of a whole file, shared.
+    pub(crate) fn mmap(&mut self, at: u64, len: u64, protection: u64, flags: u64, fd: i32) -> Result<u64> {
+        self.call(self.numbers.mmap, [at, len, protection, flags, fd as u64, 0])
+    }
+
+    /// munmap(2).
+    pub(crate) fn munmap(&mut self, at: u64, len: u64) -> Result<()> {
+        self.call(self.numbers.munmap, [at, len, 0, 0, 0, 0]).map(drop)
+    }
+
+    /// close(2).
+    pub(crate) fn close(&mut self, fd: i32) -> Result<()> {
+        self.call(self.numbers.close, [fd as u64, 0, 0, 0, 0, 0]).map(drop)
+    }
+
+    /// Lets it go on from its call with this result.
+    pub(crate) fn release(mut self, result: std::result::Result<i64, i32>) {
+        self.registers.rax = result.unwrap_or_else(|error| -i64::from(error)).cast_unsigned();
+        // If it has ended, there is nobody to tell.
+        let _ = self.tracee.set_registers(self.registers);
+        let _ = self.tracee.mask(libc::PTRACE_SETSIGMASK, &mut self.mask.clone());
+    }
+}
