@@ -138,15 +138,15 @@ impl Room {
         }
         let place =
             self.targets.meet(asked.pid, &self.watch).and_then(|subject| Ok((subject, self.place()?)));
-        let (subject, place) = match place {
+        let ((subject, was_known), place) = match place {
             Ok(found) => found,
             Err(error) => {
                 listener.answer(asked.id, Err(error.raw()));
                 return;
             }
         };
-        // From here on it is known that the thread was the one that asks.
-        if !listener.is_valid(asked.id) {
+        // One that still asks was the one that was learnt of.
+        if !was_known && !listener.is_valid(asked.id) {
             return self.idle.push(place);
         }
         let errand = Errand::new(&listener, asked.id, subject);

@@ -89,21 +89,22 @@ impl Targets {
         Targets { threads: HashMap::new(), processes: HashMap::new(), user_namespace }
     }
 
-    /// Who a thread is. `watch` is told of new processes, by their ids, when they have ended.
-    pub(crate) fn meet(&mut self, tid: u32, watch: &Epoll) -> Result<Subject> {
+    /// Who a thread is, and whether it was known: then it is the one that asks, as its number names no other since. `watch` is
+    /// told of new processes, by their ids, when they have ended.
+    pub(crate) fn meet(&mut self, tid: u32, watch: &Epoll) -> Result<(Subject, bool)> {
         let seen = look(tid)?;
         if let Some((before, subject)) = self.threads.get(&tid)
             && *before == seen
             && (seen.uid != 0 || subject.euid == 0)
         {
-            return Ok(*subject);
+            return Ok((*subject, true));
         }
         let subject = self.learn(tid, seen.caps, watch)?;
         if self.threads.len() >= REMEMBERED {
             self.threads.clear();
         }
         self.threads.insert(tid, (seen, subject));
-        Ok(subject)
+        Ok((subject, false))
     }
 
     fn learn(&mut self, tid: u32, caps: u64, watch: &Epoll) -> Result<Subject> {
@@ -203,15 +204,44 @@ pub(crate) struct Errand<'l> {
     pub(crate) subject: Subject,
     /// The thread, where it had to be held; it has no other answer to wait for then.
     held: RefCell<Option<Held>>,
+    /// What was read last, and what is behind it on its page: a message's text comes behind its type.
+    ahead: RefCell<Ahead>,
+    /// A small write that is not made yet: a message's text is likely to follow behind its type.
+    behind: RefCell<Option<(u64, [u8; SMALL], usize)>>,
+}
+
+/// A write up to this size waits for the next one, bytes.
+const SMALL: usize = 8;
+/// How much is read at a time, bytes.
+const AHEAD: usize = 256;
+const PAGE: u64 = 4096;
+
+/// A part of the target's memory, as it was.
+struct Ahead {
+    from: u64,
+    len: usize,
+    bytes: [u8; AHEAD],
 }
 
 impl<'l> Errand<'l> {
     pub(crate) fn new(listener: &'l Listener, id: u64, subject: Subject) -> Errand<'l> {
-        Errand { listener, id, subject, held: RefCell::new(None) }
+        let ahead = RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] });
+        Errand { listener, id, subject, held: RefCell::new(None), ahead, behind: RefCell::new(None) }
+    }
+
+    /// Makes the write that waits.
+    fn flush(&self) -> Result<()> {
+        match self.behind.take() {
+            None => Ok(()),
+            Some((to, mut bytes, len)) => {
+                self.copy(&[part(NonNull::from(&mut bytes).cast(), len)], to, len, true)
+            }
+        }
     }
 
     /// Ends the call.
     pub(crate) fn finish(self, result: std::result::Result<i64, i32>) {
+        let result = result.and_then(|value| self.flush().map(|()| value).map_err(Errno::raw));
         match self.held.into_inner() {
             Some(held) => held.release(result),
             // If it has ended, there is nobody to tell.
@@ -229,15 +259,13 @@ impl<'l> Errand<'l> {
         act(self.held.borrow_mut().insert(held), prepared)
     }
 
-    fn copy(&self, ours: NonNull<u8>, theirs: u64, len: usize, write: bool) -> Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        let ours = libc::iovec { iov_base: ours.as_ptr().cast(), iov_len: len };
+    /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
+    fn copy(&self, ours: &[libc::iovec], theirs: u64, len: usize, write: bool) -> Result<()> {
         let theirs = libc::iovec { iov_base: theirs as *mut libc::c_void, iov_len: len };
         let call = if write { libc::process_vm_writev } else { libc::process_vm_readv };
-        // SAFETY: our side is valid for its length.
-        let copied = unsafe { call(self.subject.tid.cast_signed(), &ours, 1, &theirs, 1, 0) };
+        let tid = self.subject.tid.cast_signed();
+        // SAFETY: our parts are valid for their lengths.
+        let copied = unsafe { call(tid, ours.as_ptr(), ours.len() as libc::c_ulong, &theirs, 1, 0) };
         if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
@@ -247,6 +275,10 @@ impl<'l> Errand<'l> {
         let parsed = maps.split(|byte| *byte == b'\n').filter_map(Mapping::parse);
         Ok(parsed.filter(|mapping| mapping.start as u64 >= from).collect())
     }
+}
+
+fn part(at: NonNull<u8>, len: usize) -> libc::iovec {
+    libc::iovec { iov_base: at.as_ptr().cast(), iov_len: len }
 }
 
 const CAP_IPC_LOCK: u32 = 14;
@@ -294,11 +326,48 @@ impl Caller for Errand<'_> {
     }
 
     fn read(&self, to: NonNull<u8>, from: u64, len: usize) -> Result<()> {
-        self.copy(to, from, len, false)
+        if len == 0 {
+            return Ok(());
+        }
+        let mut ahead = self.ahead.borrow_mut();
+        if from < ahead.from || from.saturating_add(len as u64) > ahead.from + ahead.len as u64 {
+            // What is on the same page can be read as well.
+            let on_page = usize::try_from(PAGE - from % PAGE).unwrap_or(0).min(AHEAD);
+            if len > on_page {
+                return self.copy(&[part(to, len)], from, len, false);
+            }
+            let into = NonNull::from(&mut ahead.bytes).cast();
+            ahead.len = 0;
+            self.copy(&[part(into, on_page)], from, on_page, false)?;
+            (ahead.from, ahead.len) = (from, on_page);
+        }
+        let start = usize::try_from(from - ahead.from).map_err(|_| Errno::EFAULT)?;
+        let bytes = ahead.bytes.get(start..start + len).ok_or(Errno::EFAULT)?;
+        // SAFETY: `to` is valid for the length, and no memory of the errand's.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), len) };
+        Ok(())
     }
 
     fn write(&self, to: u64, from: NonNull<u8>, len: usize) -> Result<()> {
-        self.copy(from, to, len, true)
+        self.ahead.borrow_mut().len = 0;
+        if len == 0 {
+            return Ok(());
+        }
+        if let Some((before, mut bytes, length)) = self.behind.take() {
+            let first = part(NonNull::from(&mut bytes).cast(), length);
+            if before + length as u64 == to {
+                return self.copy(&[first, part(from, len)], before, length + len, true);
+            }
+            self.copy(&[first], before, length, true)?;
+        }
+        if len <= SMALL {
+            let mut bytes = [0; SMALL];
+            // SAFETY: `from` is valid for the length, which there is room for.
+            unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut bytes).cast(), len) };
+            *self.behind.borrow_mut() = Some((to, bytes, len));
+            return Ok(());
+        }
+        self.copy(&[part(from, len)], to, len, true)
     }
 
     fn map(&self, wanted: &MapRequest, file: &Fd, size: u64, _: impl FnMut(i32, bool)) -> Result<u64> {
@@ -365,5 +434,50 @@ impl Caller for Errand<'_> {
 impl std::fmt::Debug for Errand<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Errand").field("id", &self.id).field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_status_is_found_by_its_whole_name() {
+        let status =
+            Status("Name:\tUid: 9\nUid:\t1\t2\t3\t4\nSigPnd:\t0000000000000400\nGroups:\t \n".into());
+        assert_eq!(status.numbers("Uid").collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(status.signals("SigPnd"), 1 << 10);
+        assert_eq!((status.number("Groups"), status.number("Id")), (None, None));
+    }
+
+    /// This process stands for the target: its memory is reached by the same calls.
+    #[test]
+    fn memory_is_copied_whole_or_not_at_all() {
+        let pipe = nix::unistd::pipe().unwrap().0;
+        let tid = nix::unistd::gettid().as_raw().cast_unsigned();
+        let subject = Subject { tid, tgid: tid, process: Handle::NULL, euid: 0, egid: 0, caps: 0 };
+        let listener = Listener::new(pipe);
+        let errand = Errand::new(&listener, 0, subject);
+        let theirs: Vec<u8> = (0..200).collect();
+        let at = theirs.as_ptr() as u64;
+        let mut ours = [0; 100];
+        let to = NonNull::from(&mut ours).cast();
+        for (from, len) in [(0, 8), (8, 92), (90, 10), (150, 50), (0, 100)] {
+            errand.read(to, at + from, len).unwrap();
+            assert_eq!(ours[..len], theirs[from as usize..from as usize + len], "{len} at {from}");
+        }
+        assert_eq!(errand.read(to, 1, 8), Err(Errno::EFAULT));
+        assert_eq!(errand.read(to, u64::MAX, 8), Err(Errno::EFAULT));
+
+        let mut theirs = [0u8; 40];
+        let at = theirs.as_mut_ptr() as u64;
+        for (to, len) in [(0, 8), (8, 16), (30, 4), (24, 2)] {
+            errand.write(at + to, NonNull::from(&[7u8; 16]).cast(), len).unwrap();
+        }
+        errand.flush().unwrap();
+        let written: Vec<usize> = (0..40).filter(|at| theirs[*at] == 7).collect();
+        assert_eq!(written, (0..26).chain(30..34).collect::<Vec<_>>());
+        errand.write(1, NonNull::from(&[0u8; 8]).cast(), 8).unwrap();
+        assert_eq!(errand.flush(), Err(Errno::EFAULT), "a write that waits fails in the end");
     }
 }
