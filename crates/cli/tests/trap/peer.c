@@ -1,0 +1,138 @@
+/* One end of a conversation, built with and without the dynamic loader.
+ *
+ * peer serve: waits for a message, takes a semaphore, writes into a segment, answers with its identifier.
+ * peer ask:   does the asking, and prints what it finds in the segment.
+ * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals and stops; each is to arrive once. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct message {
+    long type;
+    int number;
+};
+#define SIZE (sizeof(struct message) - sizeof(long))
+
+static void need(int ok, const char *what)
+{
+    if (!ok) {
+        perror(what);
+        exit(1);
+    }
+}
+
+static void serve(int queue, int set)
+{
+    struct message m;
+    struct sembuf take = {0, -1, SEM_UNDO};
+    need(msgrcv(queue, &m, SIZE, 1, 0) == SIZE, "msgrcv");
+    need(semop(set, &take, 1) == 0, "semop");
+    int segment = shmget(IPC_PRIVATE, 4096, 0600);
+    char *at = shmat(segment, 0, 0);
+    need(at != (void *)-1, "shmat");
+    sprintf(at, "%d twice is %d", m.number, 2 * m.number);
+    need(shmdt(at) == 0, "shmdt");
+    need(msgrcv(queue, (void *)8, SIZE, 0, IPC_NOWAIT) == -1 && errno == ENOMSG, "an empty queue");
+    need(msgsnd(queue, (void *)8, SIZE, 0) == -1 && errno == EFAULT, "a wild pointer");
+    m = (struct message){2, segment};
+    need(msgsnd(queue, &m, SIZE, 0) == 0, "msgsnd");
+}
+
+static void ask(int queue, int set)
+{
+    struct message m = {1, 21};
+    struct shmid_ds ds;
+    need(semctl(set, 0, SETVAL, 1) == 0, "SETVAL");
+    need(msgsnd(queue, &m, SIZE, 0) == 0, "msgsnd");
+    need(msgrcv(queue, &m, SIZE, 2, 0) == SIZE, "msgrcv");
+    char *at = shmat(m.number, 0, SHM_RDONLY);
+    need(at != (void *)-1, "shmat");
+    need(shmctl(m.number, IPC_STAT, &ds) == 0 && shmctl(m.number, IPC_RMID, 0) == 0, "shmctl");
+    /* The server's end gives back what it took. */
+    struct sembuf take = {0, -1, 0};
+    need(semop(set, &take, 1) == 0, "semop");
+    printf("%s, attached %lu\n", at, (unsigned long)ds.shm_nattch);
+}
+
+static int queue;
+static int *shared; /* what went wrong, and how often each message arrived */
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+static void *receive(void *unused)
+{
+    struct message m;
+    for (;;) {
+        if (msgrcv(queue, &m, SIZE, 0, 0) >= 0)
+            __sync_fetch_and_add(&shared[1 + m.number], 1);
+        else if (errno == EIDRM)
+            return unused;
+        else if (errno != EINTR)
+            __sync_fetch_and_add(&shared[0], 1);
+    }
+}
+
+static void storm(int threads, int count)
+{
+    shared = mmap(0, (count + 1) * sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    queue = msgget(IPC_PRIVATE, 0600);
+    pid_t receiver = fork();
+    if (receiver == 0) {
+        struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART};
+        sigaction(SIGUSR1, &action, 0);
+        action.sa_flags = 0;
+        sigaction(SIGUSR2, &action, 0);
+        pthread_t thread;
+        while (--threads > 0)
+            pthread_create(&thread, 0, receive, 0);
+        receive(0);
+        _exit(0);
+    }
+    usleep(50000);
+    for (int i = 0; i < count; i++) {
+        static const int SIGNALS[] = {SIGUSR1, SIGSTOP, SIGCONT, SIGUSR2, SIGUSR1, SIGCONT};
+        struct message m = {1, i};
+        kill(receiver, SIGNALS[i % 6]);
+        /* Now and then long enough for the signal to be seen in the sleep. */
+        if (i % 10 == 0)
+            usleep(12000);
+        need(msgsnd(queue, &m, SIZE, 0) == 0, "msgsnd");
+    }
+    kill(receiver, SIGCONT);
+    struct msqid_ds ds = {.msg_qnum = 1};
+    while (ds.msg_qnum != 0)
+        need(msgctl(queue, IPC_STAT, &ds) == 0, "IPC_STAT");
+    usleep(100000);
+    need(msgctl(queue, IPC_RMID, 0) == 0, "IPC_RMID");
+    int status, once = 0;
+    waitpid(receiver, &status, 0);
+    for (int i = 0; i < count; i++)
+        once += shared[1 + i] == 1;
+    printf("%d of %d once, %d odd errors, status %d\n", once, count, shared[0], status);
+}
+
+int main(int count, char **arguments)
+{
+    need(count > 1, "what to do");
+    if (strcmp(arguments[1], "storm") == 0) {
+        storm(atoi(arguments[2]), atoi(arguments[3]));
+        return 0;
+    }
+    int common = msgget(1, IPC_CREAT | 0600), set = semget(1, 1, IPC_CREAT | 0600);
+    need(common >= 0 && set >= 0, "msgget, semget");
+    (strcmp(arguments[1], "serve") == 0 ? serve : ask)(common, set);
+    return 0;
+}
