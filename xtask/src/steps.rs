@@ -113,6 +113,11 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, trap", "conformance", &["--door", "trap"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
         tool("differential, host", "differential", &["--door", "host", "--calls", "50000", "--seed", "1"]),
+        tool(
+            "differential, trap",
+            "differential",
+            &["--door", "trap", "--calls", "3000", "--seed", "1", "--area", "msg"],
+        ),
         tool("differential, messages", "differential", &["--calls", "5000", "--seed", "1", "--area", "msg"]),
         tool(
             "differential, semaphores",

@@ -24,6 +24,8 @@ pub enum Kind {
 pub struct Abilities {
     /// Tasks of other uids than the namespace's owner.
     pub other_users: bool,
+    /// Files of /proc that show the namespace and change its limits.
+    pub files: bool,
 }
 
 /// A source of steps.
@@ -113,7 +115,7 @@ impl Generator {
         if self.chance(3) {
             return self.life(pair, task);
         }
-        if self.chance(2) {
+        if self.abilities.files && self.chance(2) {
             return Step { task, action: Action::Call(self.file()), makes: 0 };
         }
         self.objects.retain(|(name, _, _)| pair.objects.contains_key(name) || *name == self.names);
@@ -156,7 +158,7 @@ impl Generator {
             7..=8 => Call::Exit,
             9..=10 if !leads => Call::ExitThread,
             11..=12 if leads => Call::Exec,
-            13..=14 => self.sysctl(),
+            13..=14 if self.abilities.files => self.sysctl(),
             15..=16 if self.abilities.other_users => self.user(),
             _ => Call::Handler { signal: libc::SIGUSR1, restart: self.chance(50) },
         };

@@ -48,6 +48,7 @@ enum Area {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Door {
     Preload,
+    Trap,
     Host,
     Kernel,
 }
@@ -77,13 +78,17 @@ fn compare(args: &Args) -> Result<u64, String> {
         Area::All if args.door == Door::Host => &[Kind::Msg, Kind::Sem],
         Area::All => &[Kind::Msg, Kind::Sem, Kind::Shm],
     };
-    let ipcspace = if args.door == Door::Preload { ipcspace()? } else { PathBuf::new() };
+    let ipcspace = match args.door {
+        Door::Preload | Door::Trap => ipcspace()?,
+        Door::Host | Door::Kernel => PathBuf::new(),
+    };
     let other = |limits: &Limits| match args.door {
-        Door::Preload => below(&ipcspace, limits),
+        Door::Preload => below(&ipcspace, "preload", limits),
+        Door::Trap => below(&ipcspace, "trap", limits),
         Door::Host => simulated(limits),
         Door::Kernel => kernel(limits),
     };
-    let abilities = Abilities { other_users: is_root() };
+    let abilities = Abilities { other_users: is_root(), files: args.door != Door::Trap };
     let make: [Make<'_>; 2] = [&kernel, &other];
     let (mut calls, mut differences, mut sequence) = (0, 0, 0);
     while calls < args.calls && differences < args.differences {
@@ -130,13 +135,15 @@ fn kernel(limits: &Limits) -> Box<dyn World> {
     Box::new(world)
 }
 
-fn below(ipcspace: &Path, limits: &Limits) -> Box<dyn World> {
-    let mut prefix = vec![ipcspace.as_os_str().to_owned(), "run".into()];
+fn below(ipcspace: &Path, door: &str, limits: &Limits) -> Box<dyn World> {
+    let mut prefix = vec![ipcspace.as_os_str().to_owned(), "run".into(), "--door".into(), door.into()];
     for (name, value) in limits {
         prefix.extend(["--sysctl".into(), format!("{name}={value}").into()]);
     }
     prefix.push("--".into());
-    Box::new(Processes::start(&Start::below(prefix).patient()).expect("ipcspace"))
+    let start = Start::below(prefix).patient();
+    let start = if door == "trap" { start.served() } else { start };
+    Box::new(Processes::start(&start).expect("ipcspace"))
 }
 
 fn simulated(limits: &Limits) -> Box<dyn World> {

@@ -30,6 +30,7 @@ pub struct Start {
     prefix: Vec<OsString>,
     mode: Mode,
     patient: bool,
+    served: bool,
 }
 
 impl Start {
@@ -39,7 +40,13 @@ impl Start {
     /// Where /proc is not mounted.
     pub fn kernel() -> Start {
         let executable = env::current_exe().expect("/proc/self/exe");
-        Start { executable, prefix: Vec::new(), mode: Mode { kernel: true, raw: false }, patient: false }
+        Start {
+            executable,
+            prefix: Vec::new(),
+            mode: Mode { kernel: true, raw: false },
+            patient: false,
+            served: false,
+        }
     }
 
     /// Below a command that takes a command, such as `ipcspace run --`.
@@ -57,6 +64,12 @@ impl Start {
     /// After a death, all that the broker does for it is waited for: which process used a segment last is noted by it.
     pub fn patient(mut self) -> Start {
         self.patient = true;
+        self
+    }
+
+    /// The calls are made by another process for the tasks, which look asleep meanwhile: it is waited for each time.
+    pub fn served(mut self) -> Start {
+        self.served = true;
         self
     }
 
@@ -114,6 +127,7 @@ pub struct Processes {
     /// The kernel's own calls are made.
     kernel: bool,
     patient: bool,
+    served: bool,
     /// A task has died, and the servant may not have done all that follows from it.
     mourning: bool,
 }
@@ -151,6 +165,7 @@ impl Processes {
             servant: None,
             kernel: start.mode.kernel,
             patient: start.patient,
+            served: start.served,
             mourning: false,
         };
         world.welcome(FACTORY);
@@ -271,7 +286,8 @@ impl Processes {
     fn at_rest(&mut self) -> bool {
         // Whoever makes a call must find a death that it knows of done with, broker or not; only sleepers may
         // hear of it a little later.
-        if !self.mourning || !self.patient && !self.tasks.iter().any(Task::in_call) {
+        let mourns = self.mourning && (self.patient || self.tasks.iter().any(Task::in_call));
+        if !mourns && !self.served {
             return self.tasks_at_rest();
         }
         let Some(servant) = &self.servant else { return self.tasks_at_rest() };
@@ -289,6 +305,8 @@ impl Processes {
                 // Other calls sleep too, in passing: glibc's setuid waits for the other threads.
                 Look::Asleep { .. } if task.expires || !task.sleeps => return false,
                 Look::Busy => return false,
+                // Who makes its call has not seen it yet.
+                Look::Asleep { .. } if self.served && task.watch.has_signals() => return false,
                 Look::Gone if gone(task) => task.phase = Phase::Dead,
                 Look::Gone => return false,
                 asleep => first.push(asleep),
@@ -439,7 +457,7 @@ impl World for Processes {
 
     fn stops_sleepers(&self) -> bool {
         // A preloaded library's sleep, a futex(2), does not notice a stop.
-        self.kernel
+        self.kernel || self.served
     }
 
     fn task_of(&self, pid: i32) -> Option<TaskId> {

@@ -11,6 +11,7 @@ pub(crate) struct Watch {
     syscall: File,
     schedstat: File,
     stat: File,
+    status: File,
 }
 
 /// What a look at a task found.
@@ -30,7 +31,12 @@ const SLEEPS: [&str; 5] = ["65", "69", "70", "220", "202"];
 impl Watch {
     pub(crate) fn new(pid: i32, tid: i32) -> io::Result<Watch> {
         let file = |name| File::open(format!("/proc/{pid}/task/{tid}/{name}"));
-        Ok(Watch { syscall: file("syscall")?, schedstat: file("schedstat")?, stat: file("stat")? })
+        Ok(Watch {
+            syscall: file("syscall")?,
+            schedstat: file("schedstat")?,
+            stat: file("stat")?,
+            status: file("status")?,
+        })
     }
 
     /// Is the task still asleep as the first look found it? One that has been woken and waits for its CPU to
@@ -39,6 +45,17 @@ impl Watch {
         let mut buffer = [0; 512];
         let state = read(&self.stat, &mut buffer).ok().and_then(fields_of_stat).map(|(state, _)| state);
         state == Some('S') && self.look() == first
+    }
+
+    /// Whether a signal waits for the task that it does not block.
+    pub(crate) fn has_signals(&self) -> bool {
+        let mut buffer = [0; 4096];
+        let status = read(&self.status, &mut buffer).unwrap_or_default();
+        let set = |name: &str| {
+            let digits = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+            u64::from_str_radix(digits.trim(), 16).unwrap_or(0)
+        };
+        (set("SigPnd:") | set("ShdPnd:")) & !set("SigBlk:") != 0
     }
 
     pub(crate) fn look(&self) -> Look {

@@ -30,14 +30,14 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "trap",
         ours: &["abi", "sys", "arena", "engine", "client"],
-        foreign: Only(&["libc", "nix", "sd-notify", "thiserror"]),
+        foreign: Only(&["libc", "nix", "thiserror"]),
     },
     Layer {
         name: "broker",
         ours: &["abi", "sys", "arena", "engine", "client", "trap"],
-        foreign: Only(&["libc", "nix", "thiserror"]),
+        foreign: Only(&["libc", "nix", "sd-notify", "thiserror"]),
     },
-    Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "trap", "broker"], foreign: Any },
+    Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "broker"], foreign: Any },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
     Layer { name: "world", ours: &["abi", "host"], foreign: Any },
     Layer { name: "conformance", ours: &["abi", "host", "world"], foreign: Any },
