@@ -28,7 +28,7 @@ const LAST_LOOK: u64 = 100 * MS;
 const LOOK_PART: u64 = 8;
 /// How many are looked at in a row, and how long nobody is then.
 const LOOKS: usize = 16;
-const PAUSE: u64 = 5 * MS;
+const PAUSE: u64 = 10 * MS;
 /// A sleep that nobody will end.
 const LONG: u64 = 3600 * 1000 * MS;
 

@@ -9,7 +9,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
@@ -175,7 +176,19 @@ pub(crate) struct Status(String);
 
 impl Status {
     pub(crate) fn of(tid: u32) -> Result<Status> {
-        fs::read_to_string(format!("/proc/{tid}/status")).map(Status).map_err(|_| Errno::ESRCH)
+        // In one read, as it is asked for often; only who is in thousands of groups has more.
+        const USUAL: usize = 8192;
+        let mut text = vec![0; USUAL];
+        let read = File::open(format!("/proc/{tid}/status")).and_then(|mut file| {
+            let length = file.read(&mut text)?;
+            text.truncate(length);
+            if length == USUAL { file.read_to_end(&mut text) } else { Ok(0) }
+        });
+        read.map_err(|_| Errno::ESRCH)?;
+        String::from_utf8(text).map(Status).or_else(|error| {
+            // A name may be any bytes.
+            Ok(Status(String::from_utf8_lossy(error.as_bytes()).into_owned()))
+        })
     }
 
     pub(crate) fn line(&self, name: &str) -> &str {
