@@ -89,19 +89,19 @@ static void storm(int threads, int count)
 {
     shared = mmap(0, (count + 1) * sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     queue = msgget(IPC_PRIVATE, 0600);
+    /* Before the receiver is there to be signalled. */
+    struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART};
+    sigaction(SIGUSR1, &action, 0);
+    action.sa_flags = 0;
+    sigaction(SIGUSR2, &action, 0);
     pid_t receiver = fork();
     if (receiver == 0) {
-        struct sigaction action = {.sa_handler = nothing, .sa_flags = SA_RESTART};
-        sigaction(SIGUSR1, &action, 0);
-        action.sa_flags = 0;
-        sigaction(SIGUSR2, &action, 0);
         pthread_t thread;
         while (--threads > 0)
             pthread_create(&thread, 0, receive, 0);
         receive(0);
         _exit(0);
     }
-    usleep(50000);
     for (int i = 0; i < count; i++) {
         static const int SIGNALS[] = {SIGUSR1, SIGSTOP, SIGCONT, SIGUSR2, SIGUSR1, SIGCONT};
         struct message m = {1, i};
