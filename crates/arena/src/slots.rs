@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Entries of the undo log that lie in the slot itself.
-pub(crate) const LOG_INLINE: usize = 120;
+pub(crate) const LOG_INLINE: usize = 112;
 /// Blocks that can extend the log.
 pub(crate) const LOG_EXTENTS: usize = 16;
 /// Wake-ups a thread can owe at a time.
