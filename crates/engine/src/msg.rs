@@ -8,7 +8,8 @@
 //!
 //! Messages are on three structures: all of them in order of arrival; those of one type in order of arrival, the
 //! types in a crit-bit tree (insertion and removal change one link each, which suits the undo log); and runs of
-//! neighbours of one type, so that `MSG_EXCEPT` jumps over a run at once.
+//! neighbours of one type, so that `MSG_EXCEPT` jumps over a run at once. Runs are kept from the second type on, until the queue is
+//! empty: with one type, sender and receiver would only take the first message and the last one from each other.
 
 use abi::{
     Errno, Result,
@@ -56,7 +57,7 @@ arena::shared! {
         perm: KernIpcPerm,
         stime: AtomicI64,
         rtime: AtomicI64,
-        ctime: AtomicI64,
+        // From here on a cache line of what the usual send and receive look at.
         cbytes: AtomicU64,
         qnum: AtomicU64,
         qbytes: AtomicU64,
@@ -65,16 +66,21 @@ arena::shared! {
         first: AtomicU32,
         last: AtomicU32,
         recv_head: AtomicU32,
-        recv_tail: AtomicU32,
         send_head: AtomicU32,
-        send_tail: AtomicU32,
-        /// Root of the tree of types; see [`TypeNode`].
-        types: AtomicU32,
+        /// Whether there may be messages of more than one type, so that runs are kept.
+        mixed: AtomicU32,
         /// A type without messages that is kept in the tree for the next one.
         idle: AtomicU32,
         /// The type that was used last, if it is still in the tree: a short cut past it.
         recent: AtomicU32,
         pending: AtomicU32,
+        // The next line.
+        ctime: AtomicI64,
+        recv_tail: AtomicU32,
+        send_tail: AtomicU32,
+        /// Root of the tree of types; see [`TypeNode`].
+        types: AtomicU32,
+        pad: AtomicU32,
     }
 
     /// One type that is in a queue: a leaf of the tree, and room for one inner node, which may be any above it.
@@ -88,6 +94,9 @@ arena::shared! {
     }
 }
 const _: () = assert!(size_of::<MsgQueue>() <= 256);
+#[cfg(not(any(loom, shuttle)))]
+const _: () =
+    assert!(core::mem::offset_of!(MsgQueue, cbytes) == 64 && core::mem::offset_of!(MsgQueue, ctime) == 128);
 
 impl Object for MsgQueue {
     const CLASS: Class = Class::QUEUE;
@@ -111,7 +120,7 @@ impl Object for MsgQueue {
 
 impl Holder for MsgQueue {
     fn contents(&self) -> impl Iterator<Item = &AtomicU32> {
-        let messages = [&self.first, &self.last, &self.types, &self.idle, &self.recent];
+        let messages = [&self.first, &self.last, &self.types, &self.mixed, &self.idle, &self.recent];
         let sleepers = [&self.recv_head, &self.recv_tail, &self.send_head, &self.send_tail];
         messages.into_iter().chain(sleepers)
     }
@@ -163,6 +172,7 @@ fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Resul
         &q.send_head,
         &q.send_tail,
         &q.types,
+        &q.mixed,
         &q.idle,
         &q.recent,
         &q.pending,
@@ -344,7 +354,12 @@ fn append<'a, T: Task>(
     } else {
         let last = message(ctx, last)?;
         tx.set(&last, |m| &m.next, me);
-        if last.mtype.load(Relaxed) == msg.mtype.load(Relaxed) {
+        let mixed = q.mixed.load(Relaxed) != 0;
+        if last.mtype.load(Relaxed) != msg.mtype.load(Relaxed) {
+            if !mixed {
+                begin_runs(tx, q, &last)?;
+            }
+        } else if mixed {
             let start = message(ctx, last.run.load(Relaxed))?;
             msg.run.store(start.handle().0, Relaxed);
             tx.set(&start, |m| &m.run, me);
@@ -362,6 +377,16 @@ fn append<'a, T: Task>(
     tx.set(of, |n| &n.tail, me);
     tx.set(q, |q| &q.cbytes, q.cbytes.load(Relaxed) + u64::from(msg.size.load(Relaxed)));
     tx.set(q, |q| &q.qnum, q.qnum.load(Relaxed) + 1);
+    Ok(())
+}
+
+/// All messages are of one type up to `last`, and the next one is not: they are the first run.
+#[inline(always)]
+fn begin_runs<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, last: &Ref<'a, MsgMsg>) -> Result<()> {
+    let first = message(tx.ctx(), q.first.load(Relaxed))?;
+    tx.set(&first, |m| &m.run, last.handle().0);
+    tx.set(last, |m| &m.run, first.handle().0);
+    tx.set(q, |q| &q.mixed, 1);
     Ok(())
 }
 
@@ -392,8 +417,12 @@ fn unlink<'a, T: Task>(
 ) -> Result<Ref<'a, TypeNode>> {
     let ctx = tx.ctx();
     let (next, prev) = (msg.next.load(Relaxed), msg.prev.load(Relaxed));
-    if next | prev != 0 {
-        leave_run(tx, msg)?;
+    if q.mixed.load(Relaxed) != 0 {
+        if next | prev == 0 {
+            tx.set(q, |q| &q.mixed, 0);
+        } else {
+            leave_run(tx, msg)?;
+        }
     }
     match next {
         0 => tx.set(q, |q| &q.last, prev),
@@ -527,10 +556,12 @@ fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, select: Select) -> Resu
         Select::AtMost(t) => of(lowest(ctx, q)?.filter(|n| n.mtype.load(Relaxed) <= t)),
         Select::NotEqual(t) => {
             let first = message(ctx, first)?;
-            if first.mtype.load(Relaxed) == t {
+            if first.mtype.load(Relaxed) != t {
+                first.handle().0
+            } else if q.mixed.load(Relaxed) != 0 {
                 message(ctx, first.run.load(Relaxed))?.next.load(Relaxed)
             } else {
-                first.handle().0
+                0
             }
         }
         Select::Position(p) => {
