@@ -5,7 +5,7 @@
 //! What is missing: a mapping that the program has put over an attachment, wholly and by a raw system call, is taken for
 //! the attachment by `shmdt`.
 //!
-//! A small table says what was mapped where. It is a hint: what it says is made sure of, and what it doesn't say is looked up in
+//! A table says what was mapped where. It is a hint: what it says is made sure of, and what it doesn't say is looked up in
 //! /proc/self/maps.
 //!
 //! # Safety
@@ -25,7 +25,8 @@ use sys::{
 
 use crate::{attach, leave, memory, wire};
 
-const ENTRIES: usize = wire::INHERITED;
+/// Pages that are not used cost nothing.
+const ENTRIES: usize = 4096;
 const FREE: usize = 0;
 /// Being filled or emptied.
 const BUSY: usize = 1;
@@ -33,8 +34,8 @@ const BUSY: usize = 1;
 struct Entry {
     at: AtomicUsize,
     len: AtomicUsize,
-    id: AtomicI32,
     memory: AtomicU64,
+    id: AtomicI32,
     /// The program has changed it by itself.
     cut: AtomicBool,
     /// The number of the call that unmaps something of it, and whether that is all.
@@ -51,6 +52,8 @@ static TABLE: [Entry; ENTRIES] = [const {
         leaving: AtomicU64::new(0),
     }
 }; ENTRIES];
+/// All entries from this one on are free.
+static USED: AtomicUsize = AtomicUsize::new(0);
 /// Calls that unmapped something.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 /// Whether the program has ever attached anything.
@@ -64,10 +67,19 @@ impl Entry {
     }
 }
 
+/// The entries that may be in use.
+fn entries() -> &'static [Entry] {
+    TABLE.get(..USED.load(Acquire)).unwrap_or(&TABLE)
+}
+
 /// Remembers an attachment, and forgets what was at its place before.
 fn remember(at: usize, len: usize, id: i32, memory: u64) {
     let mut put = false;
-    for entry in &TABLE {
+    let used = entries().len();
+    for (place, entry) in TABLE.iter().enumerate() {
+        if place >= used && put {
+            break;
+        }
         let seen = entry.at.load(Acquire);
         let entry_end = seen + entry.len.load(Relaxed);
         let covered = seen > BUSY && at <= seen && entry_end <= at + len;
@@ -86,6 +98,7 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
         entry.memory.store(memory, Relaxed);
         entry.cut.store(false, Relaxed);
         entry.leaving.store(0, Relaxed);
+        USED.fetch_max(place + 1, AcqRel);
         entry.at.store(at, Release);
         put = true;
     }
@@ -96,7 +109,7 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
 
 /// The process goes to another namespace: what it has attached stays, and has no identifier there.
 pub(crate) fn leave_all() {
-    for entry in &TABLE {
+    for entry in entries() {
         entry.id.store(shm::ELSEWHERE, Relaxed);
     }
 }
@@ -136,7 +149,7 @@ fn is_there(memory: u64, at: usize, from: usize, end: usize) -> bool {
 fn leave(from: usize, len: usize, stays: bool) -> Unmapping {
     let end = from.saturating_add(len);
     let mut call = 0;
-    for entry in &TABLE {
+    for entry in entries() {
         let at = entry.at.load(Acquire);
         let len = entry.len.load(Relaxed);
         if at <= BUSY || at >= end || from >= at + len {
@@ -181,7 +194,7 @@ impl Unmapping {
     #[cold]
     #[inline(never)]
     fn each(&self, mut note: impl FnMut(i32, bool)) {
-        for entry in TABLE.iter().filter(|_| self.call != 0) {
+        for entry in entries().iter().filter(|_| self.call != 0) {
             let leaving = entry.leaving.load(Relaxed);
             if leaving >> 1 != self.call
                 || entry.leaving.compare_exchange(leaving, 0, AcqRel, Relaxed).is_err()
@@ -280,7 +293,7 @@ pub(crate) fn unmap(addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -
     let addr = usize::try_from(addr).map_err(|_| Errno::EINVAL)?;
     let is_known = |e: &&Entry| addr > BUSY && e.at.load(Acquire) == addr;
     // Beside one that is whole there may be others, of which something is left above it.
-    if let Some(entry) = TABLE.iter().find(|e| is_known(e) && !e.cut.load(Relaxed) && e.claim(addr)) {
+    if let Some(entry) = entries().iter().find(|e| is_known(e) && !e.cut.load(Relaxed) && e.claim(addr)) {
         let (len, id) = (entry.len.load(Relaxed), entry.id.load(Relaxed));
         // SAFETY: the attachment that the program wants to be rid of.
         let whole = files::is_one_mapping(addr, len).then(|| unsafe { files::unmap_range(addr, len) });
@@ -290,7 +303,7 @@ pub(crate) fn unmap(addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -
         }
     }
     let id = unmap_pieces(addr, segment_of)?;
-    if let Some(entry) = TABLE.iter().find(|e| is_known(e) && e.id.load(Relaxed) == id && e.claim(addr)) {
+    if let Some(entry) = entries().iter().find(|e| is_known(e) && e.id.load(Relaxed) == id && e.claim(addr)) {
         entry.at.store(FREE, Release);
     }
     Ok(id)
@@ -371,12 +384,12 @@ extern "C" fn in_child() {
     let (head, places) = message.split_at_mut(wire::QUESTION);
     let mut count = 0;
     let is_here = |id: &AtomicI32| id.load(Relaxed) != shm::ELSEWHERE;
-    let known = TABLE.iter().filter(|e| e.at.load(Acquire) > BUSY && is_here(&e.id));
-    for (place, entry) in places.chunks_exact_mut(4).zip(known) {
+    let mut known = entries().iter().filter(|e| e.at.load(Acquire) > BUSY && is_here(&e.id));
+    for (place, entry) in places.chunks_exact_mut(4).zip(known.by_ref()) {
         place.copy_from_slice(&entry.id.load(Relaxed).to_ne_bytes());
         count += 1;
     }
-    let more = MORE.load(Relaxed).into();
+    let more = (known.next().is_some() || MORE.load(Relaxed)).into();
     head.copy_from_slice(&wire::encode([wire::MAGIC, wire::TELL_FORKED, count, more]));
     let _ = attach::tell(&message[..wire::QUESTION + 4 * count as usize]);
 }

@@ -195,7 +195,7 @@ pub fn read_number(path: &CStr) -> Option<u32> {
     core::str::from_utf8(text.get(..len)?).ok()?.trim().parse().ok()
 }
 
-/// A mapping, by a line of /proc/PID/maps.
+/// A mapping, as /proc/PID/maps tells of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mapping {
     /// First address.
@@ -221,9 +221,42 @@ impl Mapping {
         let offset = hex(fields.nth(1)?)?;
         let (major, minor) = pair(fields.next()?, b':')?;
         let ino = core::str::from_utf8(fields.next()?).ok()?.trim_end().parse().ok()?;
-        let dev = (major & 0xfff) << 8 | minor & 0xff | (minor & !0xff) << 12 | (major & !0xfff) << 32;
+        let dev = device(major, minor);
         Some(Mapping { start: start as usize, end: end as usize, offset, dev, ino })
     }
+
+    /// The first mapping of a file that ends above `from`, asked of an open /proc/PID/maps (`PROCMAP_QUERY`). That costs half of what reading the text costs,
+    /// and nothing for what has no file.
+    ///
+    /// # Errors
+    /// `ENOTTY` before Linux 6.11; `ESRCH` if the process has ended.
+    pub fn next_of_file(maps: i32, from: usize) -> Result<Option<Mapping>> {
+        const PROCMAP_QUERY: usize = 0xc068_6611;
+        const COVERING_OR_NEXT_VMA: u64 = 0x10;
+        const FILE_BACKED_VMA: u64 = 0x20;
+        let mut query = [0u64; 13];
+        query[0] = size_of_val(&query) as u64;
+        query[1] = COVERING_OR_NEXT_VMA | FILE_BACKED_VMA;
+        query[2] = from as u64;
+        // SAFETY: a `struct procmap_query`, which says its size and names no other places.
+        let done = check(unsafe {
+            syscall6(16, maps as usize, PROCMAP_QUERY, query.as_mut_ptr() as usize, 0, 0, 0)
+        });
+        match done {
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+            Ok(_) => {
+                let dev = device(query[9] & u64::from(u32::MAX), query[9] >> 32);
+                let [start, end] = [query[3], query[4]].map(|address| address as usize);
+                Ok(Some(Mapping { start, end, offset: query[7], dev, ino: query[8] }))
+            }
+        }
+    }
+}
+
+/// A device's number as [`Stat`] has it.
+const fn device(major: u64, minor: u64) -> u64 {
+    (major & 0xfff) << 8 | minor & 0xff | (minor & !0xff) << 12 | (major & !0xfff) << 32
 }
 
 fn hex(digits: &[u8]) -> Option<u64> {

@@ -28,6 +28,7 @@ cases! { "shmdt":
     what_is_left_of_one_below_another,
     many_at_a_time_by_munmap.differs(&[Door::Stranger, Door::Trap], UNSEEN),
     what_is_left_below_the_same_segment.differs(&[Door::Stranger, Door::Trap], UNSEEN),
+    thousands_in_any_order,
     inherited_by_a_child,
     of_a_mapping_that_another_thread_made,
 }
@@ -240,6 +241,27 @@ fn what_is_left_below_the_same_segment() -> Outcome {
     let child = Task::start(move || (shmat(id, 0, 0).is_ok(), shm_stat(id).map(|ds| ds.shm_lpid)))?;
     let pid = child.pid();
     same!(child.report()?, (true, Ok(pid)));
+    Ok(())
+}
+
+fn thousands_in_any_order() -> Outcome {
+    // More than the library's table has room for.
+    const COUNT: usize = 4100;
+    let id = ok!(segment(2 * PAGE));
+    let mut attached = Vec::new();
+    for _ in 0..COUNT {
+        attached.push(ok!(shmat(id, 0, 0)));
+    }
+    same!(nattch(id), Ok(COUNT as u64));
+    let child = Task::start(move || nattch(id))?;
+    same!(child.report()?, Ok(2 * COUNT as u64));
+    ok!(munmap(attached[COUNT / 2], PAGE));
+    let (odd, even): (Vec<_>, Vec<_>) =
+        attached.into_iter().enumerate().partition(|(number, _)| number % 2 == 1);
+    for (_, at) in odd.into_iter().chain(even.into_iter().rev()) {
+        ok!(shmdt(at));
+    }
+    same!(nattch(id), Ok(0));
     Ok(())
 }
 
