@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io::{self, IoSliceMut, Read};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -27,7 +27,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
     getsockopt, recvmsg, socket, sockopt,
 };
-use sys::memory::Mapping;
+use sys::memory::{Mapping, find_mapping};
 
 use crate::locked::Locked;
 use crate::service::{is_friend, namespaces};
@@ -248,26 +248,14 @@ pub(crate) fn mappings(pid: i32, memory: u64) -> Option<u64> {
 }
 
 fn mappings_in(pid: i32, dev: u64, ino: u64) -> Option<u64> {
-    let mut maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
-    let is_it = |mapping: &Mapping| mapping.ino == ino && mapping.dev == dev;
-    let (mut from, mut count) = (0, 0);
-    loop {
-        match Mapping::next_of_file(maps.as_raw_fd(), from) {
-            Ok(Some(mapping)) => {
-                from = mapping.end;
-                count += u64::from(is_it(&mapping));
-            }
-            Ok(None) | Err(Errno::ESRCH) => return Some(count),
-            Err(_) => return count_in_text(&mut maps, is_it),
-        }
-    }
-}
-
-/// For kernels that can't be asked for a single mapping.
-fn count_in_text(maps: &mut fs::File, is_it: impl Fn(&Mapping) -> bool) -> Option<u64> {
-    let mut text = Vec::new();
-    maps.read_to_end(&mut text).ok()?;
-    Some(text.split(|b| *b == b'\n').filter_map(Mapping::parse).filter(is_it).count() as u64)
+    let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
+    let mut count = 0;
+    let look = |mapping: &Mapping| {
+        count += u64::from(mapping.ino == ino && mapping.dev == dev);
+        false
+    };
+    find_mapping(maps.as_raw_fd(), 0, look).ok()?;
+    Some(count)
 }
 
 /// These processes, the descendants of each, and those of the broker.
@@ -407,33 +395,5 @@ fn receive(link: &OwnedFd) -> nix::Result<Option<([u32; 4], Option<OwnedFd>)>> {
         0 if file.is_none() => Ok(None),
         wire::QUESTION => Ok(Some((wire::decode(&bytes), file))),
         _ => Ok(Some(([0; 4], file))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Both ways to look at mappings see the same: halves of different rights are two.
-    #[test]
-    fn mappings_are_counted_by_query_and_by_text() {
-        let file = sys::memory::memfd(c"counted", sys::memory::MFD_CLOEXEC).unwrap();
-        sys::memory::resize(&file, 2 << 12).unwrap();
-        let stat = sys::memory::stat(file.raw()).unwrap();
-        let pid = std::process::id().cast_signed();
-        let by_text = || {
-            let is_it = |m: &Mapping| m.ino == stat.ino && m.dev == stat.dev;
-            count_in_text(&mut fs::File::open("/proc/self/maps").unwrap(), is_it)
-        };
-        assert_eq!((mappings_in(pid, stat.dev, stat.ino), by_text()), (Some(0), Some(0)));
-        // SAFETY: it goes where there is room, and stays until the end.
-        let at = unsafe {
-            sys::memory::map_file(&file, 2 << 12, sys::memory::Place::Anywhere, true, false).unwrap()
-        };
-        assert_eq!((mappings_in(pid, stat.dev, stat.ino), by_text()), (Some(1), Some(1)));
-        // SAFETY: our own mapping, which nobody reads.
-        assert_eq!(unsafe { libc::mprotect(at as *mut libc::c_void, 1 << 12, libc::PROT_NONE) }, 0);
-        assert_eq!((mappings_in(pid, stat.dev, stat.ino), by_text()), (Some(2), Some(2)));
-        assert_eq!(mappings_in(pid, stat.dev + 1, stat.ino), Some(0));
     }
 }

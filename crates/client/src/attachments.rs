@@ -139,7 +139,9 @@ fn is_there(memory: u64, at: usize, from: usize, end: usize) -> bool {
     let its = |m: &Mapping| m.start >= at && m.offset == (m.start - at) as u64;
     let here =
         |m: &Mapping| m.ino == memory && memory::is_device(m.dev) && its(m) && m.start < end && from < m.end;
-    files::find_mapping(here).is_ok_and(|found| found.is_some())
+    // What lies behind the end is not looked at.
+    let found = files::find_own_mapping(from, |m| m.start >= end || here(m));
+    found.is_ok_and(|found| found.as_ref().is_some_and(here))
 }
 
 /// Marks the attachments that a call unmaps something of. One of which nothing will be left is nobody else's from now on, as the place
@@ -321,7 +323,7 @@ fn unmap_pieces(addr: usize, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> 
         |m: &Mapping| m.start >= addr && m.offset == (m.start - addr) as u64 && memory::is_device(m.dev);
     let mut above = addr;
     let (first, id, size) = loop {
-        let next = files::find_mapping(|m| m.start >= above && fits(m)).map_err(|_| Errno::EINVAL)?;
+        let next = files::find_own_mapping(above, fits).map_err(|_| Errno::EINVAL)?;
         let next = next.ok_or(Errno::EINVAL)?;
         match segment_of(next.ino) {
             Some((id, size)) => break (next, id, size),
@@ -334,7 +336,8 @@ fn unmap_pieces(addr: usize, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> 
         // SAFETY: a piece of the attachment that the program wants to be rid of.
         unsafe { files::unmap_range(start, piece_end - start) }?;
         let same = |m: &Mapping| fits(m) && m.ino == first.ino && m.dev == first.dev && m.start < end;
-        piece = files::find_mapping(same).unwrap_or(None);
+        let found = files::find_own_mapping(piece_end, |m| m.start >= end || same(m)).unwrap_or(None);
+        piece = found.filter(same);
     }
     Ok(id)
 }

@@ -177,10 +177,10 @@ fn open(path: &CStr) -> Result<Fd> {
     Ok(Fd::new(fd as i32))
 }
 
-fn read(file: &Fd, to: &mut [u8]) -> Result<usize> {
+fn read(file: i32, at: usize, to: &mut [u8]) -> Result<usize> {
     loop {
         // SAFETY: `to` is valid for its length.
-        let len = unsafe { syscall6(0, file.raw() as usize, to.as_mut_ptr() as usize, to.len(), 0, 0, 0) };
+        let len = unsafe { syscall6(17, file as usize, to.as_mut_ptr() as usize, to.len(), at, 0, 0) };
         match check(len) {
             Err(Errno::EINTR) => {}
             done => return done.map(|n| n.min(to.len())),
@@ -191,7 +191,7 @@ fn read(file: &Fd, to: &mut [u8]) -> Result<usize> {
 /// The number in a file of /proc/sys.
 pub fn read_number(path: &CStr) -> Option<u32> {
     let mut text = [0; 16];
-    let len = read(&open(path).ok()?, &mut text).ok()?;
+    let len = read(open(path).ok()?.raw(), 0, &mut text).ok()?;
     core::str::from_utf8(text.get(..len)?).ok()?.trim().parse().ok()
 }
 
@@ -215,7 +215,7 @@ const FIELDS: usize = 120;
 
 impl Mapping {
     /// Reads the fields of a line.
-    pub fn parse(line: &[u8]) -> Option<Mapping> {
+    fn parse(line: &[u8]) -> Option<Mapping> {
         let mut fields = line.split(|b| *b == b' ').filter(|f| !f.is_empty());
         let (start, end) = pair(fields.next()?, b'-')?;
         let offset = hex(fields.nth(1)?)?;
@@ -223,34 +223,6 @@ impl Mapping {
         let ino = core::str::from_utf8(fields.next()?).ok()?.trim_end().parse().ok()?;
         let dev = device(major, minor);
         Some(Mapping { start: start as usize, end: end as usize, offset, dev, ino })
-    }
-
-    /// The first mapping of a file that ends above `from`, asked of an open /proc/PID/maps (`PROCMAP_QUERY`). That costs half of what reading the text costs,
-    /// and nothing for what has no file.
-    ///
-    /// # Errors
-    /// `ENOTTY` before Linux 6.11; `ESRCH` if the process has ended.
-    pub fn next_of_file(maps: i32, from: usize) -> Result<Option<Mapping>> {
-        const PROCMAP_QUERY: usize = 0xc068_6611;
-        const COVERING_OR_NEXT_VMA: u64 = 0x10;
-        const FILE_BACKED_VMA: u64 = 0x20;
-        let mut query = [0u64; 13];
-        query[0] = size_of_val(&query) as u64;
-        query[1] = COVERING_OR_NEXT_VMA | FILE_BACKED_VMA;
-        query[2] = from as u64;
-        // SAFETY: a `struct procmap_query`, which says its size and names no other places.
-        let done = check(unsafe {
-            syscall6(16, maps as usize, PROCMAP_QUERY, query.as_mut_ptr() as usize, 0, 0, 0)
-        });
-        match done {
-            Err(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-            Ok(_) => {
-                let dev = device(query[9] & u64::from(u32::MAX), query[9] >> 32);
-                let [start, end] = [query[3], query[4]].map(|address| address as usize);
-                Ok(Some(Mapping { start, end, offset: query[7], dev, ino: query[8] }))
-            }
-        }
     }
 }
 
@@ -268,20 +240,72 @@ fn pair(field: &[u8], between: u8) -> Option<(u64, u64)> {
     Some((hex(field.get(..at)?)?, hex(field.get(at + 1..)?)?))
 }
 
-/// The first mapping of this process for which `wanted` says so.
+/// The first mapping of a file in this process that ends above `from` and for which `wanted` says so.
 ///
 /// # Errors
 /// If /proc can't be read.
-pub fn find_mapping(mut wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
-    let maps = open(c"/proc/self/maps")?;
+pub fn find_own_mapping(from: usize, wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
+    find_mapping(open(c"/proc/self/maps")?.raw(), from, wanted)
+}
+
+/// The same in the process whose /proc/PID/maps this is. One that has ended has none.
+///
+/// # Errors
+/// If that can't be read.
+pub fn find_mapping(
+    maps: i32,
+    from: usize,
+    mut wanted: impl FnMut(&Mapping) -> bool,
+) -> Result<Option<Mapping>> {
+    let mut above = from;
+    loop {
+        match query(maps, above) {
+            Ok(None) | Err(Errno::ESRCH) => return Ok(None),
+            Ok(Some(mapping)) if wanted(&mapping) => return Ok(Some(mapping)),
+            Ok(Some(mapping)) => above = mapping.end,
+            Err(_) => return find_in_text(maps, above, wanted),
+        }
+    }
+}
+
+/// The first mapping of a file that ends above `from`, asked of an open /proc/PID/maps. That costs half of what reading the text costs, and nothing
+/// for what lies below, or has no file.
+///
+/// # Errors
+/// `ENOTTY` before Linux 6.11; `ESRCH` if the process has ended.
+fn query(maps: i32, from: usize) -> Result<Option<Mapping>> {
+    const PROCMAP_QUERY: usize = 0xc068_6611;
+    const COVERING_OR_NEXT_VMA: u64 = 0x10;
+    const FILE_BACKED_VMA: u64 = 0x20;
+    let mut query = [0u64; 13];
+    query[0] = size_of_val(&query) as u64;
+    query[1] = COVERING_OR_NEXT_VMA | FILE_BACKED_VMA;
+    query[2] = from as u64;
+    // SAFETY: a `struct procmap_query`, which says its size and names no other places.
+    let done =
+        check(unsafe { syscall6(16, maps as usize, PROCMAP_QUERY, query.as_mut_ptr() as usize, 0, 0, 0) });
+    match done {
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => {
+            let dev = device(query[9] & u64::from(u32::MAX), query[9] >> 32);
+            let [start, end] = [query[3], query[4]].map(|address| address as usize);
+            Ok(Some(Mapping { start, end, offset: query[7], dev, ino: query[8] }))
+        }
+    }
+}
+
+/// [`find_mapping`] for kernels that can't be asked for a single mapping.
+fn find_in_text(maps: i32, from: usize, mut wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
     let mut buffer = [0; 512];
     let mut line = [0; FIELDS];
-    let mut len = 0;
+    let (mut at, mut len) = (0, 0);
     loop {
-        let got = read(&maps, &mut buffer)?;
+        let got = read(maps, at, &mut buffer)?;
         if got == 0 {
             return Ok(None);
         }
+        at += got;
         for &byte in &buffer[..got] {
             if byte != b'\n' {
                 if let Some(place) = line.get_mut(len) {
@@ -290,7 +314,8 @@ pub fn find_mapping(mut wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<M
                 }
                 continue;
             }
-            if let Some(mapping) = Mapping::parse(&line[..len]).filter(&mut wanted) {
+            let mapping = Mapping::parse(&line[..len]).filter(|m| m.ino != 0 && m.end > from);
+            if let Some(mapping) = mapping.filter(&mut wanted) {
                 return Ok(Some(mapping));
             }
             len = 0;
@@ -313,5 +338,37 @@ mod tests {
             Some(0x1_0302)
         );
         assert_eq!(Mapping::parse(b"nonsense"), None);
+    }
+
+    /// Both ways to look at mappings see the same ones, also when the text is read a second time.
+    #[test]
+    fn the_text_tells_what_the_query_tells() {
+        let file = memfd(c"looked at", MFD_CLOEXEC).unwrap();
+        resize(&file, 3 << 12).unwrap();
+        let Stat { dev, ino, .. } = stat(file.raw()).unwrap();
+        // SAFETY: it goes where there is room.
+        let at = unsafe { map_file(&file, 3 << 12, Place::Anywhere, true, false) }.unwrap();
+        // SAFETY: our own mapping, which nobody uses.
+        unsafe { unmap_range(at + (1 << 12), 1 << 12) }.unwrap();
+        let piece = |page: usize| Mapping {
+            start: at + (page << 12),
+            end: at + ((page + 1) << 12),
+            offset: (page as u64) << 12,
+            dev,
+            ino,
+        };
+        let maps = open(c"/proc/self/maps").unwrap();
+        let its = |m: &Mapping| m.ino == ino && m.dev == dev;
+        for (from, found) in [
+            (0, Some(piece(0))),
+            (at + 4095, Some(piece(0))),
+            (at + 4096, Some(piece(2))),
+            (at + 3 * 4096, None),
+        ] {
+            assert_eq!(find_mapping(maps.raw(), from, its), Ok(found));
+            assert_eq!(find_in_text(maps.raw(), from, its), Ok(found));
+        }
+        // SAFETY: as above.
+        unsafe { unmap_range(at, 3 << 12) }.unwrap();
     }
 }

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +21,7 @@ use arena::Handle;
 use client::behalf::{self, Caller};
 use engine::{Cred, MapPlace, MapRequest};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use sys::memory::{Mapping, is_write_sealed};
+use sys::memory::{Mapping, find_mapping, is_write_sealed};
 use sys::net::Fd;
 
 use crate::notify::Listener;
@@ -281,13 +281,6 @@ impl<'l> Errand<'l> {
         let copied = unsafe { call(tid, ours.as_ptr(), ours.len() as libc::c_ulong, &theirs, 1, 0) };
         if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
     }
-
-    /// The mappings of the process that begin at or above `from`, in their order.
-    fn mappings(&self, from: u64) -> Result<Vec<Mapping>> {
-        let maps = fs::read(format!("/proc/{}/maps", self.subject.tid)).map_err(|_| Errno::EINVAL)?;
-        let parsed = maps.split(|byte| *byte == b'\n').filter_map(Mapping::parse);
-        Ok(parsed.filter(|mapping| mapping.start as u64 >= from).collect())
-    }
 }
 
 fn part(at: NonNull<u8>, len: usize) -> libc::iovec {
@@ -410,16 +403,29 @@ impl Caller for Errand<'_> {
     }
 
     fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
-        let mappings = self.mappings(addr)?;
-        let fits = |m: &&Mapping| {
-            m.offset == m.start as u64 - addr && m.ino != 0 && behalf::is_segments_device(m.dev)
+        let maps = File::open(format!("/proc/{}/maps", self.subject.tid)).map_err(|_| Errno::EINVAL)?;
+        let find = |from, wanted: &mut dyn FnMut(&Mapping) -> bool| {
+            find_mapping(maps.as_raw_fd(), from, wanted).map_err(|_| Errno::EINVAL)
+        };
+        let fits = |m: &Mapping| {
+            (m.start as u64).checked_sub(addr) == Some(m.offset) && behalf::is_segments_device(m.dev)
         };
         // A memory file of the program's own is none of ours.
-        let found = mappings.iter().filter(fits).find_map(|m| Some((m, segment_of(m.ino)?)));
-        let (first, (id, size)) = found.ok_or(Errno::EINVAL)?;
+        let mut segment = None;
+        let first = find(usize::try_from(addr).map_err(|_| Errno::EINVAL)?, &mut |m| {
+            segment = fits(m).then(|| segment_of(m.ino)).flatten();
+            segment.is_some()
+        })?;
+        let (Some(first), Some((id, size))) = (first, segment) else { return Err(Errno::EINVAL) };
         let end = addr.saturating_add(size).max(first.end as u64);
-        let pieces = mappings.iter().filter(fits);
-        let pieces = pieces.filter(|m| m.ino == first.ino && m.dev == first.dev && (m.start as u64) < end);
+        let mut pieces = vec![first];
+        find(first.end, &mut |m| {
+            let is_below = (m.start as u64) < end;
+            if is_below && fits(m) && m.ino == first.ino && m.dev == first.dev {
+                pieces.push(*m);
+            }
+            !is_below
+        })?;
         let unmap = |held: &mut Held| {
             for piece in pieces {
                 held.munmap(piece.start as u64, (piece.end - piece.start) as u64)?;
