@@ -111,12 +111,19 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, preload", "conformance", &["--door", "preload"]),
         tool("conformance, strangers", "conformance", &["--door", "stranger"]),
         tool("conformance, trap", "conformance", &["--door", "trap"]),
+        tool("conformance, kernel, 32 bits", "conformance", &["--door", "kernel32"]),
+        tool("conformance, trap, 32 bits", "conformance", &["--door", "trap32"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
         tool("differential, host", "differential", &["--door", "host", "--calls", "50000", "--seed", "1"]),
         tool(
             "differential, trap",
             "differential",
             &["--door", "trap", "--calls", "3000", "--seed", "1", "--area", "msg"],
+        ),
+        tool(
+            "differential, trap, 32 bits",
+            "differential",
+            &["--door", "trap32", "--calls", "3000", "--seed", "1", "--area", "sem"],
         ),
         tool("differential, messages", "differential", &["--calls", "5000", "--seed", "1", "--area", "msg"]),
         tool(

@@ -18,6 +18,9 @@ pub const IPC_STAT: i32 = 2;
 /// Read the namespace's limits.
 pub const IPC_INFO: i32 = 3;
 
+/// Of a command of `ipc(2)`: its structure is of the new layout.
+pub const IPC_64: i32 = 0x100;
+
 /// Most identifiers of one class in a namespace.
 pub const IPCMNI: u32 = 32768;
 /// Bits of an identifier that are its index.

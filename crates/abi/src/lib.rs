@@ -1,13 +1,14 @@
 //! Linux's user-space interface of System V IPC as data: error numbers, flags, commands, structures, system
 //! call numbers. No logic beyond what a constant needs. x86-64 only: other targets are a compile error.
 //!
-//! What is missing: POSIX message queues and the 32-bit structures come with their mechanisms.
+//! What is missing: POSIX message queues come with their mechanism.
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux", target_pointer_width = "64")))]
 compile_error!("ipcspace runs on x86-64 Linux only");
 
+pub mod compat;
 mod errno;
 pub mod ipc;
 pub mod msg;

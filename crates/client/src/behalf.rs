@@ -30,6 +30,8 @@ pub trait Caller {
     fn process(&self) -> Handle;
     /// Rights in a namespace of that owner.
     fn cred(&self, owner: u32, initial_userns: bool) -> Cred;
+    /// Whether the call is one of a 32-bit program's.
+    fn in_compat_syscall(&self) -> bool;
     /// Whether permissions of that group are the thread's.
     fn in_group(&self, gid: u32) -> bool;
     /// Copies from its memory to ours.
@@ -316,6 +318,10 @@ impl<C: Caller> Task for Behalf<'_, C> {
             (ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0)
         });
         self.caller.cred(owner, initial)
+    }
+
+    fn in_compat_syscall(&self) -> bool {
+        self.caller.in_compat_syscall()
     }
 
     fn in_group(&self, gid: u32) -> bool {

@@ -4,7 +4,7 @@
 //! Every door calls the same `do_*` function, by way of one table ([`syscall`]). None of them blocks: it returns
 //! [`Outcome::Blocked`], the host parks on the thread's waiter and resumes the call with the cause.
 //!
-//! What is missing: POSIX queues, 32-bit compat, further namespaces.
+//! What is missing: POSIX queues.
 //!
 //! Which lock guards what: an object's lock guards the object, its messages or values, and the waiters on its lists;
 //! a class's `ids` lock guards its identifiers, keys and counts. One lock at a time; an operation that needs two is
@@ -12,6 +12,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod compat;
 pub mod ipc_sysctl;
 pub mod msg;
 mod msgutil;

@@ -25,6 +25,7 @@ use arena::{
 };
 
 use crate::{
+    compat,
     msgutil::{MsgMsg, copy_msg, load_msg, store_msg},
     namespace::{IpcNamespace, Limit},
     reap::give_up,
@@ -740,13 +741,13 @@ fn leave<'a, T: Task>(ctx: &Ctx<'a, T>, list: List) -> Result<bool> {
 /// # Errors
 /// `EFAULT EINVAL ENOMEM EACCES EAGAIN EIDRM`.
 pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags: i32) -> Result<Outcome> {
-    let mtype = ctx.host.get_user::<i64>(msgp)?;
+    let mtype = compat::get_long(ctx.host, msgp)?;
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
     #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
     if size > ns.limit(Limit::MsgMax) as u64 || id < 0 || mtype < 1 {
         return Err(Errno::EINVAL);
     }
-    if let Err(e) = load_msg(ctx, msgp.wrapping_add(8), size, mtype) {
+    if let Err(e) = load_msg(ctx, msgp.wrapping_add(compat::size_of_long(ctx.host)), size, mtype) {
         ctx.free_chain();
         return Err(e);
     }
@@ -1068,10 +1069,9 @@ fn receive_in_full<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> 
 /// Copies a message that was taken to the caller, and frees it. A bad address loses it, as in the kernel.
 fn deliver<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, call: &Msgrcv) -> Result<Outcome> {
     let len = u64::from(msg.size.load(Relaxed)).min(call.size);
-    let copied = ctx
-        .host
-        .put_user(call.msgp, &msg.mtype.load(Relaxed))
-        .and_then(|()| store_msg(ctx, msg, call.msgp.wrapping_add(8), len));
+    let text = call.msgp.wrapping_add(compat::size_of_long(ctx.host));
+    let copied = compat::put_long(ctx.host, call.msgp, msg.mtype.load(Relaxed))
+        .and_then(|()| store_msg(ctx, msg, text, len));
     ctx.free_chain();
     copied?;
     #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
@@ -1097,8 +1097,8 @@ fn receive_copy<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
         copy_msg(ctx, &msg, &copy)?;
         let mtype = msg.mtype.load(Relaxed);
         drop(tx);
-        ctx.host.put_user(call.msgp, &mtype)?;
-        store_msg(ctx, &copy, call.msgp.wrapping_add(8), len)?;
+        compat::put_long(ctx.host, call.msgp, mtype)?;
+        store_msg(ctx, &copy, call.msgp.wrapping_add(compat::size_of_long(ctx.host)), len)?;
         #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
         Ok(Outcome::Done(len as i64))
     });

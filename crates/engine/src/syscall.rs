@@ -4,7 +4,7 @@
 //! more of a sleeping call than this value and its deadline. A door that knows which call it makes uses that call's own
 //! type; one that has registers uses [`Syscall`].
 //!
-//! What is missing: POSIX queues, the 32-bit `ipc(2)`.
+//! Those of 32-bit programs come by [`crate::compat`]. What is missing: POSIX queues.
 
 use abi::{
     Errno, Result,
@@ -13,12 +13,12 @@ use abi::{
     sem::{GETALL, SEM_INFO, SEM_STAT, SEM_STAT_ANY, SETALL, SETVAL},
     shm::{SHM_INFO, SHM_LOCK, SHM_STAT, SHM_STAT_ANY, SHM_UNLOCK},
     syscall as nr,
-    time::Timespec,
 };
 use arena::Ctx;
 
 pub use crate::msg::Msgrcv;
 use crate::{
+    compat::{self, Layout},
     msg::{self, MsgQueue},
     sem::{self, SemArray},
     shm,
@@ -99,7 +99,9 @@ impl Syscall {
     pub fn decode(number: i64, args: [u64; 6]) -> Option<Syscall> {
         let [a, b, c, d, e, _] = args;
         let int = |register: u64| register as i32;
-        let semop = |timeout| Syscall::Semtimedop(Semtimedop { id: int(a), sops: b, nsops: c, timeout });
+        let semop = |timeout| {
+            Syscall::Semtimedop(Semtimedop { id: int(a), sops: b, nsops: c, timeout, time32: false })
+        };
         Some(match number {
             nr::MSGGET => Syscall::Msgget(Msgget { key: int(a), flags: int(b) }),
             nr::MSGSND => Syscall::Msgsnd(Msgsnd { id: int(a), msgp: b, size: c, flags: int(d) }),
@@ -112,7 +114,7 @@ impl Syscall {
             nr::SEMTIMEDOP => semop(d),
             nr::SEMCTL => Syscall::Semctl(Semctl { id: int(a), num: int(b), cmd: int(c), arg: d }),
             nr::SHMGET => Syscall::Shmget(Shmget { key: int(a), size: b, flags: int(c) }),
-            nr::SHMAT => Syscall::Shmat(Shmat { id: int(a), addr: b, flags: int(c) }),
+            nr::SHMAT => Syscall::Shmat(Shmat { id: int(a), addr: b, flags: int(c), raddr: None }),
             nr::SHMDT => Syscall::Shmdt(Shmdt { addr: a }),
             nr::SHMCTL => Syscall::Shmctl(Shmctl { id: int(a), cmd: int(b), buf: c }),
             _ => return None,
@@ -240,19 +242,20 @@ impl Call for Msgctl {
 impl Msgctl {
     fn control<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let Msgctl { id, cmd, buf } = *self;
+        let (layout, cmd) = Layout::of(ctx.host, cmd);
         msg::check_msgctl(id, cmd)?;
         match cmd {
             IPC_STAT | MSG_STAT | MSG_STAT_ANY => {
                 let (result, stat) = msg::msgctl_stat(ctx, id, cmd)?;
-                ctx.host.put_user(buf, &stat)?;
+                layout.put(ctx.host, buf, &stat)?;
                 done(result)
             }
             IPC_INFO | MSG_INFO => {
                 let (highest, info) = msg::msgctl_info(ctx, cmd)?;
-                ctx.host.put_user(buf, &info)?;
+                layout.put(ctx.host, buf, &info)?;
                 done(highest)
             }
-            IPC_SET => msg::msgctl_set(ctx, id, &ctx.host.get_user(buf)?).and_then(|()| done(0)),
+            IPC_SET => msg::msgctl_set(ctx, id, &layout.get(ctx.host, buf)?).and_then(|()| done(0)),
             IPC_RMID => msg::msgctl_rmid(ctx, id).and_then(|()| done(0)),
             _ => Err(Errno::EINVAL),
         }
@@ -289,6 +292,8 @@ pub struct Semtimedop {
     pub sops: u64,
     pub nsops: u64,
     pub timeout: u64,
+    /// The timeout has 32 bits.
+    pub time32: bool,
 }
 
 impl Call for Semtimedop {
@@ -300,7 +305,7 @@ impl Call for Semtimedop {
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let timeout = match self.timeout {
             0 => None,
-            at => Some(ctx.host.get_user::<Timespec>(at)?.duration_ns()),
+            at => Some(compat::get_timespec(ctx.host, at, self.time32)?.duration_ns()),
         };
         let outcome = sem::do_semtimedop(ctx, self.id, self.sops, self.nsops, timeout != Some(None));
         let outcome = heed::<SemArray, T, _>(ctx, self.id, outcome)?;
@@ -344,19 +349,20 @@ impl Call for Semctl {
 impl Semctl {
     fn control<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let Semctl { id, num, cmd, arg } = *self;
+        let (layout, cmd) = Layout::of(ctx.host, cmd);
         sem::check_semctl(id, cmd)?;
         match cmd {
             IPC_STAT | SEM_STAT | SEM_STAT_ANY => {
                 let (result, stat) = sem::semctl_stat(ctx, id, cmd)?;
-                ctx.host.put_user(arg, &stat)?;
+                layout.put(ctx.host, arg, &stat)?;
                 done(result)
             }
             IPC_INFO | SEM_INFO => {
                 let (highest, info) = sem::semctl_info(ctx, cmd)?;
-                ctx.host.put_user(arg, &info)?;
+                layout.put(ctx.host, arg, &info)?;
                 done(highest)
             }
-            IPC_SET => sem::semctl_set(ctx, id, &ctx.host.get_user(arg)?).and_then(|()| done(0)),
+            IPC_SET => sem::semctl_set(ctx, id, &layout.get(ctx.host, arg)?).and_then(|()| done(0)),
             IPC_RMID => sem::semctl_rmid(ctx, id).and_then(|()| done(0)),
             // The union's int is the low half of the argument.
             #[expect(clippy::cast_possible_truncation, reason = "the union's int")]
@@ -396,6 +402,8 @@ pub struct Shmat {
     pub id: i32,
     pub addr: u64,
     pub flags: i32,
+    /// Where the address goes, if it is not what the call returns: in `ipc(2)`.
+    pub raddr: Option<u64>,
 }
 
 impl Call for Shmat {
@@ -404,7 +412,11 @@ impl Call for Shmat {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        done(outward(shm::do_shmat(ctx, self.id, self.addr, self.flags))?.cast_signed())
+        let at = outward(shm::do_shmat(ctx, self.id, self.addr, self.flags))?.cast_signed();
+        match self.raddr {
+            None => done(at),
+            Some(place) => compat::put_long(ctx.host, place, at).and_then(|()| done(0)),
+        }
     }
 }
 
@@ -447,24 +459,25 @@ impl Call for Shmctl {
 impl Shmctl {
     fn control<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
         let Shmctl { id, cmd, buf } = *self;
+        let (layout, cmd) = Layout::of(ctx.host, cmd);
         shm::check_shmctl(id, cmd)?;
         match cmd {
             IPC_STAT | SHM_STAT | SHM_STAT_ANY => {
                 let (result, stat) = shm::shmctl_stat(ctx, id, cmd)?;
-                ctx.host.put_user(buf, &stat)?;
+                layout.put(ctx.host, buf, &stat)?;
                 done(result)
             }
             IPC_INFO => {
                 let (highest, info) = shm::shmctl_ipc_info(ctx)?;
-                ctx.host.put_user(buf, &info)?;
+                layout.put(ctx.host, buf, &info)?;
                 done(highest)
             }
             SHM_INFO => {
                 let (highest, info) = shm::shmctl_shm_info(ctx)?;
-                ctx.host.put_user(buf, &info)?;
+                layout.put(ctx.host, buf, &info)?;
                 done(highest)
             }
-            IPC_SET => shm::shmctl_set(ctx, id, &ctx.host.get_user(buf)?).and_then(|()| done(0)),
+            IPC_SET => shm::shmctl_set(ctx, id, &layout.get(ctx.host, buf)?).and_then(|()| done(0)),
             IPC_RMID => shm::shmctl_rmid(ctx, id).and_then(|()| done(0)),
             SHM_LOCK | SHM_UNLOCK => shm::shmctl_lock(ctx, id, cmd == SHM_LOCK).and_then(|()| done(0)),
             _ => Err(Errno::EINVAL),
@@ -495,7 +508,7 @@ mod tests {
     fn semop_has_no_timeout_whatever_the_fourth_register_holds() {
         let args = [1, 2, 3, 4, 0, 0];
         let timeout = |number| match Syscall::decode(number, args) {
-            Some(Syscall::Semtimedop(Semtimedop { id: 1, sops: 2, nsops: 3, timeout })) => timeout,
+            Some(Syscall::Semtimedop(Semtimedop { id: 1, sops: 2, nsops: 3, timeout, .. })) => timeout,
             other => panic!("{other:?}"),
         };
         assert_eq!((timeout(nr::SEMOP), timeout(nr::SEMTIMEDOP)), (0, 4));

@@ -123,6 +123,11 @@ pub trait Task: Host + Backing {
     fn process(&self) -> Handle;
     /// Credentials now.
     fn cred(&self) -> Cred;
+    /// Whether the call is one of a 32-bit program's.
+    #[inline(always)]
+    fn in_compat_syscall(&self) -> bool {
+        false
+    }
     /// Whether `gid` is a supplementary group.
     fn in_group(&self, gid: u32) -> bool;
     /// Wall-clock seconds.

@@ -106,7 +106,13 @@ pub extern "C" fn semget(key: c_int, nsems: c_int, flags: c_int) -> c_int {
 /// `semop(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn semop(id: c_int, sops: usize, nsops: usize) -> c_int {
-    finish_int(client::call(&Semtimedop { id, sops: sops as u64, nsops: nsops as u64, timeout: 0 }))
+    finish_int(client::call(&Semtimedop {
+        id,
+        sops: sops as u64,
+        nsops: nsops as u64,
+        timeout: 0,
+        time32: false,
+    }))
 }
 
 /// `semtimedop(2)`.
@@ -117,6 +123,7 @@ pub extern "C" fn semtimedop(id: c_int, sops: usize, nsops: usize, timeout: usiz
         sops: sops as u64,
         nsops: nsops as u64,
         timeout: timeout as u64,
+        time32: false,
     }))
 }
 
@@ -136,7 +143,7 @@ pub extern "C" fn shmget(key: c_int, size: usize, flags: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn shmat(id: c_int, addr: usize, flags: c_int) -> isize {
     #[expect(clippy::cast_possible_truncation, reason = "the same width")]
-    let at = finish(client::call(&Shmat { id, addr: addr as u64, flags })) as isize;
+    let at = finish(client::call(&Shmat { id, addr: addr as u64, flags, raddr: None })) as isize;
     at
 }
 

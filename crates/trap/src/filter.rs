@@ -1,6 +1,7 @@
 //! The filter that has the kernel ask us about the engine's system calls, and pass all others.
 //!
-//! It sees what the table of calls ([`Syscall::decode`]) knows, by the numbers of x86-64. Those calls with the bit of
+//! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know, by the numbers of x86-64 and of i386, which a 64-bit
+//! program can use too (`int 0x80`). Calls of x86-64 with the bit of
 //! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
 //!
 //! # Safety
@@ -8,7 +9,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use engine::Syscall;
+use engine::{Syscall, compat};
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
     SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter, sock_fprog,
@@ -17,6 +18,8 @@ use nix::errno::Errno;
 
 /// `AUDIT_ARCH_X86_64`.
 pub(crate) const ARCH_64: u32 = 0xc000_003e;
+/// `AUDIT_ARCH_I386`.
+pub(crate) const ARCH_32: u32 = 0x4000_0003;
 /// The bit of a number that makes it one of x32.
 const X32: u32 = 0x4000_0000;
 /// No table of the kernel is longer.
@@ -78,19 +81,21 @@ fn program() -> Vec<sock_filter> {
     const NUMBER: u32 = 0;
     const ARCH: u32 = 4;
     let load = |field| statement(BPF_LD | BPF_W | BPF_ABS, field);
+    let over = |part: &[sock_filter]| u8::try_from(part.len()).expect("no longer than a jump");
     let numbers = ours();
     let plain = pick(&numbers, SECCOMP_RET_USER_NOTIF);
-    let to_x32 = u8::try_from(plain.len()).expect("fewer numbers than a jump is long");
-    let mut program = vec![
-        load(ARCH),
-        jump(BPF_JMP | BPF_JEQ | BPF_K, ARCH_64, 1, 0),
+    let mut native = vec![load(NUMBER), jump(BPF_JMP | BPF_JSET | BPF_K, X32, over(&plain), 0)];
+    native.extend(plain);
+    native.push(statement(BPF_ALU | BPF_AND | BPF_K, !X32));
+    native.extend(pick(&numbers, SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()));
+    let mut program = vec![load(ARCH), jump(BPF_JMP | BPF_JEQ | BPF_K, ARCH_64, 0, over(&native))];
+    program.extend(native);
+    program.extend([
+        jump(BPF_JMP | BPF_JEQ | BPF_K, ARCH_32, 1, 0),
         statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         load(NUMBER),
-        jump(BPF_JMP | BPF_JSET | BPF_K, X32, to_x32, 0),
-    ];
-    program.extend(plain);
-    program.push(statement(BPF_ALU | BPF_AND | BPF_K, !X32));
-    program.extend(pick(&numbers, SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()));
+    ]);
+    program.extend(pick(&compat::NUMBERS, SECCOMP_RET_USER_NOTIF));
     program
 }
 
@@ -154,6 +159,15 @@ mod tests {
             assert_eq!(verdict(ARCH_64, number), wanted, "{number}");
         }
         assert_eq!(verdict(ARCH_64, 69), SECCOMP_RET_USER_NOTIF);
+    }
+
+    #[test]
+    fn numbers_of_32_bit_programs_are_others() {
+        for number in NUMBERS {
+            let is_ours = compat::NUMBERS.contains(&number);
+            let wanted = if is_ours { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
+            assert_eq!(verdict(ARCH_32, number), wanted, "{number}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! the command is executed, has the kernel ask us about the engine's calls; they are made on behalf of the asker
 //! ([`client::behalf`]), with its rights and in its memory, and answered.
 //!
-//! What is missing: 32-bit programs, files of /proc, POSIX queues. A program whose memory is slow to reach (of FUSE, or handled by
+//! What is missing: files of /proc, POSIX queues. A program whose memory is slow to reach (of FUSE, or handled by
 //! itself by userfaultfd) holds the others up.
 //!
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and

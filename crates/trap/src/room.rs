@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{io, thread};
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, syscall as nr};
 use arena::Handle;
 use client::behalf::{self, Bell, PLACES};
-use engine::{Call, Cause, Outcome, Syscall};
+use engine::{Call, Cause, Outcome, Syscall, Task, compat};
+use libc::seccomp_data;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
-use crate::filter::ARCH_64;
+use crate::filter::{ARCH_32, ARCH_64};
 use crate::notify::{Listener, Notification};
 use crate::signals::{self, Asked};
 use crate::target::{Errand, Subject, Targets};
@@ -116,8 +117,14 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(run).map(drop)
 }
 
-fn decode(asked: &Notification) -> Option<Syscall> {
-    (asked.data.arch == ARCH_64).then(|| Syscall::decode(asked.data.nr.into(), asked.data.args))?
+fn decode<T: Task>(asked: &Notification, task: &T) -> Result<Syscall> {
+    let seccomp_data { arch, nr: number, args, .. } = asked.data;
+    match arch {
+        ARCH_64 => Syscall::decode(number.into(), args).ok_or(Errno::ENOSYS),
+        #[expect(clippy::cast_possible_truncation, reason = "registers of a 32-bit program")]
+        ARCH_32 => compat::decode(task, number.cast_unsigned(), args.map(|register| register as u32)),
+        _ => Err(Errno::ENOSYS),
+    }
 }
 
 impl Room {
@@ -128,17 +135,15 @@ impl Room {
     /// Makes a call that was asked about.
     fn serve(&mut self, asked: &Notification) {
         let listener = Arc::clone(&self.listener);
-        let Some(call) = decode(asked) else {
-            listener.answer(asked.id, Err(libc::ENOSYS));
-            return;
-        };
-        if matches!(call, Syscall::Shmat(_) | Syscall::Shmdt(_) | Syscall::Shmctl(_) | Syscall::Shmget(_)) {
+        let compat = asked.data.arch == ARCH_32;
+        // What a 32-bit call is about can't be told yet.
+        if compat || matches!(i64::from(asked.data.nr), nr::SHMGET | nr::SHMAT | nr::SHMDT | nr::SHMCTL) {
             // What the dead had attached is detached for whoever asks.
             self.see_ends();
         }
         let place =
             self.targets.meet(asked.pid, &self.watch).and_then(|subject| Ok((subject, self.place()?)));
-        let ((subject, was_known), place) = match place {
+        let ((mut subject, was_known), place) = match place {
             Ok(found) => found,
             Err(error) => {
                 listener.answer(asked.id, Err(error.raw()));
@@ -149,16 +154,18 @@ impl Room {
         if !was_known && !listener.is_valid(asked.id) {
             return self.idle.push(place);
         }
+        subject.compat = compat;
         let errand = Errand::new(&listener, asked.id, subject);
         let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
+            let call = decode(asked, ctx.host)?;
             let begun = call.begin(ctx)?;
             let sleeps = begun.outcome == Outcome::Blocked && behalf::fall_asleep(ctx);
             // The clock of deadlines is the task's; ours began later.
-            let left = begun.deadline.map(|end| end.saturating_sub(engine::Task::monotonic_ns(ctx.host)));
-            Ok((begun.outcome, sleeps, left))
+            let left = begun.deadline.map(|end| end.saturating_sub(ctx.host.monotonic_ns()));
+            Ok((call, begun.outcome, sleeps, left))
         });
         match begun {
-            Ok((Outcome::Blocked, sleeps, left)) => {
+            Ok((call, Outcome::Blocked, sleeps, left)) => {
                 let now = self.now();
                 let deadline = left.map(|left| now.saturating_add(left));
                 let sleeper =
@@ -169,7 +176,7 @@ impl Room {
                     self.resume(place, Cause::Woken, libc::EINTR);
                 }
             }
-            Ok((Outcome::Done(value), ..)) => {
+            Ok((_, Outcome::Done(value), ..)) => {
                 self.idle.push(place);
                 errand.finish(Ok(value));
             }

@@ -26,7 +26,7 @@ use sys::net::Fd;
 
 use crate::notify::Listener;
 use crate::process::{has_ended, pidfd_open, start_time};
-use crate::trace::{Held, NUMBERS_64};
+use crate::trace::Held;
 
 /// Threads that are remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
@@ -57,6 +57,8 @@ pub(crate) struct Subject {
     egid: u32,
     /// Effective capabilities that count here.
     caps: u64,
+    /// It makes the call as a 32-bit program does.
+    pub(crate) compat: bool,
 }
 
 /// By what a change is noticed.
@@ -121,6 +123,7 @@ impl Targets {
             euid: id("Uid", 1)?,
             egid: id("Gid", 1)?,
             caps: if counts { caps } else { 0 },
+            compat: false,
         })
     }
 
@@ -268,7 +271,7 @@ impl<'l> Errand<'l> {
         prepare: impl FnOnce() -> Result<P>,
         act: impl FnOnce(&mut Held, P) -> Result<R>,
     ) -> Result<R> {
-        let (held, prepared) = Held::catch(self.listener, self.id, self.subject.tid, NUMBERS_64, prepare)?;
+        let (held, prepared) = Held::catch(self.listener, self.id, &self.subject, prepare)?;
         act(self.held.borrow_mut().insert(held), prepared)
     }
 
@@ -322,6 +325,10 @@ impl Caller for Errand<'_> {
             ipc_lock: has(CAP_IPC_LOCK),
             sys_resource: initial_userns && has(CAP_SYS_RESOURCE),
         }
+    }
+
+    fn in_compat_syscall(&self) -> bool {
+        self.subject.compat
     }
 
     fn in_group(&self, gid: u32) -> bool {
@@ -474,7 +481,8 @@ mod tests {
     fn memory_is_copied_whole_or_not_at_all() {
         let pipe = nix::unistd::pipe().unwrap().0;
         let tid = nix::unistd::gettid().as_raw().cast_unsigned();
-        let subject = Subject { tid, tgid: tid, process: Handle::NULL, euid: 0, egid: 0, caps: 0 };
+        let subject =
+            Subject { tid, tgid: tid, process: Handle::NULL, euid: 0, egid: 0, caps: 0, compat: false };
         let listener = Listener::new(pipe);
         let errand = Errand::new(&listener, 0, subject);
         let theirs: Vec<u8> = (0..200).collect();

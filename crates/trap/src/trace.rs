@@ -17,6 +17,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::notify::Listener;
+use crate::target::Subject;
 
 static TRACING: Mutex<()> = Mutex::new(());
 
@@ -33,16 +34,27 @@ fn errno(error: nix::Error) -> Errno {
     Errno::from_raw(error as i32)
 }
 
-/// Numbers of calls in the thread's own way of making them.
+/// Calls that a thread is made to make, by their numbers as a 64-bit program and as a 32-bit one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Numbers {
-    mmap: u64,
-    munmap: u64,
-    close: u64,
+enum Injected {
+    Mmap,
+    Munmap,
+    Close,
 }
 
-/// With the instruction `syscall`.
-pub(crate) const NUMBERS_64: Numbers = Numbers { mmap: 9, munmap: 11, close: 3 };
+impl Injected {
+    fn number(self, compat: bool) -> u64 {
+        match (self, compat) {
+            (Injected::Mmap, false) => 9,
+            // mmap2, whose offset is in pages: ours is 0.
+            (Injected::Mmap, true) => 192,
+            (Injected::Munmap, false) => 11,
+            (Injected::Munmap, true) => 91,
+            (Injected::Close, false) => 3,
+            (Injected::Close, true) => 6,
+        }
+    }
+}
 
 /// A thread that was made to stop.
 struct Tracee {
@@ -150,7 +162,7 @@ pub(crate) struct Held {
     tracee: Tracee,
     registers: libc::user_regs_struct,
     mask: u64,
-    numbers: Numbers,
+    compat: bool,
 }
 
 impl Held {
@@ -158,52 +170,63 @@ impl Held {
     pub(crate) fn catch<R>(
         listener: &Listener,
         id: u64,
-        tid: u32,
-        numbers: Numbers,
+        subject: &Subject,
         prepare: impl FnOnce() -> Result<R>,
     ) -> Result<(Held, R)> {
-        let (tracee, prepared) = Tracee::catch(listener, id, tid, Ok(0), prepare)?;
+        let (tracee, prepared) = Tracee::catch(listener, id, subject.tid, Ok(0), prepare)?;
         let registers = tracee.registers()?;
         let mut mask = 0;
         tracee.mask(libc::PTRACE_GETSIGMASK, &mut mask)?;
         tracee.mask(libc::PTRACE_SETSIGMASK, &mut !0)?;
-        Ok((Held { tracee, registers, mask, numbers }, prepared))
+        Ok((Held { tracee, registers, mask, compat: subject.compat }, prepared))
     }
 
     /// Has it make a system call.
-    fn call(&mut self, number: u64, [a, b, c, d, e, f]: [u64; 6]) -> Result<u64> {
-        /// Of `syscall`, and of `int 0x80`.
+    fn call(&mut self, call: Injected, [a, b, c, d, e, f]: [u64; 6]) -> Result<u64> {
+        /// Of `syscall`, and of `int 0x80`, which also lies where the vDSO of 32-bit programs goes on after a call.
         const INSTRUCTION: u64 = 2;
         let mut registers = self.registers;
         registers.rip -= INSTRUCTION;
-        registers.rax = number;
+        registers.rax = call.number(self.compat);
         // It is in no call that could begin anew.
         registers.orig_rax = u64::MAX;
-        (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
-        (registers.r10, registers.r8, registers.r9) = (d, e, f);
+        if self.compat {
+            (registers.rbx, registers.rcx, registers.rdx) = (a, b, c);
+            (registers.rsi, registers.rdi, registers.rbp) = (d, e, f);
+        } else {
+            (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
+            (registers.r10, registers.r8, registers.r9) = (d, e, f);
+        }
         self.tracee.set_registers(registers)?;
         self.tracee.go_to_system_call()?;
         self.tracee.go_to_system_call()?;
         let result = self.tracee.registers()?.rax.cast_signed();
-        if (-4095..0).contains(&result) {
-            return Err(Errno::from_raw(i32::try_from(-result).unwrap_or(0)));
+        // A 32-bit address may look like a negative number.
+        #[expect(clippy::cast_possible_truncation, reason = "the register of a 32-bit program")]
+        let error = if self.compat { i64::from(result as i32) } else { result };
+        if (-4095..0).contains(&error) {
+            return Err(Errno::from_raw(i32::try_from(-error).unwrap_or(0)));
         }
-        Ok(result.cast_unsigned())
+        let kept = if self.compat { u64::from(u32::MAX) } else { u64::MAX };
+        Ok(result.cast_unsigned() & kept)
     }
 
     /// mmap(2) of a whole file, shared.
     pub(crate) fn mmap(&mut self, at: u64, len: u64, protection: u64, flags: u64, fd: i32) -> Result<u64> {
-        self.call(self.numbers.mmap, [at, len, protection, flags, fd as u64, 0])
+        if self.compat && len > u32::MAX.into() {
+            return Err(Errno::ENOMEM);
+        }
+        self.call(Injected::Mmap, [at, len, protection, flags, fd as u64, 0])
     }
 
     /// munmap(2).
     pub(crate) fn munmap(&mut self, at: u64, len: u64) -> Result<()> {
-        self.call(self.numbers.munmap, [at, len, 0, 0, 0, 0]).map(drop)
+        self.call(Injected::Munmap, [at, len, 0, 0, 0, 0]).map(drop)
     }
 
     /// close(2).
     pub(crate) fn close(&mut self, fd: i32) -> Result<()> {
-        self.call(self.numbers.close, [fd as u64, 0, 0, 0, 0, 0]).map(drop)
+        self.call(Injected::Close, [fd as u64, 0, 0, 0, 0, 0]).map(drop)
     }
 
     /// Lets it go on from its call with this result.

@@ -5,6 +5,7 @@
 //! Each call below gets either memory that outlives it, or, in the `_raw` ones, an address that the
 //! kernel (or what stands for it) has to check by itself: that it does is what the cases are about.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{ffi::c_void, mem, ptr};
 
 use libc::{c_int, c_long, msginfo, msqid_ds, sembuf, semid_ds, seminfo, shmid_ds, timespec};
@@ -38,15 +39,26 @@ pub(crate) fn message(mtype: i64, text: &[u8]) -> Message {
     Message { mtype, text: text.to_vec() }
 }
 
-/// Makes a call: on the simulated machine by its number and registers if the case is there, else by libc.
+static IS_32_BIT: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process makes its calls as a 32-bit program.
+pub(crate) fn be_32_bit() {
+    IS_32_BIT.store(true, Relaxed);
+}
+
+/// Makes a call: on the simulated machine by its number and registers if the case is there, as a 32-bit program where it is one, else by libc.
 fn make<T: TryFrom<i64> + Default + PartialOrd>(
     number: c_long,
     registers: [u64; 5],
     by_libc: impl FnOnce() -> T,
 ) -> Answer<T> {
-    let Some(simulation) = simulation() else { return answer(by_libc()) };
     let [a, b, c, d, e] = registers;
-    let value = simulation.call(number, [a, b, c, d, e, 0]).map_err(|error| Errno(error.raw()))?;
+    let registers = [a, b, c, d, e, 0];
+    let value = match simulation() {
+        Some(simulation) => simulation.call(number, registers).map_err(|error| Errno(error.raw()))?,
+        None if IS_32_BIT.load(Relaxed) => int80::call(number, registers).map_err(Errno)?,
+        None => return answer(by_libc()),
+    };
     Ok(T::try_from(value).unwrap_or_else(|_| panic!("call {number} returns {value}")))
 }
 
@@ -293,7 +305,9 @@ pub(crate) const SHM_LOCKED: u32 = 0o2000;
 
 pub(crate) fn shmget(key: i32, size: usize, flags: c_int) -> Answer<i32> {
     // SAFETY: no memory is passed.
-    answer(unsafe { libc::shmget(key, size, flags) })
+    make(libc::SYS_shmget, [int(key), size as u64, int(flags), 0, 0], || unsafe {
+        libc::shmget(key, size, flags)
+    })
 }
 
 /// A segment of its own, for the owner only.
@@ -304,18 +318,22 @@ pub(crate) fn segment(size: usize) -> Answer<i32> {
 /// The address as a number: what lies there is not Rust's business.
 pub(crate) fn shmat(id: i32, addr: usize, flags: c_int) -> Answer<usize> {
     // SAFETY: see the module's head; the cases map over nothing but their own mappings.
-    let at = unsafe { libc::shmat(id, ptr::without_provenance(addr), flags) };
-    if at.addr() == usize::MAX { answer(-1).map(|_: i32| 0) } else { Ok(at.expose_provenance()) }
+    let attached = make(libc::SYS_shmat, [int(id), addr as u64, int(flags), 0, 0], || unsafe {
+        libc::shmat(id, ptr::without_provenance(addr), flags).expose_provenance() as i64
+    });
+    attached.map(|at| at as usize)
 }
 
 pub(crate) fn shmdt(addr: usize) -> Answer<i32> {
     // SAFETY: see the module's head; no reference into an attachment outlives a call here.
-    answer(unsafe { libc::shmdt(ptr::without_provenance(addr)) })
+    make(libc::SYS_shmdt, [addr as u64, 0, 0, 0, 0], || unsafe { libc::shmdt(ptr::without_provenance(addr)) })
 }
 
 pub(crate) fn shmctl_raw(id: i32, command: c_int, buffer: *mut c_void) -> Answer<i32> {
     // SAFETY: see the module's head.
-    answer(unsafe { libc::shmctl(id, command, buffer.cast()) })
+    make(libc::SYS_shmctl, [int(id), int(command), at(buffer), 0, 0], || unsafe {
+        libc::shmctl(id, command, buffer.cast())
+    })
 }
 
 /// A command that takes no structure.
@@ -372,6 +390,13 @@ pub(crate) fn set_byte(addr: usize, value: u8) {
     unsafe { ptr::with_exposed_provenance_mut::<u8>(addr).write_volatile(value) };
 }
 
+/// Writes some, likewise.
+pub(crate) fn set_bytes(addr: usize, values: &[u8]) {
+    for (value, at) in values.iter().zip(addr..) {
+        set_byte(at, *value);
+    }
+}
+
 pub(crate) fn munmap(addr: usize, len: usize) -> Answer<i32> {
     // SAFETY: see `shmdt`.
     answer(unsafe { libc::munmap(ptr::without_provenance_mut(addr), len) })
@@ -393,7 +418,8 @@ pub(crate) fn move_away(addr: usize, len: usize) -> Answer<usize> {
 
 /// An address behind which nothing is mapped for `len` bytes.
 pub(crate) fn room(len: usize) -> usize {
-    let (none, anonymous) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // Where 32-bit programs can be, too.
+    let (none, anonymous) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT);
     // SAFETY: a mapping wherever there is room, and removed at once.
     unsafe {
         let at = libc::mmap(ptr::null_mut(), len, none, anonymous, -1, 0);

@@ -23,7 +23,7 @@ cases! { "capabilities":
     sys_admin_changes_objects.root(),
     sys_admin_passes_no_permissions.root(),
     sys_admin_does_not_exceed_msgmnb.root(),
-    root_without_any_is_as_others.root().differs(&[Door::Preload, Door::Trap], OWNER_IS_ROOT),
+    root_without_any_is_as_others.root().differs(&[Door::Preload, Door::Trap, Door::Trap32], OWNER_IS_ROOT),
 }
 
 /// Objects of root's, of mode 0: a queue and a set.

@@ -16,11 +16,13 @@ pub(crate) struct Case {
     pub(crate) differs: Option<(&'static [Door], &'static str)>,
     /// Where else than everywhere it is run: what it shows is not the same at the other doors.
     pub(crate) only: Option<&'static [Door]>,
+    /// It needs numbers or commands that 32-bit programs don't have.
+    pub(crate) is_wide: bool,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
-        Case { name, run, limits: &[], needs_root: false, differs: None, only: None }
+        Case { name, run, limits: &[], needs_root: false, differs: None, only: None, is_wide: false }
     }
 
     pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
@@ -35,6 +37,11 @@ impl Case {
 
     pub(crate) const fn only(mut self, doors: &'static [Door]) -> Self {
         self.only = Some(doors);
+        self
+    }
+
+    pub(crate) const fn wide(mut self) -> Self {
+        self.is_wide = true;
         self
     }
 

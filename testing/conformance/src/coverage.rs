@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use crate::case::Case;
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
+    ("coverage/compat.toml", include_str!("../../../coverage/compat.toml")),
     ("coverage/msg.toml", include_str!("../../../coverage/msg.toml")),
     ("coverage/sem.toml", include_str!("../../../coverage/sem.toml")),
     ("coverage/sysctl.toml", include_str!("../../../coverage/sysctl.toml")),

@@ -12,6 +12,7 @@ mod call;
 mod capabilities;
 mod case;
 mod check;
+mod compat;
 mod coverage;
 mod errno;
 mod memory;
@@ -49,6 +50,10 @@ enum Door {
     Stranger,
     /// ipcspace, by the trap of `ipcspace run`: no library is preloaded.
     Trap,
+    /// The running kernel, by calls of 32-bit programs; needs root.
+    Kernel32,
+    /// ipcspace, by the trap, and calls of 32-bit programs.
+    Trap32,
     /// ipcspace's engine on a simulated machine, all in one thread.
     Host,
 }
@@ -58,7 +63,7 @@ enum Door {
 #[command(version)]
 struct Arguments {
     /// Where to run the cases; may be repeated.
-    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "trap", "host"])]
+    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "trap", "kernel32", "trap32", "host"])]
     door: Vec<Door>,
     /// Print which lines of behaviour have a case, and check the list.
     #[arg(long)]
@@ -74,6 +79,7 @@ struct Arguments {
 fn cases() -> impl Iterator<Item = &'static Case> {
     [
         capabilities::CASES,
+        compat::CASES,
         msgget::CASES,
         msgsnd::CASES,
         msgrcv::CASES,

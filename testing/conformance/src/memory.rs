@@ -9,13 +9,22 @@ const PAGE: usize = 4096;
 
 impl Pages {
     pub(crate) fn new(first: i32, second: i32) -> Self {
+        Pages::of(first, second, 0)
+    }
+
+    /// Where 32-bit programs can be, too.
+    pub(crate) fn low(first: i32, second: i32) -> Self {
+        Pages::of(first, second, libc::MAP_32BIT)
+    }
+
+    fn of(first: i32, second: i32, flags: i32) -> Self {
         // SAFETY: a new anonymous mapping wherever there is room.
         let base = unsafe {
             libc::mmap(
                 ptr::null_mut(),
                 2 * PAGE,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | flags,
                 -1,
                 0,
             )

@@ -17,7 +17,7 @@ use crate::{
 };
 
 cases! { "msgctl":
-    unknown_commands,
+    unknown_commands.wide(),
     unknown_ids,
     bad_pointers,
     stat_needs_read_permission.root(),

@@ -25,7 +25,7 @@ cases! { "msgrcv":
     all_but_one_type,
     except_needs_a_positive_type,
     lowest_type_up_to,
-    lowest_type_of_all,
+    lowest_type_of_all.wide(),
     too_long,
     too_long_cut,
     exact_room,

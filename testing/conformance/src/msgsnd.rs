@@ -17,7 +17,7 @@ use crate::{
 };
 
 cases! { "msgsnd":
-    type_below_1,
+    type_below_1.wide(),
     sizes,
     msgmax_is_the_largest.limits(&[("kernel.msgmax", "100")]),
     bad_pointers,

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use abi::compat::nr;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::check::{Failure, Outcome};
@@ -67,13 +68,18 @@ impl<T: Serialize + DeserializeOwned> Process<T> {
     /// Asleep in an IPC call of the kernel, or in futex(2), by which an implementation in user space sleeps;
     /// restart_syscall(2) is what a futex(2) with a timeout goes on as after a stop.
     fn sleeps_now(&self) -> bool {
-        const BLOCKING: [i64; 6] = [
+        const BLOCKING: [i64; 10] = [
             libc::SYS_msgsnd,
             libc::SYS_msgrcv,
             libc::SYS_semop,
             libc::SYS_semtimedop,
             libc::SYS_futex,
             libc::SYS_restart_syscall,
+            // As a 32-bit program.
+            nr::IPC as i64,
+            nr::MSGSND as i64,
+            nr::MSGRCV as i64,
+            nr::SEMTIMEDOP_TIME64 as i64,
         ];
         let asleep_in = |calls: &[i64]| {
             let number = self.whereabouts().split(' ').next().and_then(|number| number.parse().ok());

@@ -7,7 +7,7 @@ use std::{
     process::{Command, ExitCode, Output},
 };
 
-use crate::{Door, case::Case, simulated};
+use crate::{Door, call, case::Case, simulated};
 
 /// A case that takes longer hangs, and SIGALRM ends it.
 const WATCHDOG_S: u32 = 30;
@@ -36,6 +36,7 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
                 Door::Stranger => !opens_files && !case.needs_root,
                 // Nor does the trap see who opens them.
                 Door::Trap => !opens_files,
+                Door::Kernel32 | Door::Trap32 => !opens_files && !case.is_wide,
                 Door::Kernel | Door::Preload => true,
             };
             fits && case.only.is_none_or(|doors| doors.contains(&door))
@@ -76,6 +77,8 @@ fn label(door: Door) -> &'static str {
         Door::Preload => "preload",
         Door::Stranger => "stranger",
         Door::Trap => "trap",
+        Door::Kernel32 => "kernel32",
+        Door::Trap32 => "trap32",
         Door::Host => "host",
     }
 }
@@ -87,10 +90,10 @@ fn is_root() -> bool {
 
 fn usable(door: Door) -> Result<(), String> {
     match door {
-        Door::Kernel if !is_root() => Err("new IPC namespaces need root".into()),
+        Door::Kernel | Door::Kernel32 if !is_root() => Err("new IPC namespaces need root".into()),
         Door::Stranger if !is_root() => Err("only root can become another user".into()),
-        Door::Kernel | Door::Host => Ok(()),
-        Door::Preload | Door::Stranger | Door::Trap => {
+        Door::Kernel | Door::Kernel32 | Door::Host => Ok(()),
+        Door::Preload | Door::Stranger | Door::Trap | Door::Trap32 => {
             let place = ipcspace();
             place.is_file().then_some(()).ok_or_else(|| {
                 format!(
@@ -114,9 +117,9 @@ fn this_executable() -> PathBuf {
 /// Starts this executable again for one case; an `Err` says what went wrong.
 fn run_apart(door: Door, case: &Case) -> Result<(), String> {
     let mut command = match door {
-        Door::Kernel => in_new_kernel_namespace(case),
+        Door::Kernel | Door::Kernel32 => in_new_kernel_namespace(case),
         Door::Preload | Door::Stranger => in_namespace_of_ours(Door::Preload, case),
-        Door::Trap => in_namespace_of_ours(Door::Trap, case),
+        Door::Trap | Door::Trap32 => in_namespace_of_ours(Door::Trap, case),
         Door::Host => Command::new(this_executable()),
     };
     let Output { status, stdout, stderr } = command
@@ -188,6 +191,9 @@ pub(crate) fn run_here(
     };
     // SAFETY: passes a number.
     unsafe { libc::alarm(WATCHDOG_S) };
+    if matches!(door, Some(Door::Kernel32 | Door::Trap32)) {
+        call::be_32_bit();
+    }
     if door == Some(Door::Stranger) {
         become_stranger();
     }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 cases! { "semctl":
-    unknown_commands,
+    unknown_commands.wide(),
     unknown_ids,
     bad_pointers,
     getval_permission_before_number.root(),

@@ -86,7 +86,7 @@ cases! { "semop":
 }
 
 /// The kernel doesn't have barging.
-const OURS: &[Door] = &[Door::Preload, Door::Trap, Door::Host];
+const OURS: &[Door] = &[Door::Preload, Door::Trap, Door::Trap32, Door::Host];
 /// Nor does a sleeper that is stopped sleep on there, or on a simulated machine.
 const STOPPING: &[Door] = &[Door::Preload];
 const BARGING: &[(&str, &str)] = &[("ipcspace.sem_barging", "1")];

@@ -20,7 +20,7 @@ cases! { "shmat":
     address_is_rounded_only_if_asked,
     address_that_is_taken,
     remap_takes_the_place,
-    wraps_around,
+    wraps_around.wide(),
     permissions.root(),
     read_only_stays_read_only,
     writing_to_what_is_read_only_kills,

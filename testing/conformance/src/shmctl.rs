@@ -34,7 +34,7 @@ cases! { "shmctl":
     sys_admin_changes_segments.root(),
     ipc_lock_locks.root(),
     forced_goes_with_the_last_attachment.limits(&[("kernel.shm_rmid_forced", "1")]),
-    forced_goes_with_a_first_attachment_that_fails.limits(&[("kernel.shm_rmid_forced", "1")]),
+    forced_goes_with_a_first_attachment_that_fails.wide().limits(&[("kernel.shm_rmid_forced", "1")]),
     forced_goes_with_its_creator.limits(&[("kernel.shm_rmid_forced", "1")]),
 }
 

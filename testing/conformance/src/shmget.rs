@@ -16,7 +16,7 @@ use crate::{
 
 cases! { "shmget":
     ids_cycle,
-    sizes,
+    sizes.wide(),
     size_is_checked_for_existing_segments_too,
     size_before_permission.root(),
     permission_is_what_flags_ask.root(),
@@ -26,7 +26,7 @@ cases! { "shmget":
     new_segment_is_zero,
     what_is_written_stays,
     outlives_its_maker,
-    more_than_there_is_memory,
+    more_than_there_is_memory.wide(),
     huge_pages_that_are_not_there.differs(&[Door::Stranger], "strangers have no huge pages"),
     huge_pages_need_a_right.root(),
     huge_pages_are_attached_whole.root(),

@@ -1,4 +1,4 @@
-//! `differential --calls N --seed S [--area msg|sem|shm|all] [--door preload|host|kernel]`: random sequences of calls on
+//! `differential --calls N --seed S [--area msg|sem|shm|all] [--door preload|trap|trap32|host|kernel]`: random sequences of calls on
 //! the kernel and on ours.
 //!
 //! Prints each difference as a short program with both results; the last line is `N calls, D differences`, and
@@ -49,6 +49,8 @@ enum Area {
 enum Door {
     Preload,
     Trap,
+    /// The trap and the kernel, by calls of 32-bit programs
+    Trap32,
     Host,
     Kernel,
 }
@@ -79,17 +81,22 @@ fn compare(args: &Args) -> Result<u64, String> {
         Area::All => &[Kind::Msg, Kind::Sem, Kind::Shm],
     };
     let ipcspace = match args.door {
-        Door::Preload | Door::Trap => ipcspace()?,
+        Door::Preload | Door::Trap | Door::Trap32 => ipcspace()?,
         Door::Host | Door::Kernel => PathBuf::new(),
     };
     let other = |limits: &Limits| match args.door {
-        Door::Preload => below(&ipcspace, "preload", limits),
-        Door::Trap => below(&ipcspace, "trap", limits),
+        Door::Preload | Door::Trap | Door::Trap32 => below(&ipcspace, args.door, limits),
         Door::Host => simulated(limits),
-        Door::Kernel => kernel(limits),
+        Door::Kernel => kernel(&Start::kernel(), limits),
     };
-    let abilities = Abilities { other_users: is_root(), files: args.door != Door::Trap };
-    let make: [Make<'_>; 2] = [&kernel, &other];
+    let abilities =
+        Abilities { other_users: is_root(), files: !matches!(args.door, Door::Trap | Door::Trap32) };
+    let oracle = match args.door {
+        Door::Trap32 => Start::kernel().compat(),
+        _ => Start::kernel(),
+    };
+    let oracle = |limits: &Limits| kernel(&oracle, limits);
+    let make: [Make<'_>; 2] = [&oracle, &other];
     let (mut calls, mut differences, mut sequence) = (0, 0, 0);
     while calls < args.calls && differences < args.differences {
         let mut generator = Generator::new(seed(args.seed, sequence), kinds, abilities);
@@ -123,8 +130,8 @@ fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
-fn kernel(limits: &Limits) -> Box<dyn World> {
-    let mut world = Processes::start(&Start::kernel()).expect("the worker's executable");
+fn kernel(start: &Start, limits: &Limits) -> Box<dyn World> {
+    let mut world = Processes::start(start).expect("the worker's executable");
     if !limits.is_empty() {
         let task = world.spawn();
         for (name, value) in limits {
@@ -135,14 +142,19 @@ fn kernel(limits: &Limits) -> Box<dyn World> {
     Box::new(world)
 }
 
-fn below(ipcspace: &Path, door: &str, limits: &Limits) -> Box<dyn World> {
-    let mut prefix = vec![ipcspace.as_os_str().to_owned(), "run".into(), "--door".into(), door.into()];
+fn below(ipcspace: &Path, door: Door, limits: &Limits) -> Box<dyn World> {
+    let name = if door == Door::Preload { "preload" } else { "trap" };
+    let mut prefix = vec![ipcspace.as_os_str().to_owned(), "run".into(), "--door".into(), name.into()];
     for (name, value) in limits {
         prefix.extend(["--sysctl".into(), format!("{name}={value}").into()]);
     }
     prefix.push("--".into());
     let start = Start::below(prefix).patient();
-    let start = if door == "trap" { start.served() } else { start };
+    let start = match door {
+        Door::Trap => start.served(),
+        Door::Trap32 => start.served().compat(),
+        _ => start,
+    };
     Box::new(Processes::start(&start).expect("ipcspace"))
 }
 

@@ -61,7 +61,13 @@ impl World {
             .flatten()
             .collect();
         self.machine.memory(self.process).fill(BUFFER, &bytes).unwrap();
-        Syscall::Semtimedop(Semtimedop { id: set, sops: BUFFER, nsops: ops.len() as u64, timeout: 0 })
+        Syscall::Semtimedop(Semtimedop {
+            id: set,
+            sops: BUFFER,
+            nsops: ops.len() as u64,
+            timeout: 0,
+            time32: false,
+        })
     }
 
     /// A thread that sleeps in a semop.

@@ -29,8 +29,9 @@ pub use reply::{Data, MsgInfo, MsgStat, Perm, Reply, SemInfo, SemStat, ShmInfo, 
 pub use simulated::Simulated;
 pub use worker::run_worker_if_asked;
 
-/// Addresses at which nothing is mapped but what calls of tasks map there: so they mean the same in every world.
-pub const ARENA: std::ops::Range<u64> = 0x2000_0000_0000..0x2000_0010_0000;
+/// Addresses at which nothing is mapped but what calls of tasks map there: so they mean the same in every world. 32-bit programs have
+/// them too.
+pub const ARENA: std::ops::Range<u64> = 0x2000_0000..0x2010_0000;
 
 /// A task of a world: a process, or a thread of one. Numbers are given in order of birth and never again.
 pub type TaskId = u32;

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use crate::sample::{Look, Servant, Watch, fields_of_stat};
 use crate::wire::{self, Channel, Got, Hello};
-use crate::worker::{ARGUMENT, FACTORY, Mode};
+use crate::worker::{ARGUMENT, Entry, FACTORY, Mode};
 use crate::{Call, Reply, SHORT, State, TaskId, Timeout, World};
 
 /// How long a task may take to come to rest, or to be born.
@@ -43,7 +43,7 @@ impl Start {
         Start {
             executable,
             prefix: Vec::new(),
-            mode: Mode { kernel: true, raw: false },
+            mode: Mode { kernel: true, entry: Entry::Symbol },
             patient: false,
             served: false,
         }
@@ -52,12 +52,18 @@ impl Start {
     /// Below a command that takes a command, such as `ipcspace run --`.
     pub fn below(prefix: impl IntoIterator<Item: Into<OsString>>) -> Start {
         let prefix = prefix.into_iter().map(Into::into).collect();
-        Start { prefix, mode: Mode { kernel: false, raw: false }, ..Start::kernel() }
+        Start { prefix, mode: Mode { kernel: false, entry: Entry::Symbol }, ..Start::kernel() }
     }
 
     /// The calls are made by syscall(2), not by their own symbols.
     pub fn raw(mut self) -> Start {
-        self.mode.raw = true;
+        self.mode.entry = Entry::Syscall;
+        self
+    }
+
+    /// The calls are made as by a 32-bit program.
+    pub fn compat(mut self) -> Start {
+        self.mode.entry = Entry::Int80;
         self
     }
 

@@ -33,23 +33,36 @@ pub(crate) const FACTORY: TaskId = 0;
 pub(crate) struct Mode {
     /// On the kernel, in a namespace of the worker's own making; otherwise whoever started it has seen to it.
     pub(crate) kernel: bool,
-    /// By syscall(2) instead of libc's symbol for the call.
-    pub(crate) raw: bool,
+    pub(crate) entry: Entry,
+}
+
+/// By what the calls are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// libc's symbol for the call.
+    Symbol,
+    /// syscall(2).
+    Syscall,
+    /// The instruction of 32-bit programs.
+    Int80,
 }
 
 impl Mode {
     pub(crate) fn argument(self) -> &'static str {
-        match (self.kernel, self.raw) {
-            (true, false) => "kernel",
-            (true, true) => "kernel-raw",
-            (false, false) => "ours",
-            (false, true) => "ours-raw",
+        match (self.kernel, self.entry) {
+            (true, Entry::Symbol) => "kernel",
+            (true, Entry::Syscall) => "kernel-raw",
+            (true, Entry::Int80) => "kernel-32",
+            (false, Entry::Symbol) => "ours",
+            (false, Entry::Syscall) => "ours-raw",
+            (false, Entry::Int80) => "ours-32",
         }
     }
 
     fn parse(argument: &str) -> Option<Mode> {
-        let modes = [(true, false), (true, true), (false, false), (false, true)];
-        modes.map(|(kernel, raw)| Mode { kernel, raw }).into_iter().find(|mode| mode.argument() == argument)
+        let entries = [Entry::Symbol, Entry::Syscall, Entry::Int80];
+        let modes = entries.into_iter().flat_map(|entry| [true, false].map(|kernel| Mode { kernel, entry }));
+        modes.into_iter().find(|mode| mode.argument() == argument)
     }
 }
 
@@ -192,9 +205,12 @@ impl Worker {
 
     fn system_call(&mut self, call: &Call) -> Reply {
         let system_call = arguments::encode(&mut self.memory, call).expect("a System V call");
-        let result = match if self.mode.raw { raw(system_call) } else { by_libc(system_call) } {
-            -1 => Err(nix::errno::Errno::last_raw()),
-            value => Ok(value),
+        let returned =
+            |value: c_long| if value == -1 { Err(nix::errno::Errno::last_raw()) } else { Ok(value) };
+        let result = match self.mode.entry {
+            Entry::Symbol => returned(by_libc(system_call)),
+            Entry::Syscall => returned(raw(system_call)),
+            Entry::Int80 => int80::call(system_call.0, system_call.1),
         };
         let mut reply = arguments::decode(&self.memory, call, result);
         if let (Call::Shmat { .. }, Ok(at)) = (call, result)
