@@ -33,7 +33,7 @@ pub(crate) struct Run {
     #[arg(long)]
     kill: bool,
     /// How system calls reach the namespace: by the preloaded library, or by the trap, which any program falls into
-    #[arg(long, value_enum, default_value_t = Door::Preload)]
+    #[arg(long, value_enum, default_value_t = Door::Auto)]
     door: Door,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -50,7 +50,7 @@ pub(crate) struct Exec {
     #[arg(long)]
     kill: bool,
     /// How system calls reach the namespace: by the preloaded library, or by the trap, which any program falls into
-    #[arg(long, value_enum, default_value_t = Door::Preload)]
+    #[arg(long, value_enum, default_value_t = Door::Auto)]
     door: Door,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]

@@ -428,11 +428,11 @@ fn static_program() -> Vec<u8> {
 }
 
 #[test]
-fn a_static_program_is_run_with_a_warning() {
+fn a_static_program_without_the_trap_is_run_with_a_warning() {
     let path = env::temp_dir().join(format!("ipcspace-static-{}", process::id()));
     fs::write(&path, static_program()).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let output = run(&["--", path.to_str().unwrap()]).output().unwrap();
+    let output = run(&["--door", "preload", "--", path.to_str().unwrap()]).output().unwrap();
     fs::remove_file(&path).unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(6), "{message}");

@@ -6,28 +6,60 @@ use std::sync::OnceLock;
 
 const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
 
-/// The peer with the dynamic loader, and without.
-fn peers() -> &'static [PathBuf; 2] {
-    static PEERS: OnceLock<[PathBuf; 2]> = OnceLock::new();
+/// What the peer is compiled to: with the dynamic loader and without, for 64 bits and for 32.
+const KINDS: [(&str, &[&str]); 4] = [
+    ("dynamic", &[]),
+    ("static", &["-static"]),
+    ("dynamic32", &["-m32"]),
+    ("static32", &["-m32", "-static"]),
+];
+
+/// The peers, by their kinds; those of 32 bits only where there is a compiler and a libc for them.
+fn peers() -> &'static [(&'static str, PathBuf)] {
+    static PEERS: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
     PEERS.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trap/peer.c");
-        ["dynamic", "static"].map(|kind| {
+        let source = beside("peer.c");
+        let compiled = KINDS.into_iter().filter_map(|(kind, flags)| {
             let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("trap-peer-{kind}"));
             let mut compile = Command::new("cc");
-            compile.args(["-O1", "-Wall", "-Werror", "-pthread", "-o"]).arg(&program).arg(&source);
-            compile.args((kind == "static").then_some("-static"));
-            assert!(compile.status().expect("a C compiler").success(), "{compile:?}");
-            program
-        })
+            compile
+                .args(["-O1", "-Wall", "-Werror", "-pthread", "-o"])
+                .arg(&program)
+                .arg(&source)
+                .args(flags);
+            let is_there = compile.output().expect("a C compiler").status.success();
+            if !is_there {
+                assert!(kind.ends_with("32"), "{compile:?}");
+                println!("skipped: {kind} programs: gcc-multilib is not installed");
+            }
+            is_there.then_some((kind, program))
+        });
+        compiled.collect()
     })
+}
+
+/// A file in the tests' directory.
+fn beside(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trap").join(name)
 }
 
 /// Runs a shell script by a door.
 fn run(door: &str, script: &str) -> Output {
-    let [dynamic, fixed] = peers();
     let mut command = Command::new(IPCSPACE);
     command.args(["run", "--kill", "--door", door, "--", "sh", "-c", script]);
-    command.env("ipcspace", IPCSPACE).env("dynamic", dynamic).env("static", fixed).output().unwrap()
+    command.envs(peers().iter().map(|(kind, program)| (kind, program)));
+    command.env("ipcspace", IPCSPACE).output().unwrap()
+}
+
+/// Where a program is, if it is installed.
+fn installed(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file());
+    if found.is_none() {
+        println!("skipped: {name} is not installed");
+    }
+    found
 }
 
 fn text(output: &Output) -> &str {
@@ -38,7 +70,8 @@ fn text(output: &Output) -> &str {
 #[test]
 fn programs_of_either_kind_are_in_one_namespace() {
     for door in ["trap", "auto"] {
-        for (server, client) in [("dynamic", "static"), ("static", "dynamic"), ("static", "static")] {
+        let kinds = || peers().iter().map(|(kind, _)| kind);
+        for (server, client) in kinds().flat_map(|server| kinds().map(move |client| (server, client))) {
             let output = run(door, &format!("${server} serve & ${client} ask; wait"));
             assert_eq!(text(&output), "21 twice is 42, attached 1\n", "{door}: {server}, {client}");
         }
@@ -46,10 +79,75 @@ fn programs_of_either_kind_are_in_one_namespace() {
 }
 
 #[test]
+fn programs_of_any_kind_are_guests_of_a_preloaded_one() {
+    let mut guests: Vec<String> =
+        peers().iter().map(|(_, program)| format!("{} guest", program.display())).collect();
+    guests.push(format!("perl {}", beside("guest.pl").display()));
+    if let Some(go) = installed("go") {
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trap-guest-go");
+        let mut build = Command::new(go);
+        build.arg("build").arg("-o").arg(&program).arg(beside("guest.go"));
+        build.env("CGO_ENABLED", "0").env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go"));
+        assert!(build.status().unwrap().success(), "{build:?}");
+        guests.push(program.display().to_string());
+    }
+    let quoted: String = guests.iter().map(|guest| format!(" '{guest}'")).collect();
+    for door in ["auto", "trap"] {
+        let output = run(door, &format!("python3 {} {quoted}", beside("host.py").display()));
+        assert_eq!(text(&output), format!("{} guests\n", guests.len()), "{door}");
+    }
+}
+
+#[test]
+fn what_the_library_serves_does_not_come_to_the_trap() {
+    // How often the broker's thread that takes questions has been on a CPU.
+    let runs = "grep -lx trap /proc/$PPID/task/*/comm | sed s/comm/schedstat/ | xargs cut -d' ' -f3";
+    let script = format!("{runs}; $dynamic serve & $dynamic ask; wait $!; {runs}; $static count; {runs}");
+    let output = run("auto", &script);
+    let lines: Vec<&str> = text(&output).lines().collect();
+    let [before, "21 twice is 42, attached 1", after, "1 queues", in_the_end] = lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(before, after);
+    assert_ne!(after, in_the_end);
+}
+
+#[test]
+fn a_kernel_namespace_of_its_own_leads_nowhere() {
+    // Whoever has the right to make one is where it was all the same.
+    let output = run("trap", "$static make 2; $static apart");
+    assert_eq!(text(&output), "2 queues\n");
+}
+
+#[test]
+fn it_does_without_what_older_kernels_lack() {
+    let mut command = Command::new(IPCSPACE);
+    command.env("IPCSPACE_WITHOUT", "sync_wake").args(["run", "--door", "trap", "--"]);
+    let output = command.arg(&peers()[1].1).args(["storm", "1", "60"]).output().unwrap();
+    assert_eq!(text(&output), "60 of 60 once, 0 odd errors, status 0\n");
+    command.env("IPCSPACE_WITHOUT", "wait_killable");
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("Linux 5.19"), "{stderr}");
+    let mut command = Command::new(IPCSPACE);
+    let output =
+        command.env("IPCSPACE_WITHOUT", "wait_killable").args(["run", "--", "ipcmk", "-Q"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && stderr.contains("warning"), "{stderr}");
+}
+
+#[test]
 fn no_message_is_lost_under_signals() {
     for threads in [1, 3] {
-        let output = run("trap", &format!("$static storm {threads} 600"));
-        assert_eq!(text(&output), "600 of 600 once, 0 odd errors, status 0\n", "{threads} threads");
+        for (kind, _) in peers().iter().filter(|(kind, _)| kind.starts_with("static")) {
+            let output = run("trap", &format!("${kind} storm {threads} 600"));
+            assert_eq!(
+                text(&output),
+                "600 of 600 once, 0 odd errors, status 0\n",
+                "{kind}, {threads} threads"
+            );
+        }
     }
 }
 
@@ -69,12 +167,29 @@ fn code_and_signal_of_the_command_are_as_without() {
 }
 
 #[test]
-fn a_second_trap_is_refused_and_the_library_goes_on_without() {
-    let output = run("trap", "$ipcspace run --door trap -- true");
+fn a_run_within_a_run_is_in_its_own_namespace() {
+    // The peers' queue has a key, so one of the outer namespace would be found by them.
+    let talk = "$static serve & $static ask; wait; ";
+    // Who has lost the variable is where its parent is.
+    let inner = format!("{talk} env -u IPCSPACE_SOCKET $static count; true");
+    for doors in [["trap", "trap", "trap"], ["auto", "trap", "auto"], ["auto", "auto", "auto"]] {
+        let script = doors[1..].iter().rev().zip(2..).fold(inner.clone(), |within, (door, queues)| {
+            let within = within.replace('\'', "'\\''");
+            format!("$static make {queues}; $ipcspace run --door {door} -- sh -c '{within}'; $static count")
+        });
+        let output = run(doors[0], &script);
+        assert_eq!(text(&output), "21 twice is 42, attached 1\n1 queues\n2 queues\n3 queues\n", "{doors:?}");
+    }
+}
+
+#[test]
+fn one_whose_outer_trap_does_not_answer_is_refused_or_goes_on_without() {
+    let output = run("trap", "IPCSPACE_TRAP=nowhere $ipcspace run --door trap -- true");
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(125), "{stderr}");
     assert!(stderr.starts_with("ipcspace: no trap: "), "{stderr}");
-    let output = run("trap", "$ipcspace run --door auto -- sh -c '$dynamic serve & $dynamic ask; wait'");
+    let script = "IPCSPACE_TRAP=nowhere $ipcspace run -- sh -c '$dynamic serve & $dynamic ask; wait'";
+    let output = run("trap", script);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.stdout, b"21 twice is 42, attached 1\n", "{stderr}");
     assert!(stderr.contains("warning"), "{stderr}");

@@ -16,6 +16,8 @@ use libc::{
 };
 use nix::errno::Errno;
 
+use crate::without;
+
 /// `AUDIT_ARCH_X86_64`.
 pub(crate) const ARCH_64: u32 = 0xc000_003e;
 /// `AUDIT_ARCH_I386`.
@@ -105,6 +107,9 @@ fn program() -> Vec<sock_filter> {
 /// # Errors
 /// See [`Refusal`].
 pub fn install() -> Result<OwnedFd, Refusal> {
+    if without("wait_killable") {
+        return Err(Refusal::Unsupported);
+    }
     let mut program = program();
     let listener = match set(&mut program) {
         Err(Errno::EACCES) => {

@@ -9,18 +9,20 @@
 //! itself by userfaultfd) holds the others up.
 //!
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and
-//! signals, one waits for the ends of processes. They do so by turns, under one lock, which is never held over a sleep of a caller.
+//! signals, one waits for the ends of processes. (A fourth one takes in traps of a `run` inside this one.) They do so by turns, under one lock, which is never held over a sleep of a caller.
 
 pub mod filter;
 mod notify;
 pub mod process;
 mod room;
+pub mod routes;
 mod signals;
 mod target;
 mod trace;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 pub use target::processes;
 pub use trace::untraced;
@@ -30,11 +32,12 @@ pub(crate) fn without(feature: &str) -> bool {
     std::env::var("IPCSPACE_WITHOUT").is_ok_and(|list| list.split(',').any(|name| name.trim() == feature))
 }
 
-/// Serves the calls that are asked about at `listener`, in threads of this process, until nobody is left who could make one. The process
-/// must be in a namespace: its broker, or told by [`client::use_socket`] which one.
+/// Serves the calls that are asked about at `listener`, in threads of this process, until nobody is left who could make one: those of programs
+/// that were started with this `socket` of a namespace. The process must be in that one: its broker, or told so by [`client::use_socket`].
+/// Where a trap outside this one has the listener, questions come by `link` ([`routes::join`]).
 ///
 /// # Errors
 /// Of attaching, and of starting threads.
-pub fn serve(listener: OwnedFd) -> io::Result<()> {
-    room::serve(listener)
+pub fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -> io::Result<()> {
+    room::serve(listener, link, socket)
 }

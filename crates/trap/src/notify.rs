@@ -9,28 +9,35 @@ use libc::{c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::without;
+use crate::{routes, without};
 
 /// Where calls are asked about.
 #[derive(Debug)]
-pub(crate) struct Listener(OwnedFd);
+pub(crate) struct Listener {
+    fd: OwnedFd,
+    /// Where questions come from, if not from there.
+    link: Option<OwnedFd>,
+}
 
 /// A call that waits for its answer.
 pub(crate) type Notification = seccomp_notif;
 
 impl Listener {
-    pub(crate) fn new(fd: OwnedFd) -> Listener {
+    pub(crate) fn new(fd: OwnedFd, link: Option<OwnedFd>) -> Listener {
         const SYNC_WAKE_UP: c_ulong = 1;
         if !without("sync_wake") {
             // Who asks and who answers then run by turns on one CPU. From Linux 6.6 on; a matter of speed only.
             // SAFETY: an integer.
             unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
         }
-        Listener(fd)
+        Listener { fd, link }
     }
 
     /// The next call; none when nobody is left who could make one.
     pub(crate) fn receive(&self) -> Option<Notification> {
+        if let Some(link) = &self.link {
+            return routes::receive(link);
+        }
         loop {
             // SAFETY: a structure of integers; the kernel wants zeros in it.
             let mut notification: Notification = unsafe { std::mem::zeroed() };
@@ -44,8 +51,13 @@ impl Listener {
         }
     }
 
+    /// Its descriptor.
+    pub(crate) fn raw(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
     fn is_deserted(&self) -> bool {
-        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         let polled = poll(&mut fds, PollTimeout::ZERO);
         polled.is_err() || fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
     }
@@ -77,6 +89,6 @@ impl Listener {
 
     fn control<T>(&self, request: libc::Ioctl, structure: *mut T) -> nix::Result<i32> {
         // SAFETY: each caller passes the structure of its request.
-        Errno::result(unsafe { libc::ioctl(self.0.as_raw_fd(), request, structure) })
+        Errno::result(unsafe { libc::ioctl(self.fd.as_raw_fd(), request, structure) })
     }
 }

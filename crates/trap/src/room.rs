@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{io, thread};
@@ -18,6 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use crate::filter::{ARCH_32, ARCH_64};
 use crate::notify::{Listener, Notification};
+use crate::routes::{self, Routes};
 use crate::signals::{self, Asked};
 use crate::target::{Errand, Subject, Targets};
 use crate::trace;
@@ -70,9 +72,9 @@ fn enter(room: &Shared) -> MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn serve(listener: OwnedFd) -> io::Result<()> {
+pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -> io::Result<()> {
     let failed = |error: Errno| io::Error::from_raw_os_error(error.raw());
-    let listener = Arc::new(Listener::new(listener));
+    let listener = Arc::new(Listener::new(listener, link));
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let watch = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     let room = Arc::new(Mutex::new(Room {
@@ -87,9 +89,23 @@ pub(crate) fn serve(listener: OwnedFd) -> io::Result<()> {
         wakes_at: 0,
         began: Instant::now(),
     }));
+    let routes = Arc::new(Routes::new(socket));
+    // Where there can be no such place, who is inside does without.
+    if let Ok(place) = routes::wait_at(&routes::address()) {
+        let (routes, listener) = (Arc::clone(&routes), Arc::clone(&listener));
+        spawn("trap-inside", move || routes.welcome(&place, listener.raw()))?;
+    }
     let shared = Arc::clone(&room);
     spawn("trap", move || {
         while let Some(asked) = listener.receive() {
+            match routes.hand_on(&asked) {
+                Ok(false) => {}
+                Ok(true) => continue,
+                Err(_) => {
+                    listener.answer(asked.id, Err(libc::ENOSYS));
+                    continue;
+                }
+            }
             let mut room = enter(&shared);
             room.serve(&asked);
             room.go_on();

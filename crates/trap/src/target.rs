@@ -483,7 +483,7 @@ mod tests {
         let tid = nix::unistd::gettid().as_raw().cast_unsigned();
         let subject =
             Subject { tid, tgid: tid, process: Handle::NULL, euid: 0, egid: 0, caps: 0, compat: false };
-        let listener = Listener::new(pipe);
+        let listener = Listener::new(pipe, None);
         let errand = Errand::new(&listener, 0, subject);
         let theirs: Vec<u8> = (0..200).collect();
         let at = theirs.as_ptr() as u64;

@@ -23,6 +23,7 @@ const UNSAFE: &[&str] = &[
     "crates/trap/src/filter.rs",
     "crates/trap/src/notify.rs",
     "crates/trap/src/process.rs",
+    "crates/trap/src/routes.rs",
     "crates/trap/src/target.rs",
     "crates/trap/src/trace.rs",
     // The C ABI.

@@ -23,7 +23,7 @@ use super::os::{self, Child};
 use super::start::{Start, let_go_of_inherited};
 use super::trap;
 use super::wire::{Event, Link, Request};
-use super::{Failure, Job, Namespace};
+use super::{Door, Failure, Job, Namespace};
 
 /// How long until an act that may have met a race is repeated.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -41,8 +41,9 @@ pub(super) fn keep<E: std::error::Error>(
     open: impl FnOnce() -> Result<Namespace, E>,
 ) -> ! {
     let code = match Keeper::begin(front, start, job, open) {
-        Ok(mut keeper) => {
+        Ok((mut keeper, listener)) => {
             link.send(&Event::Forked(keeper.command));
+            listener.release();
             keeper.link = Some(link);
             // Dropped before the exit, with the files of the namespace.
             i32::from(keeper.serve().is_err())
@@ -92,7 +93,7 @@ impl Keeper {
         start: Start,
         job: &Job,
         open: impl FnOnce() -> Result<Namespace, E>,
-    ) -> Result<Keeper, Failure> {
+    ) -> Result<(Keeper, trap::Listener), Failure> {
         // Before the command exists, so that no child of it can be missed.
         nix::sys::prctl::set_child_subreaper(true)?;
         let namespace = open().map_err(|error| Failure::Namespace(error.to_string()))?;
@@ -101,7 +102,7 @@ impl Keeper {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (exec, report) = unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (argv, env) = (job.argv()?, environment(job, &namespace)?);
-        let (listener, snare) = trap::pair(job.door)?;
+        let (mut listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
             ForkResult::Child => {
@@ -115,7 +116,7 @@ impl Keeper {
         let untrapped = listener.serve(&namespace)?;
         unistd::setsid()?;
         nix::sys::prctl::set_name(c"ipcspace-broker")?;
-        Ok(Keeper {
+        let keeper = Keeper {
             namespace,
             link: None,
             front,
@@ -128,7 +129,8 @@ impl Keeper {
             front_stops: false,
             childless: false,
             untrapped,
-        })
+        };
+        Ok((keeper, listener))
     }
 
     fn serve(&mut self) -> Result<(), Failure> {
@@ -325,6 +327,9 @@ fn environment(job: &Job, namespace: &Namespace) -> Result<Vec<CString>, Failure
     let mut env: std::collections::BTreeMap<_, _> = std::env::vars_os().collect();
     env.extend(job.env.iter().cloned());
     env.extend(namespace.env().into_iter().map(|(key, value)| (key.into(), value.into())));
+    if job.door != Door::Preload {
+        env.insert(::trap::routes::TRAP_ENV.into(), ::trap::routes::address().into());
+    }
     let pair = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
         CString::new([key.as_bytes(), b"=", value.as_bytes()].concat())
     };

@@ -9,17 +9,22 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
+    recvmsg, send, sendmsg, socketpair,
 };
-use trap::filter;
+use trap::{filter, routes};
 
 use super::{Door, Failure, Namespace};
+
+/// What the broker says where it has joined another trap.
+const JOINED: u8 = 1;
 
 /// The broker's end.
 pub(super) struct Listener {
     link: Option<OwnedFd>,
     door: Door,
+    /// It is another one's trap.
+    joined: bool,
 }
 
 /// The end of the command's process.
@@ -31,10 +36,10 @@ pub(super) struct Snare {
 /// Both ends, without anything between where no trap is wanted.
 pub(super) fn pair(door: Door) -> nix::Result<(Listener, Snare)> {
     if door == Door::Preload {
-        return Ok((Listener { link: None, door }, Snare { link: None, door }));
+        return Ok((Listener { link: None, door, joined: false }, Snare { link: None, door }));
     }
     let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    Ok((Listener { link: Some(one), door }, Snare { link: Some(other), door }))
+    Ok((Listener { link: Some(one), door, joined: false }, Snare { link: Some(other), door }))
 }
 
 impl Snare {
@@ -49,17 +54,36 @@ impl Snare {
         // At least a byte, which tells it from the end of the connection.
         let parts = [IoSlice::new(b"."), IoSlice::new(text.as_bytes())];
         sendmsg::<UnixAddr>(link.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
-        if set.is_err() && self.door == Door::Trap { Err(Errno::ENOSYS) } else { Ok(()) }
+        // Perhaps the broker has joined another one's: no call may be made before that is known. It also is to know of this process
+        // before anything can happen to either.
+        let mut joined = [0];
+        let answered = recv(link.as_raw_fd(), &mut joined, MsgFlags::empty());
+        let has_one = set.is_ok() || (answered == Ok(1) && joined == [JOINED]);
+        if has_one || self.door != Door::Trap { Ok(()) } else { Err(Errno::ENOSYS) }
     }
 }
 
 impl Listener {
+    /// Lets the command's process go on.
+    pub(super) fn release(self) {
+        if let Some(link) = self.link {
+            // Who has ended meanwhile does not mind.
+            let joined = if self.joined { JOINED } else { 0 };
+            let _ = send(link.as_raw_fd(), &[joined], MsgFlags::MSG_NOSIGNAL);
+        }
+    }
+
     /// Waits until the trap is set, and begins to serve it. Returns why there is none, where that is a pity only.
-    pub(super) fn serve(self, namespace: &Namespace) -> Result<Option<String>, Failure> {
+    pub(super) fn serve(&mut self, namespace: &Namespace) -> Result<Option<String>, Failure> {
         let Some(link) = &self.link else { return Ok(None) };
         let served = match receive(link) {
-            Ok(Ok(listener)) => begin(listener, namespace).map_err(|error| error.to_string()),
-            Ok(Err(refusal)) => Err(refusal),
+            Ok(Ok(listener)) => begin(listener, None, namespace).map_err(|error| error.to_string()),
+            // Perhaps that is the trap of a `run` that this one is inside of.
+            Ok(Err(refusal)) => {
+                let joined = join(namespace).map_err(|_| refusal);
+                self.joined = joined.is_ok();
+                joined
+            }
             Err(error) => Err(error.to_string()),
         };
         match served {
@@ -72,12 +96,17 @@ impl Listener {
     }
 }
 
-fn begin(listener: OwnedFd, namespace: &Namespace) -> io::Result<()> {
-    if let Some(socket) = namespace.socket() {
-        client::use_socket(socket.as_os_str().as_bytes())
-            .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
-    }
-    trap::serve(listener)
+fn join(namespace: &Namespace) -> io::Result<()> {
+    let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
+    let (listener, link) = routes::join(&socket)?;
+    begin(listener, Some(link), namespace)
+}
+
+fn begin(listener: OwnedFd, link: Option<OwnedFd>, namespace: &Namespace) -> io::Result<()> {
+    let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
+    client::use_socket(socket.as_os_str().as_bytes())
+        .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
+    trap::serve(listener, link, socket)
 }
 
 /// The listener, or why there is none.

@@ -2,10 +2,16 @@
  *
  * peer serve: waits for a message, takes a semaphore, writes into a segment, answers with its identifier.
  * peer ask:   does the asking, and prints what it finds in the segment.
+ * peer guest:        a guest of host.py.
+ * peer make COUNT:    makes that many queues.
+ * peer count:         says how many there are.
+ * peer apart:         the same, from a new namespace of the kernel.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals and stops; each is to arrive once. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +27,7 @@ struct message {
     long type;
     int number;
 };
-#define SIZE (sizeof(struct message) - sizeof(long))
+#define SIZE sizeof(int)
 
 static void need(int ok, const char *what)
 {
@@ -62,6 +68,21 @@ static void ask(int queue, int set)
     struct sembuf take = {0, -1, 0};
     need(semop(set, &take, 1) == 0, "semop");
     printf("%s, attached %lu\n", at, (unsigned long)ds.shm_nattch);
+}
+
+static void guest(void)
+{
+    struct message m;
+    struct sembuf up = {0, 1, 0};
+    int tickets = msgget(7, 0), set = semget(7, 1, 0), segment = shmget(7, 4096, 0);
+    need(tickets >= 0 && set >= 0 && segment >= 0, "a host");
+    need(msgrcv(tickets, &m, SIZE, 1, 0) == SIZE, "msgrcv");
+    char *at = shmat(segment, 0, 0);
+    need(at != (void *)-1, "shmat");
+    at[m.number] = m.number;
+    need(shmdt(at) == 0 && semop(set, &up, 1) == 0, "shmdt, semop");
+    m.type = 2;
+    need(msgsnd(tickets, &m, SIZE, 0) == 0, "msgsnd");
 }
 
 static int queue;
@@ -129,6 +150,24 @@ int main(int count, char **arguments)
     need(count > 1, "what to do");
     if (strcmp(arguments[1], "storm") == 0) {
         storm(atoi(arguments[2]), atoi(arguments[3]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "guest") == 0) {
+        guest();
+        return 0;
+    }
+    if (strcmp(arguments[1], "make") == 0) {
+        for (int i = 0; i < atoi(arguments[2]); i++)
+            need(msgget(IPC_PRIVATE, 0600) >= 0, "msgget");
+        return 0;
+    }
+    if (strcmp(arguments[1], "count") == 0 || strcmp(arguments[1], "apart") == 0) {
+        /* It may have no right to, which is as well. */
+        if (strcmp(arguments[1], "apart") == 0 && unshare(CLONE_NEWIPC) == 0)
+            need(setns(open("/proc/1/ns/ipc", O_RDONLY), CLONE_NEWIPC) == 0 || errno == EBADF, "setns");
+        struct msginfo info;
+        need(msgctl(0, MSG_INFO, (struct msqid_ds *)&info) >= 0, "MSG_INFO");
+        printf("%d queues\n", info.msgpool);
         return 0;
     }
     int common = msgget(1, IPC_CREAT | 0600), set = semget(1, 1, IPC_CREAT | 0600);
