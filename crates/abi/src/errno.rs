@@ -49,10 +49,14 @@ errnos! {
     EROFS = 30, "Read-only file system";
     EPIPE = 32, "Broken pipe";
     ERANGE = 34, "Numerical result out of range";
+    ENAMETOOLONG = 36, "File name too long";
     ENOSYS = 38, "Function not implemented";
     ENOMSG = 42, "No message of desired type";
     EIDRM = 43, "Identifier removed";
     EPROTO = 71, "Protocol error";
+    EOVERFLOW = 75, "Value too large for defined data type";
+    ENOTSOCK = 88, "Socket operation on non-socket";
+    EMSGSIZE = 90, "Message too long";
     ECONNRESET = 104, "Connection reset by peer";
     ETOOMANYREFS = 109, "Too many references: cannot splice";
     ETIMEDOUT = 110, "Connection timed out";

@@ -1,7 +1,7 @@
-//! Linux's user-space interface of System V IPC as data: error numbers, flags, commands, structures, system
+//! Linux's user-space interface of System V IPC and POSIX message queues as data: error numbers, flags, commands, structures, system
 //! call numbers. No logic beyond what a constant needs. x86-64 only: other targets are a compile error.
 //!
-//! What is missing: POSIX message queues come with their mechanism.
+//! What is missing: the 32-bit structures of POSIX queues.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ compile_error!("ipcspace runs on x86-64 Linux only");
 pub mod compat;
 mod errno;
 pub mod ipc;
+pub mod mqueue;
 pub mod msg;
 mod plain;
 pub mod sem;

@@ -22,6 +22,23 @@ pub const MSGSND: i64 = 69;
 pub const MSGRCV: i64 = 70;
 /// `msgctl`.
 pub const MSGCTL: i64 = 71;
+/// Whether it is a call of POSIX queues.
+pub const fn is_mq(number: i64) -> bool {
+    matches!(number, MQ_OPEN..=MQ_GETSETATTR)
+}
+
+/// `mq_open`.
+pub const MQ_OPEN: i64 = 240;
+/// `mq_unlink`.
+pub const MQ_UNLINK: i64 = 241;
+/// `mq_timedsend`.
+pub const MQ_TIMEDSEND: i64 = 242;
+/// `mq_timedreceive`.
+pub const MQ_TIMEDRECEIVE: i64 = 243;
+/// `mq_notify`.
+pub const MQ_NOTIFY: i64 = 244;
+/// `mq_getsetattr`.
+pub const MQ_GETSETATTR: i64 = 245;
 /// `semtimedop`.
 pub const SEMTIMEDOP: i64 = 220;
 /// `rt_sigaction(2)`.

@@ -23,7 +23,7 @@ const IN_FIRST: u32 = (FIRST_EXTENT >> SPAN_SHIFT) as u32;
 const MAX_SPANS: u32 = MAX_EXTENTS as u32 * PER_EXTENT;
 /// General classes: 64 bytes to 64 KiB in powers of two.
 const GENERAL: u32 = 11;
-const CLASSES: usize = 16;
+const CLASSES: usize = 17;
 /// Bytes at an extent's start that hold its span descriptors.
 const DESCRIPTORS: usize = PER_EXTENT as usize * size_of::<SpanDesc>();
 const HEADER_OFFSET: u64 = 4096;
@@ -44,8 +44,11 @@ impl Class {
     pub const PROCESS: Class = Class(GENERAL + 3);
     /// Segments of shared memory: 256 bytes, stable.
     pub const SEGMENT: Class = Class(GENERAL + 4);
+    /// POSIX message queues: 256 bytes, stable.
+    pub const MQUEUE: Class = Class(GENERAL + 5);
     /// All stable classes.
-    const STABLE: [Class; 5] = [Class::QUEUE, Class::SEM_SET, Class::THREAD, Class::PROCESS, Class::SEGMENT];
+    const STABLE: [Class; 6] =
+        [Class::QUEUE, Class::SEM_SET, Class::THREAD, Class::PROCESS, Class::SEGMENT, Class::MQUEUE];
 
     /// The smallest general class for so many bytes.
     ///

@@ -29,7 +29,9 @@ use abi::{Errno, Plain, Result, ipc, msg, sem, shm};
 use arena::{ArenaError, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::AtomicU32, sync::Ordering::*};
 use client::wire::{self, calls};
 use client::{LinuxHost, Operation};
-use engine::{Backing, Call, Cause, Cred, MapPlace, MapRequest, NewMemory, Outcome, Syscall, Task};
+use engine::{
+    Backing, Call, Cause, Cred, Descriptors, MapPlace, MapRequest, NewMemory, Outcome, Syscall, Task,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
@@ -548,6 +550,12 @@ impl<'a> Stranger<'a> {
         let has = |cap: u32| self.caps.get() >> cap & 1 != 0;
         let is_owner = uid == self.home.owner;
         self.cred.set(Cred {
+            // POSIX queues are not a stranger's, and nothing else asks for these.
+            uid,
+            fsuid: uid,
+            dac_override: false,
+            dac_read_search: false,
+            fowner: false,
             euid: uid,
             egid: gid,
             fsgid: gid,
@@ -892,6 +900,9 @@ impl Backing for Stranger<'_> {
         soft.parse().unwrap_or(if soft == "unlimited" { u64::MAX } else { 0 })
     }
 }
+
+/// A stranger has no descriptors of queues yet.
+impl Descriptors for Stranger<'_> {}
 
 impl Task for Stranger<'_> {
     fn tgid(&self) -> u32 {

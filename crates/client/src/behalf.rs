@@ -13,7 +13,7 @@ use arena::{
     ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot,
     sync::{AtomicU32, Ordering::*},
 };
-use engine::{Backing, Cred, IpcNamespace, MapRequest, NewMemory, Task};
+use engine::{Backing, Cred, Descriptors, IpcNamespace, MapRequest, NewMemory, Task};
 use sys::net::Fd;
 
 use crate::{LinuxHost, attach, claim, enter_slow, memory, tls, wire};
@@ -299,6 +299,9 @@ impl<C: Caller> Backing for Behalf<'_, C> {
         self.caller.memlock_limit()
     }
 }
+
+/// The trap doesn't see the calls of POSIX queues yet.
+impl<C: Caller> Descriptors for Behalf<'_, C> {}
 
 impl<C: Caller> Task for Behalf<'_, C> {
     fn tgid(&self) -> u32 {

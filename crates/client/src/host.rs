@@ -12,7 +12,7 @@ use arena::{
     Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::*},
 };
-use engine::{Cred, Task, namespace};
+use engine::{Cred, Descriptors, Task, namespace};
 
 use crate::{Operation, attach, signal, tls::Tls};
 
@@ -170,6 +170,9 @@ unsafe impl Host for LinuxHost {
         attach::ring(self, namespace::ASK_TRIM);
     }
 }
+
+/// Programs have no descriptors of our queues yet: their calls go to the kernel's.
+impl Descriptors for LinuxHost {}
 
 impl Task for LinuxHost {
     #[inline(always)]

@@ -51,6 +51,8 @@ pub(crate) struct Tls {
     /// The connection by which a stranger's calls are made: the descriptor plus one, and the low half of its inode's number. And whose it is.
     pub(crate) connection: AtomicU64,
     pub(crate) connection_pid: AtomicU32,
+    uid: AtomicU32,
+    fsuid: AtomicU32,
     /// What a vfork child has of its own.
     pub(crate) vfork: Vfork,
 }
@@ -115,6 +117,9 @@ const SYS_ADMIN: u32 = 2;
 const SYS_RESOURCE: u32 = 4;
 const CHECKPOINT_RESTORE: u32 = 8;
 const IPC_LOCK: u32 = 16;
+const DAC_OVERRIDE: u32 = 32;
+const DAC_READ_SEARCH: u32 = 64;
+const FOWNER: u32 = 128;
 
 impl Tls {
     /// Learns what does not change while the thread lives.
@@ -141,6 +146,8 @@ impl Tls {
         }
         let rights = self.rights.load(Relaxed);
         Cred {
+            uid: self.uid.load(Relaxed),
+            fsuid: self.fsuid.load(Relaxed),
             euid: self.euid.load(Relaxed),
             egid: self.egid.load(Relaxed),
             fsgid: self.fsgid.load(Relaxed),
@@ -148,6 +155,9 @@ impl Tls {
             sys_admin: rights & SYS_ADMIN != 0,
             checkpoint_restore: rights & CHECKPOINT_RESTORE != 0,
             ipc_lock: rights & IPC_LOCK != 0,
+            dac_override: rights & DAC_OVERRIDE != 0,
+            dac_read_search: rights & DAC_READ_SEARCH != 0,
+            fowner: rights & FOWNER != 0,
             sys_resource: rights & SYS_RESOURCE != 0,
         }
     }
@@ -166,10 +176,15 @@ impl Tls {
             (CHECKPOINT_RESTORE, is_owner || has(21) || has(40)),
             (SYS_RESOURCE, initial_userns && has(24)),
             (IPC_LOCK, has(14)),
+            (DAC_OVERRIDE, is_owner || has(1)),
+            (DAC_READ_SEARCH, is_owner || has(2)),
+            (FOWNER, is_owner || has(3)),
         ] {
             rights |= if granted { right } else { 0 };
         }
         self.euid.store(euid, Relaxed);
+        self.uid.store(sys::getuid(), Relaxed);
+        self.fsuid.store(sys::getfsuid(), Relaxed);
         self.egid.store(sys::getegid(), Relaxed);
         self.fsgid.store(sys::getfsgid(), Relaxed);
         self.rights.store(rights, Relaxed);

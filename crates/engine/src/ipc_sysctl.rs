@@ -9,7 +9,11 @@
 
 use core::ops::RangeInclusive;
 
-use abi::{Errno, Result, ipc::IPCMNI};
+use abi::{
+    Errno, Result,
+    ipc::IPCMNI,
+    mqueue::{HARD_MSGMAX, HARD_MSGSIZEMAX, MIN_MSGSIZEMAX},
+};
 use arena::{
     Ctx,
     sync::{AtomicI32, AtomicU64, Ordering::*},
@@ -39,7 +43,7 @@ enum Values {
 
 const PREFIX: &str = "kernel.";
 
-static SYSCTLS: [Sysctl; 13] = [
+static SYSCTLS: [Sysctl; 18] = [
     Sysctl { name: "kernel.msgmax", values: Values::Ints(&[Limit::MsgMax]) },
     Sysctl { name: "kernel.msgmnb", values: Values::Ints(&[Limit::MsgMnb]) },
     Sysctl { name: "kernel.msgmni", values: Values::Ints(&[Limit::MsgMni]) },
@@ -55,6 +59,11 @@ static SYSCTLS: [Sysctl; 13] = [
     Sysctl { name: "kernel.msg_next_id", values: Values::NextId(|ns| &ns.msg_ids.next_id) },
     Sysctl { name: "kernel.sem_next_id", values: Values::NextId(|ns| &ns.sem_ids.next_id) },
     Sysctl { name: "kernel.shm_next_id", values: Values::NextId(|ns| &ns.shm_ids.next_id) },
+    Sysctl { name: "fs.mqueue.queues_max", values: Values::Ints(&[Limit::MqQueuesMax]) },
+    Sysctl { name: "fs.mqueue.msg_max", values: Values::Ints(&[Limit::MqMsgMax]) },
+    Sysctl { name: "fs.mqueue.msgsize_max", values: Values::Ints(&[Limit::MqMsgsizeMax]) },
+    Sysctl { name: "fs.mqueue.msg_default", values: Values::Ints(&[Limit::MqMsgDefault]) },
+    Sysctl { name: "fs.mqueue.msgsize_default", values: Values::Ints(&[Limit::MqMsgsizeDefault]) },
     Sysctl { name: "ipcspace.sem_barging", values: Values::Ints(&[Limit::SemBarging]) },
 ];
 
@@ -248,7 +257,9 @@ fn range(limit: Limit) -> RangeInclusive<i32> {
         Limit::MsgMax | Limit::MsgMnb => 0..=i32::MAX,
         Limit::MsgMni | Limit::ShmMni | Limit::SemMni => 0..=IPCMNI as i32,
         Limit::ShmRmidForced | Limit::SemBarging => 0..=1,
-        Limit::SemMsl | Limit::SemMns | Limit::SemOpm => i32::MIN..=i32::MAX,
+        Limit::MqMsgMax | Limit::MqMsgDefault => 1..=HARD_MSGMAX,
+        Limit::MqMsgsizeMax | Limit::MqMsgsizeDefault => MIN_MSGSIZEMAX..=HARD_MSGSIZEMAX,
+        Limit::SemMsl | Limit::SemMns | Limit::SemOpm | Limit::MqQueuesMax => i32::MIN..=i32::MAX,
     }
 }
 

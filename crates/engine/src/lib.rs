@@ -1,10 +1,10 @@
-//! The kernel's `ipc/`, in user space: System V message queues, semaphores and shared memory.
+//! The kernel's `ipc/`, in user space: System V message queues, semaphores and shared memory, and POSIX message queues.
 //!
 //! What users see: the behaviour of Linux's calls, to the error number and to the order in which errors are checked.
 //! Every door calls the same `do_*` function, by way of one table ([`syscall`]). None of them blocks: it returns
 //! [`Outcome::Blocked`], the host parks on the thread's waiter and resumes the call with the cause.
 //!
-//! What is missing: POSIX queues.
+//! What is missing: POSIX queues of 32-bit programs.
 //!
 //! Which lock guards what: an object's lock guards the object, its messages or values, and the waiters on its lists;
 //! a class's `ids` lock guards its identifiers, keys and counts. One lock at a time; an operation that needs two is
@@ -14,6 +14,7 @@
 
 pub mod compat;
 pub mod ipc_sysctl;
+pub mod mqueue;
 pub mod msg;
 mod msgutil;
 pub mod namespace;
@@ -23,8 +24,11 @@ pub mod sem;
 pub mod shm;
 pub mod syscall;
 pub mod task;
+mod types;
 pub mod util;
 
 pub use namespace::{IpcNamespace, Limit};
 pub use syscall::{Begun, Call, Syscall};
-pub use task::{Backing, Cause, Cred, MapPlace, MapRequest, NewMemory, Outcome, Task};
+pub use task::{
+    Backing, Cause, Cred, Descriptors, MapPlace, MapRequest, Mqd, NewMemory, Notice, Outcome, Readiness, Task,
+};

@@ -26,17 +26,21 @@ use arena::{
 
 use crate::{
     compat,
-    msgutil::{MsgMsg, copy_msg, load_msg, store_msg},
+    msgutil::{MsgMsg, copy_msg, load_msg, message, store_msg},
     namespace::{IpcNamespace, Limit},
     reap::give_up,
     task::{Cause, Outcome, Task},
+    types::{
+        TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, outermost, take_idle,
+        unlink_from_type,
+    },
     util::{
         CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget, ipcperms,
         is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check, obtain_object_idx,
         obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids, taken,
     },
-    util::{SLEEPERS, WAITER_PROCESS, has_ended, sleeper},
+    util::{Ends, SLEEPERS, begin_sleep, end_listing, has_ended, sleeper},
 };
 
 const R: u32 = 0o444;
@@ -70,34 +74,20 @@ arena::shared! {
         send_head: AtomicU32,
         /// Whether there may be messages of more than one type, so that runs are kept.
         mixed: AtomicU32,
-        /// A type without messages that is kept in the tree for the next one.
-        idle: AtomicU32,
-        /// The type that was used last, if it is still in the tree: a short cut past it.
-        recent: AtomicU32,
         pending: AtomicU32,
-        // The next line.
-        ctime: AtomicI64,
+        /// All of it on this line but the root, which is on the next one with the rest.
+        types: TypeTree,
         recv_tail: AtomicU32,
+        ctime: AtomicI64,
         send_tail: AtomicU32,
-        /// Root of the tree of types; see [`TypeNode`].
-        types: AtomicU32,
         pad: AtomicU32,
-    }
-
-    /// One type that is in a queue: a leaf of the tree, and room for one inner node, which may be any above it.
-    struct TypeNode {
-        link: AtomicU32,
-        bit: AtomicU32,
-        mtype: AtomicI64,
-        head: AtomicU32,
-        tail: AtomicU32,
-        child: [AtomicU32; 2],
     }
 }
 const _: () = assert!(size_of::<MsgQueue>() <= 256);
 #[cfg(not(any(loom, shuttle)))]
-const _: () =
-    assert!(core::mem::offset_of!(MsgQueue, cbytes) == 64 && core::mem::offset_of!(MsgQueue, ctime) == 128);
+const _: () = assert!(
+    core::mem::offset_of!(MsgQueue, cbytes) == 64 && core::mem::offset_of!(MsgQueue, recv_tail) == 132
+);
 
 impl Object for MsgQueue {
     const CLASS: Class = Class::QUEUE;
@@ -121,17 +111,14 @@ impl Object for MsgQueue {
 
 impl Holder for MsgQueue {
     fn contents(&self) -> impl Iterator<Item = &AtomicU32> {
-        let messages = [&self.first, &self.last, &self.types, &self.mixed, &self.idle, &self.recent];
+        let messages = [&self.first, &self.last, &self.mixed];
         let sleepers = [&self.recv_head, &self.recv_tail, &self.send_head, &self.send_tail];
-        messages.into_iter().chain(sleepers)
+        messages.into_iter().chain(self.types.words()).chain(sleepers)
     }
     fn pending(&self) -> &AtomicU32 {
         &self.pending
     }
 }
-
-/// Marks an inner node among the links of the tree.
-const INNER: u32 = 1 << 31;
 
 type Q<'a> = Ref<'a, MsgQueue>;
 
@@ -172,166 +159,18 @@ fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Resul
         &q.recv_tail,
         &q.send_head,
         &q.send_tail,
-        &q.types,
         &q.mixed,
-        &q.idle,
-        &q.recent,
         &q.pending,
-    ] {
+    ]
+    .into_iter()
+    .chain(q.types.words())
+    {
         place.store(0, Relaxed);
     }
     Ok(q)
 }
 
-// ---- the tree of types
-
-fn node<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, TypeNode>> {
-    ctx.at(Handle(link & !INNER)).or_errno()
-}
-
-#[expect(clippy::cast_sign_loss, reason = "types are positive")]
-fn side(inner: &TypeNode, mtype: i64) -> usize {
-    (mtype as u64 >> (inner.bit.load(Relaxed) & 63) & 1) as usize
-}
-
-/// The leaf that is nearest to a type; none in an empty tree.
-fn nearest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Option<Ref<'a, TypeNode>>> {
-    let mut link = q.types.load(Relaxed);
-    if link == 0 {
-        return Ok(None);
-    }
-    for _ in 0..=64 {
-        let at = node(ctx, link)?;
-        if link & INNER == 0 {
-            return Ok(Some(at));
-        }
-        link = at.child[side(&at, mtype)].load(Relaxed);
-    }
-    Err(CORRUPT)
-}
-
-#[inline(always)]
-fn find_type<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, mtype: i64) -> Result<Option<Ref<'a, TypeNode>>> {
-    let recent = q.recent.load(Relaxed);
-    if recent != 0 {
-        let recent = node(ctx, recent)?;
-        if recent.mtype.load(Relaxed) == mtype {
-            return Ok(Some(recent));
-        }
-    }
-    Ok(nearest(ctx, q, mtype)?.filter(|n| n.mtype.load(Relaxed) == mtype))
-}
-
-/// The lowest type that has messages.
-fn lowest<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue) -> Result<Option<Ref<'a, TypeNode>>> {
-    let mut link = q.types.load(Relaxed);
-    let mut other = 0;
-    for _ in 0..=130 {
-        if link == 0 {
-            return Ok(None);
-        }
-        let at = node(ctx, link)?;
-        if link & INNER != 0 {
-            link = at.child[0].load(Relaxed);
-            other = at.child[1].load(Relaxed);
-        } else if at.head.load(Relaxed) != 0 {
-            return Ok(Some(at));
-        } else {
-            // Only one node is without messages: the next one has some.
-            (link, other) = (other, 0);
-        }
-    }
-    Err(CORRUPT)
-}
-
-/// Puts a new leaf into the tree.
-fn insert_type<'a, T: Task>(
-    tx: &mut Tx<'_, 'a, T>,
-    q: &Q<'a>,
-    new: &Ref<'a, TypeNode>,
-    mtype: i64,
-) -> Result<()> {
-    let ctx = tx.ctx();
-    new.mtype.store(mtype, Relaxed);
-    for place in [&new.head, &new.tail, &new.link, &new.bit, &new.child[0], &new.child[1]] {
-        place.store(0, Relaxed);
-    }
-    let Some(near) = nearest(ctx, q, mtype)? else {
-        tx.set(q, |q| &q.types, new.handle().0);
-        return Ok(());
-    };
-    #[expect(clippy::cast_sign_loss, reason = "types are positive")]
-    let differ = (near.mtype.load(Relaxed) ^ mtype) as u64;
-    if differ == 0 {
-        return Err(CORRUPT);
-    }
-    let bit = 63 - differ.leading_zeros();
-    let mut place = q.part(|q| &q.types);
-    for _ in 0..=64 {
-        let link = place.load(Relaxed);
-        let at = node(ctx, link)?;
-        if link & INNER == 0 || at.bit.load(Relaxed) < bit {
-            new.bit.store(bit, Relaxed);
-            let mine = side(new, mtype);
-            new.child[mine].store(new.handle().0, Relaxed);
-            new.child[1 - mine].store(link, Relaxed);
-            tx.set(&place, |p| p, new.handle().0 | INNER);
-            return Ok(());
-        }
-        let which = side(&at, mtype);
-        place = at.part(|n| &n.child[which]);
-    }
-    Err(CORRUPT)
-}
-
-/// Takes a leaf out of the tree. Its inner node, if in use, moves to the one that its removal sets free.
-fn remove_type<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, leaf: &Ref<'a, TypeNode>) -> Result<()> {
-    let ctx = tx.ctx();
-    let mtype = leaf.mtype.load(Relaxed);
-    if q.recent.load(Relaxed) == leaf.handle().0 {
-        tx.set(q, |q| &q.recent, 0);
-    }
-    let mut place = q.part(|q| &q.types);
-    let mut parent: Option<(Ref<'a, AtomicU32>, Ref<'a, TypeNode>)> = None;
-    let mut own: Option<Ref<'a, AtomicU32>> = None;
-    for _ in 0..=64 {
-        let link = place.load(Relaxed);
-        if link & INNER == 0 {
-            break;
-        }
-        let at = node(ctx, link)?;
-        if at.handle() == leaf.handle() {
-            own = Some(place);
-        }
-        parent = Some((place, at));
-        let which = side(&at, mtype);
-        place = at.part(|n| &n.child[which]);
-    }
-    if place.load(Relaxed) != leaf.handle().0 {
-        return Err(CORRUPT);
-    }
-    let Some((above, inner)) = parent else {
-        tx.set(&place, |p| p, 0);
-        return Ok(());
-    };
-    let sibling = inner.child[1 - side(&inner, mtype)].load(Relaxed);
-    tx.set(&above, |p| p, sibling);
-    if inner.handle() != leaf.handle()
-        && let Some(own) = own
-    {
-        tx.set(&inner, |n| &n.bit, leaf.bit.load(Relaxed));
-        tx.set(&inner, |n| &n.child[0], leaf.child[0].load(Relaxed));
-        tx.set(&inner, |n| &n.child[1], leaf.child[1].load(Relaxed));
-        tx.set(&own, |p| p, inner.handle().0 | INNER);
-    }
-    Ok(())
-}
-
 // ---- the queue's messages
-
-fn message<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, MsgMsg>> {
-    ctx.at(Handle(link)).or_errno()
-}
 
 /// Appends a message to the queue and to its type.
 #[inline(always)]
@@ -343,12 +182,9 @@ fn append<'a, T: Task>(
 ) -> Result<()> {
     let ctx = tx.ctx();
     let me = msg.handle().0;
-    let (last, before) = (q.last.load(Relaxed), of.tail.load(Relaxed));
+    let last = q.last.load(Relaxed);
     msg.next.store(0, Relaxed);
     msg.prev.store(last, Relaxed);
-    msg.tnext.store(0, Relaxed);
-    msg.tprev.store(before, Relaxed);
-    msg.tnode.store(of.handle().0, Relaxed);
     msg.run.store(me, Relaxed);
     if last == 0 {
         tx.set(q, |q| &q.first, me);
@@ -367,15 +203,7 @@ fn append<'a, T: Task>(
         }
     }
     tx.set(q, |q| &q.last, me);
-    if before == 0 {
-        tx.set(of, |n| &n.head, me);
-        if q.idle.load(Relaxed) == of.handle().0 {
-            tx.set(q, |q| &q.idle, 0);
-        }
-    } else {
-        tx.set(&message(ctx, before)?, |m| &m.tnext, me);
-    }
-    tx.set(of, |n| &n.tail, me);
+    append_to_type(tx, &q.part(|q| &q.types), msg, of)?;
     tx.set(q, |q| &q.cbytes, q.cbytes.load(Relaxed) + u64::from(msg.size.load(Relaxed)));
     tx.set(q, |q| &q.qnum, q.qnum.load(Relaxed) + 1);
     Ok(())
@@ -394,17 +222,7 @@ fn begin_runs<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, last: &Ref<'a, Msg
 /// Takes a message out of the queue, into the thread's in-flight chain.
 fn take<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, MsgMsg>) -> Result<()> {
     let of = unlink(tx, q, msg)?;
-    let mut chain = msg.handle();
-    if of.head.load(Relaxed) == 0 {
-        // The type has no messages left. One such is kept; the one kept before goes with the message.
-        if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
-            let idle: Ref<'a, TypeNode> = tx.ctx().at(idle).or_errno()?;
-            remove_type(tx, q, &idle)?;
-            tx.set(&idle, |n| &n.link, chain.0);
-            chain = idle.handle();
-        }
-        tx.set(q, |q| &q.idle, of.handle().0);
-    }
+    let chain = keep_idle(tx, &q.part(|q| &q.types), &of, msg.handle())?;
     set_chain(tx, chain);
     Ok(())
 }
@@ -433,16 +251,7 @@ fn unlink<'a, T: Task>(
         0 => tx.set(q, |q| &q.first, next),
         _ => tx.set(&message(ctx, prev)?, |m| &m.next, next),
     }
-    let of = node(ctx, msg.tnode.load(Relaxed))?;
-    let (tnext, tprev) = (msg.tnext.load(Relaxed), msg.tprev.load(Relaxed));
-    match tnext {
-        0 => tx.set(&of, |n| &n.tail, tprev),
-        _ => tx.set(&message(ctx, tnext)?, |m| &m.tprev, tprev),
-    }
-    match tprev {
-        0 => tx.set(&of, |n| &n.head, tnext),
-        _ => tx.set(&message(ctx, tprev)?, |m| &m.tnext, tnext),
-    }
+    let of = unlink_from_type(tx, msg)?;
     let size = u64::from(msg.size.load(Relaxed));
     tx.set(q, |q| &q.cbytes, q.cbytes.load(Relaxed).wrapping_sub(size));
     tx.set(q, |q| &q.qnum, q.qnum.load(Relaxed).wrapping_sub(1));
@@ -553,8 +362,8 @@ fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, select: Select) -> Resu
     let of = |n: Option<Ref<'a, TypeNode>>| n.map_or(0, |n| n.head.load(Relaxed));
     let link = match select {
         Select::Any => first,
-        Select::Equal(t) => of(find_type(ctx, q, t)?),
-        Select::AtMost(t) => of(lowest(ctx, q)?.filter(|n| n.mtype.load(Relaxed) <= t)),
+        Select::Equal(t) => of(find_type(ctx, &q.types, t)?),
+        Select::AtMost(t) => of(outermost(ctx, &q.types, 0)?.filter(|n| n.mtype.load(Relaxed) <= t)),
         Select::NotEqual(t) => {
             let first = message(ctx, first)?;
             if first.mtype.load(Relaxed) != t {
@@ -601,48 +410,25 @@ impl List {
             List::Senders => &q.send_tail,
         }
     }
+    fn ends<'a>(self, q: &Q<'a>) -> Ends<'a> {
+        [q.part(|q| self.head(q)), q.part(|q| self.tail(q))]
+    }
+    fn kind(self) -> u32 {
+        match self {
+            List::Receivers => KIND_RECV,
+            List::Senders => KIND_SEND,
+        }
+    }
 }
 
 /// Puts the thread's waiter at a list's end. The sleep begins with the commit.
 fn enqueue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result<()> {
-    let ctx = tx.ctx();
-    let me = ctx.slot.part(|s| &s.waiter);
-    let tail = list.tail(q).load(Relaxed);
-    me.tid.store(ctx.host.caller(), Relaxed);
-    me.pid.store(ctx.host.tgid(), Relaxed);
-    me.object.store(q.handle().0, Relaxed);
-    me.id.store(q.perm.id.load(Relaxed), Relaxed);
-    me.next.store(0, Relaxed);
-    me.prev.store(tail, Relaxed);
-    me.result.store(0, Relaxed);
-    me.args[WAITER_PROCESS].store(u64::from(ctx.host.process().0), Relaxed);
-    me.begin();
-    let kind = match list {
-        List::Receivers => KIND_RECV,
-        List::Senders => KIND_SEND,
-    };
-    tx.set(&me, |w| &w.kind, kind);
-    match tail {
-        0 => tx.set(q, |q| list.head(q), me.handle().0),
-        _ => tx.set(&sleeper(ctx, tail, q.handle())?, |w| &w.next, me.handle().0),
-    }
-    tx.set(q, |q| list.tail(q), me.handle().0);
-    Ok(())
+    let last = list.tail(q).load(Relaxed);
+    begin_sleep(tx, q, list.kind(), list.ends(q), last)
 }
 
 fn dequeue<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, who: &Ref<'a, Waiter>) -> Result<()> {
-    let ctx = tx.ctx();
-    let (next, prev) = (who.next.load(Relaxed), who.prev.load(Relaxed));
-    match next {
-        0 => tx.set(q, |q| list.tail(q), prev),
-        _ => tx.set(&sleeper(ctx, next, q.handle())?, |w| &w.prev, prev),
-    }
-    match prev {
-        0 => tx.set(q, |q| list.head(q), next),
-        _ => tx.set(&sleeper(ctx, prev, q.handle())?, |w| &w.next, next),
-    }
-    tx.set(who, |w| &w.kind, 0);
-    Ok(())
+    end_listing(tx, q.handle(), list.ends(q), who)
 }
 
 /// Takes a sleeper off its list and ends its sleep, as one change with what was done before.
@@ -817,7 +603,7 @@ fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg
         {
             break 'done false;
         }
-        let Ok(Some(of)) = find_type(ctx, &q, mtype) else { break 'done false };
+        let Ok(Some(of)) = find_type(ctx, &q.types, mtype) else { break 'done false };
         if append(&mut tx, &q, msg, &of).is_err() {
             break 'done false;
         }
@@ -825,7 +611,7 @@ fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg
         tx.set(&q, |q| &q.stime, ctx.host.now());
         tx.set(&ctx.slot, |s| &s.in_flight.chain, 0);
         tx.commit();
-        q.recent.store(of.handle().0, Relaxed);
+        q.types.recent.store(of.handle().0, Relaxed);
         true
     };
     drop(tx);
@@ -860,11 +646,11 @@ fn send_in_full<'a, T: Task>(
         if q.recv_head.load(Relaxed) != 0 && pipelined_send(&mut tx, &q, msg)? {
             return Ok(Outcome::Done(0));
         }
-        let of = match find_type(ctx, &q, mtype)? {
+        let of = match find_type(ctx, &q.types, mtype)? {
             Some(of) => of,
             None => match spare.take() {
                 Some(new) => {
-                    insert_type(&mut tx, &q, &new, mtype)?;
+                    insert_type(&mut tx, &q.part(|q| &q.types), &new, mtype)?;
                     taken(&mut tx);
                     new
                 }
@@ -1011,16 +797,16 @@ fn receive_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, call: &Msgrcv) -> Option<R
         }
         let Ok(of) = unlink(&mut tx, &q, &msg) else { break 'taken None };
         if of.head.load(Relaxed) == 0 {
-            if q.idle.load(Relaxed) != 0 {
+            if q.types.idle.load(Relaxed) != 0 {
                 break 'taken None;
             }
-            tx.set(&q, |q| &q.idle, of.handle().0);
+            tx.set(&q, |q| &q.types.idle, of.handle().0);
         }
         tx.set(&q, |q| &q.lrpid, ctx.host.tgid());
         tx.set(&q, |q| &q.rtime, ctx.host.now());
         tx.set(&ctx.slot, |s| &s.in_flight.chain, msg.handle().0);
         tx.commit();
-        q.recent.store(of.handle().0, Relaxed);
+        q.types.recent.store(of.handle().0, Relaxed);
         Some(msg)
     };
     drop(tx);
@@ -1247,13 +1033,7 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
                 return Err(CORRUPT);
             }
             take(&mut tx, &q, &msg)?;
-        } else if let Some(idle) = Handle(q.idle.load(Relaxed)).some() {
-            let idle: Ref<'a, TypeNode> = ctx.at(idle).or_errno()?;
-            remove_type(&mut tx, &q, &idle)?;
-            tx.set(&idle, |n| &n.link, 0);
-            tx.set(&q, |q| &q.idle, 0);
-            set_chain(&mut tx, idle.handle());
-        } else {
+        } else if !take_idle(&mut tx, &q.part(|q| &q.types))? {
             drop(tx);
             free_object(ctx, &q);
             return Ok(());

@@ -33,6 +33,12 @@ arena::shared! {
     }
 }
 
+/// The message that a link names.
+#[inline(always)]
+pub(crate) fn message<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32) -> Result<Ref<'a, MsgMsg>> {
+    ctx.at(Handle(link)).or_errno()
+}
+
 const HEADER: u64 = size_of::<MsgMsg>() as u64;
 const LINK: u64 = 8;
 /// Largest block for texts up to [`LONG`] bytes: has a magazine.

@@ -1,12 +1,13 @@
-//! The root of a namespace: its limits, as data, and its three classes of identifiers.
+//! The root of a namespace: its limits, as data, and its four classes of identifiers.
 
-use abi::{Result, msg, sem, shm};
+use abi::{Result, mqueue as mq, msg, sem, shm};
 use arena::{
     Arena, Ctx, Host, Ref,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
 use crate::{
+    mqueue::{MqueueInodeInfo, mq_evict},
     msg::{MsgQueue, msgctl_rmid},
     sem::{SemArray, semctl_rmid},
     shm::{ShmidKernel, shmctl_rmid},
@@ -36,11 +37,21 @@ pub enum Limit {
     ShmMni,
     /// `kernel.shm_rmid_forced`: 1 if a segment goes with its last attachment, whether removed or not.
     ShmRmidForced,
+    /// `fs.mqueue.queues_max`: most POSIX queues.
+    MqQueuesMax,
+    /// `fs.mqueue.msg_max`: most messages of a POSIX queue.
+    MqMsgMax,
+    /// `fs.mqueue.msgsize_max`: its longest message, bytes.
+    MqMsgsizeMax,
+    /// `fs.mqueue.msg_default`: most messages of one that doesn't say.
+    MqMsgDefault,
+    /// `fs.mqueue.msgsize_default`: the longest of one that doesn't say.
+    MqMsgsizeDefault,
     /// `ipcspace.sem_barging`: 1 if a semaphore that becomes free is nobody's until somebody takes it.
     SemBarging,
 }
 
-const LIMITS: usize = 10;
+const LIMITS: usize = 15;
 
 arena::shared! {
     /// A namespace, at the root of its arena.
@@ -56,18 +67,24 @@ arena::shared! {
         limits: [AtomicI32; LIMITS],
         /// The broker's process id.
         pub broker_pid: AtomicU32,
-        pad: AtomicU32,
         /// `kernel.shmmax`: largest segment, bytes.
         pub shm_ctlmax: AtomicU64,
         /// `kernel.shmall`: most pages of all segments.
         pub shm_ctlall: AtomicU64,
-        unused: [AtomicU64; 5],
+        /// `RLIMIT_MSGQUEUE` in the namespace, plus one; 0: each process has its own.
+        pub(crate) msgqueue_limit: AtomicU64,
+        /// What each user has of POSIX queues: see `mqueue`.
+        pub(crate) mq_users: AtomicU32,
+        pad: AtomicU32,
+        unused: [AtomicU64; 3],
         /// Message queues.
         pub msg_ids: IpcIds,
         /// Semaphore sets.
         pub sem_ids: IpcIds,
         /// Segments of shared memory.
         pub shm_ids: IpcIds,
+        /// POSIX message queues.
+        pub mq_ids: IpcIds,
     }
 }
 
@@ -102,13 +119,18 @@ impl IpcNamespace {
             (Limit::SemMni, sem::SEMMNI),
             (Limit::ShmMni, shm::SHMMNI),
             (Limit::ShmRmidForced, 0),
+            (Limit::MqQueuesMax, mq::DFLT_QUEUESMAX),
+            (Limit::MqMsgMax, mq::DFLT_MSG),
+            (Limit::MqMsgsizeMax, mq::DFLT_MSGSIZE),
+            (Limit::MqMsgDefault, mq::DFLT_MSG),
+            (Limit::MqMsgsizeDefault, mq::DFLT_MSGSIZE),
             (Limit::SemBarging, 0),
         ] {
             self.limits[limit as usize].store(value, Relaxed);
         }
         self.shm_ctlmax.store(shm::SHMMAX, Relaxed);
         self.shm_ctlall.store(shm::SHMALL, Relaxed);
-        for ids in [&self.msg_ids, &self.sem_ids, &self.shm_ids] {
+        for ids in [&self.msg_ids, &self.sem_ids, &self.shm_ids, &self.mq_ids] {
             ids.init();
         }
     }
@@ -140,12 +162,13 @@ impl IpcNamespace {
 /// `EIDRM` if the namespace makes no sense.
 pub fn free_ipc_ns<T: Task>(ctx: &Ctx<'_, T>) -> Result<()> {
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
-    for limit in [Limit::MsgMni, Limit::SemMni, Limit::ShmMni] {
+    for limit in [Limit::MsgMni, Limit::SemMni, Limit::ShmMni, Limit::MqQueuesMax] {
         ns.set_limit(limit, 0);
     }
     free_ipcs::<MsgQueue, T>(ctx, &ns, msgctl_rmid)?;
     free_ipcs::<SemArray, T>(ctx, &ns, semctl_rmid)?;
-    free_ipcs::<ShmidKernel, T>(ctx, &ns, shmctl_rmid)
+    free_ipcs::<ShmidKernel, T>(ctx, &ns, shmctl_rmid)?;
+    free_ipcs::<MqueueInodeInfo, T>(ctx, &ns, mq_evict)
 }
 
 /// `free_ipcs`: removes all objects of a class, of which no more can be made.

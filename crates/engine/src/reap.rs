@@ -3,6 +3,7 @@
 use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter, sync::Ordering::*};
 
 use crate::{
+    mqueue::{self, KIND_MQ_NOTIFY, KIND_MQ_RECV, KIND_MQ_SEND},
     msg::{self, KIND_RECV, KIND_SEND},
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
@@ -40,6 +41,7 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
         let _ = match in_flight.doomed_class.load(Relaxed) {
             KIND_SEM => sem::set(ctx, doomed).and_then(|s| sem::freeary(ctx, &s)),
             KIND_SHM => shm::segment(ctx, doomed).and_then(|s| shm::freeseg(ctx, &s)),
+            KIND_MQ_RECV => mqueue::queue(ctx, doomed).and_then(|q| mqueue::evict_inode(ctx, &q)),
             _ => msg::queue(ctx, doomed).and_then(|q| msg::freeque(ctx, &q)),
         };
         in_flight.doomed.store(0, Relaxed);
@@ -48,9 +50,9 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     ctx.trim_log();
 }
 
-/// Whether the thread of `ctx` sleeps in a call that POSIX makes a cancellation point: `msgsnd` or `msgrcv`.
+/// Whether the thread of `ctx` sleeps in a call that POSIX makes a cancellation point: of a message.
 pub fn is_cancellable<T: Task>(ctx: &Ctx<'_, T>) -> bool {
-    matches!(ctx.slot.waiter.kind.load(Relaxed), KIND_RECV | KIND_SEND)
+    matches!(ctx.slot.waiter.kind.load(Relaxed), KIND_RECV | KIND_SEND | KIND_MQ_RECV | KIND_MQ_SEND)
 }
 
 /// Ends the sleep of the thread of `ctx`, whose call nobody goes on with. What it had been given goes with it.
@@ -77,6 +79,7 @@ fn free_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
 fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
     let _ = match kind_of(ctx, who) {
         kind @ (KIND_RECV | KIND_SEND) => msg::abandon(ctx, who, kind),
+        kind @ (KIND_MQ_RECV | KIND_MQ_SEND | KIND_MQ_NOTIFY) => mqueue::abandon(ctx, who, kind),
         KIND_SEM => sem::abandon(ctx, who),
         _ => Ok(()),
     };
@@ -126,6 +129,7 @@ pub fn reap_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) {
     end_threads(ctx, process);
     apply_undo(ctx, &slot);
     let _ = shm::exit_process(ctx, process);
+    let _ = mqueue::exit_process(ctx, process);
     slot.liveness.store(0, Relaxed);
     slot.state.store(SLOT_FREE, Release);
     ctx.hold(process);

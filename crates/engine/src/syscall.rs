@@ -4,7 +4,7 @@
 //! more of a sleeping call than this value and its deadline. A door that knows which call it makes uses that call's own
 //! type; one that has registers uses [`Syscall`].
 //!
-//! Those of 32-bit programs come by [`crate::compat`]. What is missing: POSIX queues.
+//! Those of 32-bit programs come by [`crate::compat`]. What is missing there: POSIX queues.
 
 use abi::{
     Errno, Result,
@@ -16,9 +16,11 @@ use abi::{
 };
 use arena::Ctx;
 
+pub use crate::mqueue::{MqTimedreceive, MqTimedsend};
 pub use crate::msg::Msgrcv;
 use crate::{
     compat::{self, Layout},
+    mqueue,
     msg::{self, MsgQueue},
     sem::{self, SemArray},
     shm,
@@ -87,6 +89,12 @@ pub enum Syscall {
     Shmat(Shmat),
     Shmdt(Shmdt),
     Shmctl(Shmctl),
+    MqOpen(MqOpen),
+    MqUnlink(MqUnlink),
+    MqTimedsend(MqTimedsend),
+    MqTimedreceive(MqTimedreceive),
+    MqNotify(MqNotify),
+    MqGetsetattr(MqGetsetattr),
 }
 
 impl Syscall {
@@ -117,6 +125,22 @@ impl Syscall {
             nr::SHMAT => Syscall::Shmat(Shmat { id: int(a), addr: b, flags: int(c), raddr: None }),
             nr::SHMDT => Syscall::Shmdt(Shmdt { addr: a }),
             nr::SHMCTL => Syscall::Shmctl(Shmctl { id: int(a), cmd: int(b), buf: c }),
+            nr::MQ_OPEN => {
+                Syscall::MqOpen(MqOpen { name: a, oflag: int(b), mode: int(c).cast_unsigned(), attr: d })
+            }
+            nr::MQ_UNLINK => Syscall::MqUnlink(MqUnlink { name: a }),
+            nr::MQ_TIMEDSEND => Syscall::MqTimedsend(MqTimedsend {
+                fd: int(a),
+                msg: b,
+                len: c,
+                prio: int(d).cast_unsigned(),
+                timeout: e,
+            }),
+            nr::MQ_TIMEDRECEIVE => {
+                Syscall::MqTimedreceive(MqTimedreceive { fd: int(a), msg: b, len: c, prio: d, timeout: e })
+            }
+            nr::MQ_NOTIFY => Syscall::MqNotify(MqNotify { fd: int(a), sevp: b }),
+            nr::MQ_GETSETATTR => Syscall::MqGetsetattr(MqGetsetattr { fd: int(a), new: b, old: c }),
             _ => return None,
         })
     }
@@ -137,6 +161,12 @@ macro_rules! with_call {
             Syscall::Shmat($call) => $result,
             Syscall::Shmdt($call) => $result,
             Syscall::Shmctl($call) => $result,
+            Syscall::MqOpen($call) => $result,
+            Syscall::MqUnlink($call) => $result,
+            Syscall::MqTimedsend($call) => $result,
+            Syscall::MqTimedreceive($call) => $result,
+            Syscall::MqNotify($call) => $result,
+            Syscall::MqGetsetattr($call) => $result,
         }
     };
 }
@@ -485,6 +515,116 @@ impl Shmctl {
     }
 }
 
+// ---- POSIX message queues
+
+/// The arguments of a `mq_open(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct MqOpen {
+    pub name: u64,
+    pub oflag: i32,
+    pub mode: u32,
+    pub attr: u64,
+}
+
+impl Call for MqOpen {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MQ_OPEN, [self.name, int(self.oflag), self.mode.into(), self.attr, 0, 0])
+    }
+
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        done(outward(mqueue::do_mq_open(ctx, self.name, self.oflag, self.mode, self.attr))?)
+    }
+}
+
+/// The argument of a `mq_unlink(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct MqUnlink {
+    pub name: u64,
+}
+
+impl Call for MqUnlink {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MQ_UNLINK, [self.name, 0, 0, 0, 0, 0])
+    }
+
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        outward(mqueue::do_mq_unlink(ctx, self.name)).and_then(|()| done(0))
+    }
+}
+
+impl Call for MqTimedsend {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        let MqTimedsend { fd, msg, len, prio, timeout } = *self;
+        (nr::MQ_TIMEDSEND, [int(fd), msg, len, prio.into(), timeout, 0])
+    }
+
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        outward(mqueue::do_mq_timedsend(ctx, self))
+    }
+
+    #[inline(always)]
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        outward(mqueue::resume_mq_timedsend(ctx, cause))
+    }
+}
+
+impl Call for MqTimedreceive {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        let MqTimedreceive { fd, msg, len, prio, timeout } = *self;
+        (nr::MQ_TIMEDRECEIVE, [int(fd), msg, len, prio, timeout, 0])
+    }
+
+    #[inline(always)]
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        outward(mqueue::do_mq_timedreceive(ctx, self))
+    }
+
+    #[inline(always)]
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        outward(mqueue::resume_mq_timedreceive(ctx, self, cause))
+    }
+}
+
+/// The arguments of a `mq_notify(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct MqNotify {
+    pub fd: i32,
+    pub sevp: u64,
+}
+
+impl Call for MqNotify {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MQ_NOTIFY, [int(self.fd), self.sevp, 0, 0, 0, 0])
+    }
+
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        outward(mqueue::do_mq_notify(ctx, self.fd, self.sevp)).and_then(|()| done(0))
+    }
+}
+
+/// The arguments of a `mq_getsetattr(2)`.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "named as in the manual")]
+pub struct MqGetsetattr {
+    pub fd: i32,
+    pub new: u64,
+    pub old: u64,
+}
+
+impl Call for MqGetsetattr {
+    fn registers(&self) -> (i64, [u64; 6]) {
+        (nr::MQ_GETSETATTR, [int(self.fd), self.new, self.old, 0, 0, 0])
+    }
+
+    fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        outward(mqueue::do_mq_getsetattr(ctx, self.fd, self.new, self.old)).and_then(|()| done(0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -516,7 +656,7 @@ mod tests {
 
     #[test]
     fn registers_are_decoded_to_the_same_call() {
-        for number in [29, 30, 31, 64, 66, 67, 68, 69, 70, 71, 220] {
+        for number in [29, 30, 31, 64, 66, 67, 68, 69, 70, 71, 220, 240, 241, 242, 243, 244, 245] {
             let args = [u64::MAX, 0x1_0000_0002, 3, 0xffff_ffff_0000_0004, 5, 6];
             let call = Syscall::decode(number, args).unwrap();
             let (again, registers) = call.registers();

@@ -1,13 +1,17 @@
 //! What the engine needs to know of the caller.
 
-use abi::{Plain, Result};
+use abi::{Errno, Plain, Result};
 use arena::{Handle, Host, SharedBytes};
 
 /// Who asks: the credentials of the moment of the call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cred {
+    /// Real user.
+    pub uid: u32,
     /// Effective user.
     pub euid: u32,
+    /// File system user: the one that the rights to files are tested by.
+    pub fsuid: u32,
     /// Effective group: the group of what is created.
     pub egid: u32,
     /// File system group: the one that permissions are tested by.
@@ -20,6 +24,12 @@ pub struct Cred {
     pub checkpoint_restore: bool,
     /// Whether `CAP_IPC_LOCK` is held.
     pub ipc_lock: bool,
+    /// Whether `CAP_DAC_OVERRIDE` in the namespace is held.
+    pub dac_override: bool,
+    /// Whether `CAP_DAC_READ_SEARCH` in the namespace is held.
+    pub dac_read_search: bool,
+    /// Whether `CAP_FOWNER` in the namespace is held.
+    pub fowner: bool,
     /// Whether `CAP_SYS_RESOURCE` in the initial user namespace is held.
     pub sys_resource: bool,
 }
@@ -111,8 +121,110 @@ pub trait Backing {
     fn memlock_limit(&self) -> u64;
 }
 
+/// What a descriptor of a POSIX queue says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mqd {
+    /// The queue.
+    pub queue: Handle,
+    /// Whether it was opened for reading.
+    pub read: bool,
+    /// Whether it was opened for writing.
+    pub write: bool,
+}
+
+/// What a queue shows to who polls a descriptor of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Readiness {
+    /// Not known: it has to be made anew.
+    Unknown = 0,
+    /// No message, so only writing goes.
+    Empty = 1,
+    /// Both go.
+    Between = 2,
+    /// No room, so only reading goes.
+    Full = 3,
+}
+
+/// The signal of a notification.
+#[derive(Clone, Copy, Debug)]
+pub struct Notice {
+    /// The process that registered.
+    pub pid: u32,
+    /// Signal.
+    pub signo: i32,
+    /// What it brings.
+    pub value: u64,
+    /// The process that sent the message.
+    pub from_pid: u32,
+    /// Its real user.
+    pub from_uid: u32,
+}
+
+/// Descriptors of POSIX queues. The system keeps them, as any others: it knows who holds one, what it was opened for, and whether it
+/// is to wait.
+///
+/// What is there by itself is a system without them, or a door that has none yet.
+pub trait Descriptors {
+    /// A new descriptor of a queue, as `oflag` wants it.
+    ///
+    /// # Errors
+    /// `EMFILE ENFILE ENOMEM`.
+    fn new_mqd(&self, _queue: Handle, _oflag: i32) -> Result<i32> {
+        Err(Errno::ENOSYS)
+    }
+    /// Takes a descriptor back that nobody has seen.
+    fn drop_mqd(&self, _fd: i32) {}
+    /// What a descriptor is.
+    ///
+    /// # Errors
+    /// `EBADF` if it is none of a queue.
+    fn mqd(&self, _fd: i32) -> Result<Mqd> {
+        Err(Errno::EBADF)
+    }
+    /// Whether it is `O_NONBLOCK`.
+    fn mqd_nonblock(&self, _fd: i32) -> bool {
+        false
+    }
+    /// Makes it `O_NONBLOCK`, or no longer so.
+    fn set_mqd_nonblock(&self, _fd: i32, _nonblock: bool) {}
+    /// Whether anybody has a descriptor of the queue. May be asked with a lock held.
+    fn queue_held(&self, _queue: Handle) -> bool {
+        true
+    }
+    /// Makes all descriptors of a queue show something else to who polls them; `fd` is one of them. Is called with the queue's lock held.
+    fn show_readiness(&self, _queue: Handle, _fd: i32, _from: Readiness, _to: Readiness) {}
+    /// Sends the signal of a notification. Is called with the queue's lock held.
+    fn notify(&self, _notice: &Notice) {}
+    /// A queue without a name is still held: somebody must look for its end.
+    fn watch_unlinked(&self) {}
+    /// Whether a descriptor is a socket that a notification can go to.
+    ///
+    /// # Errors
+    /// `EBADF ENOTSOCK EINVAL`.
+    fn notify_socket(&self, _fd: i32) -> Result<()> {
+        Err(Errno::EBADF)
+    }
+    /// `RLIMIT_MSGQUEUE`, bytes.
+    fn msgqueue_limit(&self) -> u64 {
+        0
+    }
+    /// The bits of the mode that a new queue is not to have.
+    fn umask(&self) -> u32 {
+        0o022
+    }
+    /// The thread's `prio` as the kernel counts: the less, the more urgent.
+    fn scheduling_priority(&self) -> i32 {
+        120
+    }
+    /// Nanoseconds since 1970.
+    fn realtime_ns(&self) -> u64 {
+        0
+    }
+}
+
 /// A thread that makes a call, on a [`Host`].
-pub trait Task: Host + Backing {
+pub trait Task: Host + Backing + Descriptors {
     /// The process's id.
     fn tgid(&self) -> u32;
     /// The id of the thread that makes the call, which may be another one than its host's.

@@ -83,14 +83,14 @@ arena::shared! {
 
     /// `ipc_ids`: the identifiers of one class.
     pub struct IpcIds {
-        lock: Lock,
+        pub(crate) lock: Lock,
         in_use: AtomicU32,
         seq: AtomicU32,
         last_idx: AtomicI32,
         max_idx: AtomicI32,
         /// `*_next_id`, -1 if unset.
         pub next_id: AtomicI32,
-        keys: AtomicU32,
+        pub(crate) keys: AtomicU32,
         table: [AtomicU32; 2],
         /// Of all objects: semaphores of the sets, pages of the segments.
         pub(crate) used: AtomicU64,
@@ -181,7 +181,9 @@ impl IpcIds {
 }
 
 #[inline(always)]
-fn ids_ref<'a, O: Object, T: Task>(ctx: &Ctx<'a, T>) -> Result<(Ref<'a, IpcNamespace>, Ref<'a, IpcIds>)> {
+pub(crate) fn ids_ref<'a, O: Object, T: Task>(
+    ctx: &Ctx<'a, T>,
+) -> Result<(Ref<'a, IpcNamespace>, Ref<'a, IpcIds>)> {
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
     Ok((ns, ns.part(|n| O::ids(n))))
 }
@@ -210,7 +212,7 @@ fn bucket<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, key: i32) -> Result<Ref<'
 }
 
 /// Allocates the tables of a class that are not there yet.
-fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<()> {
+pub(crate) fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<()> {
     while let Some(which) = missing_table(ids) {
         let place = |ids: &'a IpcIds| ids.tables(which);
         let block = ctx.alloc(SPAN).or_errno()?;
@@ -229,7 +231,7 @@ fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result
 }
 
 /// The first of the tables that is needed and not there. The second half of the identifiers' is for indices above 16384 only.
-fn missing_table(ids: &IpcIds) -> Option<usize> {
+pub(crate) fn missing_table(ids: &IpcIds) -> Option<usize> {
     let half = ids.in_use.load(Relaxed) > 8000 || ids.next_id.load(Relaxed) >= 0;
     (0..3).find(|&which| (which != 1 || half) && ids.tables(which).load(Acquire) == 0)
 }
@@ -529,7 +531,7 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
         if ids.keys.load(Acquire) != 0 {
             let tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
             if ids.keys.load(Relaxed) != 0
-                && let Some(found) = find_key::<O, T>(ctx, &ids, params.key)?
+                && let Some(found) = find_key::<O, T>(ctx, &ids, params.key, |_| Ok(true))?
             {
                 return existing(tx, &found, params, more_checks);
             }
@@ -550,7 +552,7 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
                 return Ok(None);
             }
             if params.key != IPC_PRIVATE
-                && let Some(found) = find_key::<O, T>(ctx, &ids, params.key)?
+                && let Some(found) = find_key::<O, T>(ctx, &ids, params.key, |_| Ok(true))?
             {
                 return existing(tx, &found, params, &more_checks).map(|id| Some((id, false)));
             }
@@ -588,11 +590,12 @@ fn existing<O: Object, T: Task>(
     if id < 0 { Err(CORRUPT) } else { Ok(id) }
 }
 
-/// The live object of a key. One that is being removed counts as none.
-fn find_key<'a, O: Object + 'a, T: Task>(
+/// The live object of a key, and of more than that where a key is not all. One that is being removed counts as none.
+pub(crate) fn find_key<'a, O: Object + 'a, T: Task>(
     ctx: &Ctx<'a, T>,
     ids: &IpcIds,
     key: i32,
+    is_it: impl Fn(&Ref<'a, O>) -> Result<bool>,
 ) -> Result<Option<Ref<'a, O>>> {
     let mut at = Handle(bucket(ctx, ids, key)?.load(Relaxed));
     for _ in 0..IPCMNI {
@@ -601,6 +604,7 @@ fn find_key<'a, O: Object + 'a, T: Task>(
         if object.perm().key.load(Relaxed) == key
             && object.perm().state.load(Relaxed) == STATE_LIVE
             && object.has_key()
+            && is_it(&object)?
         {
             return Ok(Some(object));
         }
@@ -610,7 +614,7 @@ fn find_key<'a, O: Object + 'a, T: Task>(
 }
 
 /// `ipc_addid`: gives a new object its identifier, in Linux's order.
-fn add_id<'a, O: Object + 'a, T: Task>(
+pub(crate) fn add_id<'a, O: Object + 'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     ids: &Ref<'a, IpcIds>,
     object: &Ref<'a, O>,
@@ -704,7 +708,7 @@ pub(crate) fn rm_id<'a, O: Object + 'a, T: Task>(
     Ok(())
 }
 
-fn unlink_key<'a, O: Object + 'a, T: Task>(
+pub(crate) fn unlink_key<'a, O: Object + 'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     ids: &IpcIds,
     object: &Ref<'a, O>,
@@ -776,6 +780,69 @@ pub(crate) fn sleeper<'a, T: Task>(ctx: &Ctx<'a, T>, link: u32, object: Handle) 
     let who: Ref<'a, Waiter> = ctx.at(Handle(link)).or_errno()?;
     let listed = who.object.load(Relaxed) == object.0 && who.kind.load(Relaxed) != 0;
     if listed { Ok(who) } else { Err(CORRUPT) }
+}
+
+/// The head and the tail of a list of an object's sleepers.
+pub(crate) type Ends<'a> = [Ref<'a, AtomicU32>; 2];
+
+/// Puts the thread's waiter on a list of an object, behind another sleeper or (0) at its front. The sleep begins with the commit.
+pub(crate) fn begin_sleep<'a, O: Object + 'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    object: &Ref<'a, O>,
+    kind: u32,
+    [head, tail]: Ends<'a>,
+    behind: u32,
+) -> Result<()> {
+    let ctx = tx.ctx();
+    let me = ctx.slot.part(|s| &s.waiter);
+    let before = if behind == 0 { None } else { Some(sleeper(ctx, behind, object.handle())?) };
+    let next = before.map_or_else(|| head.load(Relaxed), |before| before.next.load(Relaxed));
+    prepare_sleep(ctx, object);
+    me.next.store(next, Relaxed);
+    me.prev.store(behind, Relaxed);
+    me.begin();
+    tx.set(&me, |w| &w.kind, kind);
+    match &before {
+        None => tx.set(&head, |h| h, me.handle().0),
+        Some(before) => tx.set(before, |w| &w.next, me.handle().0),
+    }
+    match next {
+        0 => tx.set(&tail, |t| t, me.handle().0),
+        _ => tx.set(&sleeper(ctx, next, object.handle())?, |w| &w.prev, me.handle().0),
+    }
+    Ok(())
+}
+
+/// Writes who sleeps, and on which object.
+pub(crate) fn prepare_sleep<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, object: &Ref<'a, O>) {
+    let me = ctx.slot.part(|s| &s.waiter);
+    me.tid.store(ctx.host.caller(), Relaxed);
+    me.pid.store(ctx.host.tgid(), Relaxed);
+    me.object.store(object.handle().0, Relaxed);
+    me.id.store(object.perm().id.load(Relaxed), Relaxed);
+    me.result.store(0, Relaxed);
+    me.args[WAITER_PROCESS].store(u64::from(ctx.host.process().0), Relaxed);
+}
+
+/// Takes a sleeper off its list.
+pub(crate) fn end_listing<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    object: Handle,
+    [head, tail]: Ends<'a>,
+    who: &Ref<'a, Waiter>,
+) -> Result<()> {
+    let ctx = tx.ctx();
+    let (next, prev) = (who.next.load(Relaxed), who.prev.load(Relaxed));
+    match next {
+        0 => tx.set(&tail, |t| t, prev),
+        _ => tx.set(&sleeper(ctx, next, object)?, |w| &w.prev, prev),
+    }
+    match prev {
+        0 => tx.set(&head, |h| h, next),
+        _ => tx.set(&sleeper(ctx, prev, object)?, |w| &w.next, next),
+    }
+    tx.set(who, |w| &w.kind, 0);
+    Ok(())
 }
 
 /// Where a waiter's arguments name its process.

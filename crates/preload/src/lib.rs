@@ -4,7 +4,7 @@
 //! with their numbers, act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
 //! credentials are watched, `unshare`, `setns` and `clone` go to other namespaces of ours ([`namespaces`]), those that install signal handlers or change signal masks are, and `dlopen` is, for its
 //! `RTLD_DEEPBIND`.
-//! What is missing: POSIX queues.
+//! What is missing: POSIX queues, which are the kernel's still.
 //!
 //! No logic here, but for that of descriptors in [`files`]: decode, call, encode. `errno` is written in [`finish`] only.
 //!
@@ -170,7 +170,8 @@ pub extern "C" fn syscall(
     e: usize,
     f: usize,
 ) -> c_long {
-    let result = match Syscall::decode(number, [a, b, c, d, e, f].map(|register| register as u64)) {
+    let ours = Syscall::decode(number, [a, b, c, d, e, f].map(|register| register as u64));
+    let result = match ours.filter(|_| !abi::syscall::is_mq(number)) {
         Some(call) => client::uncancellable(|| client::call(&call)),
         None => {
             let ours = signal::raw(number, [a, b, c, d]);

@@ -84,6 +84,18 @@ pub fn getresuid() -> [u32; 3] {
     ids
 }
 
+/// Real user id.
+pub fn getuid() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { syscall6(102, 0, 0, 0, 0, 0, 0) as u32 }
+}
+
+/// The user that file permissions are tested by.
+pub fn getfsuid() -> u32 {
+    // SAFETY: an id that cannot be set only makes it return the present one.
+    unsafe { syscall6(122, u32::MAX as usize, 0, 0, 0, 0, 0) as u32 }
+}
+
 /// The group that file permissions are tested by.
 pub fn getfsgid() -> u32 {
     // SAFETY: an id that cannot be set only makes it return the present one.

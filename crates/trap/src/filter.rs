@@ -9,6 +9,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
+use abi::syscall as nr;
 use engine::{Syscall, compat};
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
@@ -51,9 +52,13 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// The numbers that the engine has.
+/// The numbers that the engine has, but for those of POSIX queues, whose descriptors the trap can't make yet.
 fn ours() -> Vec<u32> {
-    NUMBERS.filter(|number| Syscall::decode(i64::from(*number), [0; 6]).is_some()).collect()
+    let is_ours = |number: &u32| {
+        let number = i64::from(*number);
+        !nr::is_mq(number) && Syscall::decode(number, [0; 6]).is_some()
+    };
+    NUMBERS.filter(is_ours).collect()
 }
 
 fn statement(code: u32, k: u32) -> sock_filter {

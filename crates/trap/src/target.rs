@@ -315,6 +315,12 @@ impl Caller for Errand<'_> {
         let is_owner = euid == owner;
         let sys_admin = is_owner || has(CAP_SYS_ADMIN);
         Cred {
+            // POSIX queues don't come here, and nothing else asks for these.
+            uid: euid,
+            fsuid: euid,
+            dac_override: false,
+            dac_read_search: false,
+            fowner: false,
             euid,
             egid,
             // Asked for with the groups, where it matters: hardly ever.

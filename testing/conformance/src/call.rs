@@ -428,3 +428,201 @@ pub(crate) fn room(len: usize) -> usize {
         at.addr()
     }
 }
+
+// ---- POSIX message queues
+
+/// `struct mq_attr`, without what it reserves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attr {
+    pub(crate) flags: i64,
+    pub(crate) maxmsg: i64,
+    pub(crate) msgsize: i64,
+    pub(crate) curmsgs: i64,
+}
+
+/// What a queue of this size wants.
+pub(crate) fn sized(maxmsg: i64, msgsize: i64) -> Option<Attr> {
+    Some(Attr { flags: 0, maxmsg, msgsize, curmsgs: 0 })
+}
+
+fn mq_attr(attr: Attr) -> libc::mq_attr {
+    // SAFETY: all zeroes is a valid mq_attr.
+    let mut plain: libc::mq_attr = unsafe { mem::zeroed() };
+    (plain.mq_flags, plain.mq_maxmsg) = (attr.flags, attr.maxmsg);
+    (plain.mq_msgsize, plain.mq_curmsgs) = (attr.msgsize, attr.curmsgs);
+    plain
+}
+
+/// By libc, whose names begin with a slash.
+pub(crate) fn mq_open(name: &str, flags: c_int, mode: u32, attr: Option<Attr>) -> Answer<i32> {
+    let name = std::ffi::CString::new(name).expect("a name without a zero");
+    let attr = attr.map(mq_attr);
+    let attr = attr.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the string and the structure outlive the call.
+    make(libc::SYS_mq_open, [at(name.as_ptr()) + 1, int(flags), mode.into(), at(attr), 0], || unsafe {
+        libc::mq_open(name.as_ptr(), flags, mode, attr)
+    })
+}
+
+/// The system call itself, whose names have no slash.
+pub(crate) fn mq_open_raw(name: *const c_void, flags: c_int, mode: u32, attr: *const c_void) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    make(libc::SYS_mq_open, [at(name), int(flags), mode.into(), at(attr), 0], || unsafe {
+        libc::syscall(libc::SYS_mq_open, name, flags, mode, attr)
+    })
+    .map(|fd: i64| fd as i32)
+}
+
+/// The system call itself, with a good name.
+pub(crate) fn mq_open_named(name: &str, flags: c_int) -> Answer<i32> {
+    let name = std::ffi::CString::new(name).expect("a name without a zero");
+    mq_open_raw(name.as_ptr().cast(), flags, 0o600, ptr::null())
+}
+
+/// The system call itself, which has other errors than libc.
+pub(crate) fn mq_unlink(name: &str) -> Answer<i32> {
+    let name = std::ffi::CString::new(name).expect("a name without a zero");
+    mq_unlink_raw(name.as_ptr().cast())
+}
+
+pub(crate) fn mq_unlink_raw(name: *const c_void) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    make(libc::SYS_mq_unlink, [at(name), 0, 0, 0, 0], || unsafe { libc::syscall(libc::SYS_mq_unlink, name) })
+        .map(|value: i64| value as i32)
+}
+
+pub(crate) fn mq_send(fd: i32, text: &[u8], prio: u32) -> Answer<i32> {
+    mq_timedsend_raw(fd, text.as_ptr().cast(), text.len(), prio, ptr::null())
+}
+
+/// Until that time, nanoseconds after (or before) now.
+pub(crate) fn mq_timedsend(fd: i32, text: &[u8], prio: u32, ns: i64) -> Answer<i32> {
+    mq_timedsend_raw(fd, text.as_ptr().cast(), text.len(), prio, &raw const *Box::new(in_ns(ns)))
+}
+
+pub(crate) fn mq_timedsend_raw(
+    fd: i32,
+    text: *const c_void,
+    len: usize,
+    prio: u32,
+    timeout: *const timespec,
+) -> Answer<i32> {
+    let registers = [int(fd), at(text), len as u64, prio.into(), at(timeout)];
+    // SAFETY: see the module's head.
+    make(libc::SYS_mq_timedsend, registers, || unsafe {
+        libc::mq_timedsend(fd, text.cast(), len, prio, timeout)
+    })
+}
+
+pub(crate) fn mq_receive(fd: i32, len: usize) -> Answer<(Vec<u8>, u32)> {
+    mq_receive_until(fd, len, ptr::null())
+}
+
+/// Until that time, nanoseconds after (or before) now.
+pub(crate) fn mq_timedreceive(fd: i32, len: usize, ns: i64) -> Answer<(Vec<u8>, u32)> {
+    mq_receive_until(fd, len, &raw const *Box::new(in_ns(ns)))
+}
+
+fn mq_receive_until(fd: i32, len: usize, timeout: *const timespec) -> Answer<(Vec<u8>, u32)> {
+    let (mut text, mut prio) = (vec![0u8; len], u32::MAX);
+    let length = mq_timedreceive_raw(fd, text.as_mut_ptr().cast(), len, &raw mut prio, timeout)?;
+    text.truncate(length as usize);
+    Ok((text, prio))
+}
+
+pub(crate) fn mq_timedreceive_raw(
+    fd: i32,
+    text: *mut c_void,
+    len: usize,
+    prio: *mut u32,
+    timeout: *const timespec,
+) -> Answer<isize> {
+    let registers = [int(fd), at(text), len as u64, at(prio), at(timeout)];
+    // SAFETY: see the module's head.
+    make(libc::SYS_mq_timedreceive, registers, || unsafe {
+        libc::mq_timedreceive(fd, text.cast(), len, prio, timeout) as i64
+    })
+    .map(|length| length as isize)
+}
+
+fn in_ns(ns: i64) -> timespec {
+    const SECOND: i64 = 1_000_000_000;
+    let now = match simulation() {
+        Some(simulation) => simulation.machine(|machine| machine.realtime_ns()).cast_signed(),
+        None => {
+            let mut now = timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: the timespec lives through the call.
+            unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+            now.tv_sec * SECOND + now.tv_nsec
+        }
+    };
+    timespec { tv_sec: (now + ns).div_euclid(SECOND), tv_nsec: (now + ns).rem_euclid(SECOND) }
+}
+
+pub(crate) fn mq_getattr(fd: i32) -> Answer<Attr> {
+    // SAFETY: all zeroes is a valid mq_attr.
+    let mut old: libc::mq_attr = unsafe { mem::zeroed() };
+    mq_getsetattr_raw(fd, ptr::null(), (&raw mut old).cast())?;
+    Ok(Attr { flags: old.mq_flags, maxmsg: old.mq_maxmsg, msgsize: old.mq_msgsize, curmsgs: old.mq_curmsgs })
+}
+
+/// Sets all of it; answers what was before.
+pub(crate) fn mq_setattr(fd: i32, new: Attr) -> Answer<Attr> {
+    let new = mq_attr(new);
+    // SAFETY: all zeroes is a valid mq_attr.
+    let mut old: libc::mq_attr = unsafe { mem::zeroed() };
+    mq_getsetattr_raw(fd, (&raw const new).cast(), (&raw mut old).cast())?;
+    Ok(Attr { flags: old.mq_flags, maxmsg: old.mq_maxmsg, msgsize: old.mq_msgsize, curmsgs: old.mq_curmsgs })
+}
+
+/// The system call itself.
+pub(crate) fn mq_getsetattr_raw(fd: i32, new: *const c_void, old: *mut c_void) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    make(libc::SYS_mq_getsetattr, [int(fd), at(new), at(old), 0, 0], || unsafe {
+        libc::syscall(libc::SYS_mq_getsetattr, fd, new, old)
+    })
+    .map(|value: i64| value as i32)
+}
+
+/// The system call itself: with `SIGEV_*`, a signal and a value; or without a sigevent.
+pub(crate) fn mq_notify(fd: i32, event: Option<(c_int, c_int, usize)>) -> Answer<i32> {
+    // SAFETY: all zeroes is a valid sigevent.
+    let mut plain: libc::sigevent = unsafe { mem::zeroed() };
+    let Some((notify, signo, value)) = event else { return mq_notify_raw(fd, ptr::null()) };
+    (plain.sigev_notify, plain.sigev_signo) = (notify, signo);
+    plain.sigev_value.sival_ptr = ptr::with_exposed_provenance_mut(value);
+    mq_notify_raw(fd, (&raw const plain).cast())
+}
+
+pub(crate) fn mq_notify_raw(fd: i32, event: *const c_void) -> Answer<i32> {
+    // SAFETY: see the module's head.
+    make(libc::SYS_mq_notify, [int(fd), at(event), 0, 0, 0], || unsafe {
+        libc::syscall(libc::SYS_mq_notify, fd, event)
+    })
+    .map(|value: i64| value as i32)
+}
+
+/// Closes a queue's descriptor.
+pub(crate) fn close(fd: i32) -> Answer<i32> {
+    match simulation() {
+        Some(simulation) => {
+            let tid = simulation.tid();
+            let closed = simulation.machine(|machine| machine.close(tid, fd));
+            closed.map(|()| 0).map_err(|error| Errno(error.raw()))
+        }
+        // SAFETY: passes a number.
+        None => answer(unsafe { libc::close(fd) }),
+    }
+}
+
+/// One more descriptor of what is open.
+pub(crate) fn dup(fd: i32) -> Answer<i32> {
+    match simulation() {
+        Some(simulation) => {
+            let tid = simulation.tid();
+            simulation.machine(|machine| machine.dup(tid, fd)).map_err(|error| Errno(error.raw()))
+        }
+        // SAFETY: passes a number.
+        None => answer(unsafe { libc::dup(fd) }),
+    }
+}

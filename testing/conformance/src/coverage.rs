@@ -6,8 +6,9 @@ use serde::Deserialize;
 
 use crate::case::Case;
 
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     ("coverage/compat.toml", include_str!("../../../coverage/compat.toml")),
+    ("coverage/mqueue.toml", include_str!("../../../coverage/mqueue.toml")),
     ("coverage/msg.toml", include_str!("../../../coverage/msg.toml")),
     ("coverage/sem.toml", include_str!("../../../coverage/sem.toml")),
     ("coverage/sysctl.toml", include_str!("../../../coverage/sysctl.toml")),

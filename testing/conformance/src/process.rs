@@ -68,9 +68,11 @@ impl<T: Serialize + DeserializeOwned> Process<T> {
     /// Asleep in an IPC call of the kernel, or in futex(2), by which an implementation in user space sleeps;
     /// restart_syscall(2) is what a futex(2) with a timeout goes on as after a stop.
     fn sleeps_now(&self) -> bool {
-        const BLOCKING: [i64; 10] = [
+        const BLOCKING: [i64; 12] = [
             libc::SYS_msgsnd,
             libc::SYS_msgrcv,
+            libc::SYS_mq_timedsend,
+            libc::SYS_mq_timedreceive,
             libc::SYS_semop,
             libc::SYS_semtimedop,
             libc::SYS_futex,

@@ -201,7 +201,7 @@ pub(crate) fn sleep_for_ever() -> ! {
 pub(crate) fn handle(signal: i32, flags: i32) {
     extern "C" fn nothing(_: i32) {}
     if let Some(simulation) = simulation() {
-        simulation.machine(|machine| machine.handle(simulation.tid(), signal));
+        simulation.machine(|machine| machine.handle(simulation.tid(), signal, flags & libc::SA_RESTART != 0));
         return;
     }
     // SAFETY: all zeroes is a valid sigaction, and the handler touches nothing.
@@ -210,6 +210,53 @@ pub(crate) fn handle(signal: i32, flags: i32) {
         action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
         action.sa_flags = flags;
         libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+    }
+}
+
+/// Sets the bits that new files are not to have.
+pub(crate) fn umask(mask: u32) {
+    if let Some(simulation) = simulation() {
+        simulation.machine(|machine| machine.umask(simulation.tid(), mask));
+        return;
+    }
+    // SAFETY: passes a number.
+    unsafe { libc::umask(mask) };
+}
+
+/// Blocks a signal, so that [`take_notice`] finds it.
+pub(crate) fn block(signal: i32) {
+    if simulation().is_none() {
+        // SAFETY: the set is initialised by libc before it is used.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, signal);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        }
+    }
+}
+
+/// The signal of a notification that has come while it was blocked: its code, value, and the sender's process and user.
+pub(crate) fn take_notice(signal: i32) -> Option<(i32, usize, i32, u32)> {
+    if let Some(simulation) = simulation() {
+        let notice = simulation.machine(|machine| machine.take_notice(simulation.tid()))?;
+        return (notice.signo == signal).then_some((
+            abi::mqueue::SI_MESGQ,
+            notice.value as usize,
+            notice.from_pid.cast_signed(),
+            notice.from_uid,
+        ));
+    }
+    // SAFETY: the set is initialised by libc before it is used, and the kernel fills the siginfo if it answers a signal.
+    unsafe {
+        let (mut set, mut info): (libc::sigset_t, libc::siginfo_t) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, signal);
+        let soon = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let came = libc::sigtimedwait(&raw const set, &raw mut info, &raw const soon);
+        (came == signal).then(|| {
+            (info.si_code, info.si_value().sival_ptr.expose_provenance(), info.si_pid(), info.si_uid())
+        })
     }
 }
 

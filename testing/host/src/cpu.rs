@@ -8,13 +8,14 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
+use std::rc::{Rc, Weak};
 use std::slice;
 
-use abi::{Errno, Plain, Result};
+use abi::{Errno, Plain, Result, mqueue};
 use arena::{Arena, ArenaError, Handle, Host, SharedBytes, sync::AtomicU32};
-use engine::{Backing, Cred, MapRequest, NewMemory, Task};
+use engine::{Backing, Cred, Descriptors, MapRequest, Mqd, NewMemory, Notice, Task};
 
 use crate::{Memory, PAGE};
 
@@ -24,6 +25,8 @@ const EPOCH: i64 = 1_800_000_000;
 /// Who a process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
+    /// Real user.
+    pub uid: u32,
     /// Effective user.
     pub euid: u32,
     /// Effective group.
@@ -41,9 +44,9 @@ impl Default for Credentials {
 }
 
 impl Credentials {
-    /// A user with what it has by itself: root all capabilities, others none.
+    /// A user, who is really root, with what it has by itself: root all capabilities, others none.
     pub fn new(euid: u32, egid: u32, groups: Vec<u32>) -> Self {
-        Credentials { euid, egid, groups, capabilities: if euid == 0 { u64::MAX } else { 0 } }
+        Credentials { uid: 0, euid, egid, groups, capabilities: if euid == 0 { u64::MAX } else { 0 } }
     }
 }
 
@@ -57,6 +60,10 @@ pub(crate) struct Hardware {
     pub(crate) woken: RefCell<Vec<usize>>,
     /// Processes and threads that have not ended.
     pub(crate) alive: RefCell<BTreeSet<u32>>,
+    /// All open POSIX queues.
+    pub(crate) open: RefCell<Vec<Weak<Description>>>,
+    /// Signals of notifications that are on their way.
+    pub(crate) notices: RefCell<Vec<Notice>>,
     /// Free memory has been announced.
     pub(crate) trim_wanted: Cell<bool>,
     /// Whether root may exceed limits.
@@ -89,7 +96,25 @@ pub(crate) struct Cpu<'m, M> {
     pub(crate) process: Handle,
     pub(crate) credentials: &'m Credentials,
     pub(crate) memory: &'m RefCell<M>,
+    pub(crate) files: &'m RefCell<Files>,
+    pub(crate) umask: u32,
 }
+
+/// An open POSIX queue.
+pub(crate) struct Description {
+    mqd: Mqd,
+    pub(crate) nonblock: Cell<bool>,
+}
+
+/// A process's descriptors, all of POSIX queues.
+pub(crate) type Files = BTreeMap<i32, Rc<Description>>;
+
+/// Descriptors below it are taken.
+const FIRST_FILE: i32 = 3;
+/// Descriptors that a process can have.
+const FILES_MAX: i32 = 1024;
+/// `RLIMIT_MSGQUEUE`, bytes.
+const MSGQUEUE_LIMIT: u64 = 819_200;
 
 // SAFETY: each extent is an allocation of its full size, aligned to a page, that lives as long as the machine.
 unsafe impl<M: Memory> Host for Cpu<'_, M> {
@@ -181,6 +206,76 @@ impl<M: Memory> Backing for Cpu<'_, M> {
     }
 }
 
+/// The least number from `from` on that is no descriptor.
+pub(crate) fn free_number(files: &Files, from: i32) -> Result<i32> {
+    (from.max(FIRST_FILE)..FILES_MAX).find(|fd| !files.contains_key(fd)).ok_or(Errno::EMFILE)
+}
+
+impl<M: Memory> Cpu<'_, M> {
+    fn file(&self, fd: i32) -> Option<Rc<Description>> {
+        self.files.borrow().get(&fd).cloned()
+    }
+}
+
+impl<M: Memory> Descriptors for Cpu<'_, M> {
+    fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
+        let mut files = self.files.borrow_mut();
+        let fd = free_number(&files, 0)?;
+        let mode = oflag & mqueue::O_ACCMODE;
+        let mqd = Mqd { queue, read: mode != mqueue::O_WRONLY, write: mode != 0 };
+        let nonblock = Cell::new(oflag & mqueue::O_NONBLOCK != 0);
+        let description = Rc::new(Description { mqd, nonblock });
+        let mut open = self.hardware.open.borrow_mut();
+        open.retain(|open| open.strong_count() > 0);
+        open.push(Rc::downgrade(&description));
+        files.insert(fd, description);
+        Ok(fd)
+    }
+
+    fn drop_mqd(&self, fd: i32) {
+        self.files.borrow_mut().remove(&fd);
+    }
+
+    fn mqd(&self, fd: i32) -> Result<Mqd> {
+        self.file(fd).map(|file| file.mqd).ok_or(Errno::EBADF)
+    }
+
+    fn mqd_nonblock(&self, fd: i32) -> bool {
+        self.file(fd).is_some_and(|file| file.nonblock.get())
+    }
+
+    fn set_mqd_nonblock(&self, fd: i32, nonblock: bool) {
+        if let Some(file) = self.file(fd) {
+            file.nonblock.set(nonblock);
+        }
+    }
+
+    fn queue_held(&self, queue: Handle) -> bool {
+        let holds = |open: &Weak<Description>| open.upgrade().is_some_and(|open| open.mqd.queue == queue);
+        self.hardware.open.borrow().iter().any(holds)
+    }
+
+    fn notify(&self, notice: &Notice) {
+        self.hardware.notices.borrow_mut().push(*notice);
+    }
+
+    fn notify_socket(&self, fd: i32) -> Result<()> {
+        Err(if self.file(fd).is_some() { Errno::ENOTSOCK } else { Errno::EBADF })
+    }
+
+    fn msgqueue_limit(&self) -> u64 {
+        MSGQUEUE_LIMIT
+    }
+
+    fn umask(&self) -> u32 {
+        self.umask
+    }
+
+    fn realtime_ns(&self) -> u64 {
+        EPOCH.cast_unsigned() * 1_000_000_000 + self.hardware.clock.get()
+    }
+}
+
 impl<M: Memory> Task for Cpu<'_, M> {
     fn tgid(&self) -> u32 {
         self.pid
@@ -191,16 +286,21 @@ impl<M: Memory> Task for Cpu<'_, M> {
     }
 
     fn cred(&self) -> Cred {
-        let Credentials { euid, egid, capabilities, .. } = *self.credentials;
+        let Credentials { ref uid, euid, egid, capabilities, .. } = *self.credentials;
         let has = |capability: u32| capabilities >> capability & 1 != 0;
         Cred {
+            uid: *uid,
             euid,
             egid,
+            fsuid: euid,
             fsgid: egid,
             ipc_owner: has(15),
             sys_admin: has(21),
             checkpoint_restore: has(21) || has(40),
             ipc_lock: has(14),
+            dac_override: has(1),
+            dac_read_search: has(2),
+            fowner: has(3),
             sys_resource: has(24) && self.hardware.sys_resource,
         }
     }

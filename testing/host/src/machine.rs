@@ -9,14 +9,15 @@ use arena::{
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{
-    Begun, Call, Cause, IpcNamespace, Outcome, Syscall,
+    Begun, Call, Cause, Descriptors as _, IpcNamespace, Notice, Outcome, Syscall,
     ipc_sysctl::Sysctl,
+    mqueue,
     proc::{Line, Sysvipc},
     reap,
     util::arena_errno,
 };
 
-use crate::cpu::{Cpu, Credentials, Hardware};
+use crate::cpu::{Cpu, Credentials, Files, Hardware, free_number};
 
 /// A thread's number; the first thread of a process has the process's.
 pub type Tid = u32;
@@ -63,13 +64,24 @@ pub enum State {
     Dead,
 }
 
+/// What a signal's handler is, and how often it has run.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Handler {
+    pub(crate) runs: u64,
+    pub(crate) restarts: bool,
+}
+
 pub(crate) struct Process<M> {
     slot: Handle,
     memory: RefCell<M>,
     credentials: Credentials,
     pub(crate) stopped: bool,
-    /// How often a handler has run, for each signal that has one.
-    pub(crate) handlers: BTreeMap<i32, u64>,
+    /// For each signal that has a handler.
+    pub(crate) handlers: BTreeMap<i32, Handler>,
+    files: RefCell<Files>,
+    umask: u32,
+    /// Notifications that came by a signal without a handler, which waits to be taken.
+    notices: Vec<Notice>,
     /// Signals that wait for the process to go on: to which thread, and which.
     pub(crate) pending: Vec<(Tid, i32)>,
 }
@@ -94,6 +106,27 @@ enum Doing {
     Returned(Result<i64>),
 }
 
+/// What ends a sleep before its time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    /// The process is stopped.
+    Stop,
+    /// A handler ran.
+    Handler,
+    /// A handler ran that was installed with `SA_RESTART`.
+    RestartingHandler,
+}
+
+/// Whether a call begins anew after an interruption.
+fn restarts(call: &Syscall, by: Interruption) -> bool {
+    match call {
+        Syscall::Msgsnd(_) | Syscall::Msgrcv(_) => by == Interruption::Stop,
+        Syscall::MqTimedsend(_) | Syscall::MqTimedreceive(_) => by != Interruption::Handler,
+        // Operations on semaphores end with EINTR whatever the signal does.
+        _ => false,
+    }
+}
+
 /// A machine with one namespace.
 pub struct Machine<M> {
     arena: Box<Arena>,
@@ -107,6 +140,8 @@ pub struct Machine<M> {
 
 /// The machine's own number.
 const INIT: u32 = 1;
+/// What every process's mask is at first.
+const DEFAULT_UMASK: u32 = 0o022;
 /// How long a call takes.
 const CALL_NS: u64 = 1000;
 
@@ -125,8 +160,9 @@ impl<M: Memory> Machine<M> {
             next: INIT + 1,
         };
         machine.hardware.alive.borrow_mut().insert(INIT);
-        let (credentials, memory) = (Credentials::default(), RefCell::new(NoMemory));
-        let cpu = init(&machine.hardware, &credentials, &memory);
+        let (credentials, memory, files) =
+            (Credentials::default(), RefCell::new(NoMemory), RefCell::default());
+        let cpu = init(&machine.hardware, &credentials, &memory, &files);
         let founded = Ctx::format(&machine.arena, &cpu).map_err(arena_errno).and_then(|ctx| {
             IpcNamespace::of(ctx.arena, ctx.host)?.init(0, true);
             Ok(ctx.slot.handle())
@@ -140,7 +176,7 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If there is no memory for it.
     pub fn spawn(&mut self, memory: M) -> Tid {
-        self.begin_process(memory, Credentials::default(), BTreeMap::new())
+        self.begin_process(memory, Credentials::default(), BTreeMap::new(), Files::new(), DEFAULT_UMASK)
     }
 
     /// A child of the thread's process, with one thread.
@@ -151,10 +187,18 @@ impl<M: Memory> Machine<M> {
         let parent = self.process(parent);
         let (memory, credentials) = (parent.memory.borrow().clone(), parent.credentials.clone());
         let handlers = parent.handlers.clone();
-        self.begin_process(memory, credentials, handlers)
+        let (files, umask) = (parent.files.borrow().clone(), parent.umask);
+        self.begin_process(memory, credentials, handlers, files, umask)
     }
 
-    fn begin_process(&mut self, memory: M, credentials: Credentials, handlers: BTreeMap<i32, u64>) -> Tid {
+    fn begin_process(
+        &mut self,
+        memory: M,
+        credentials: Credentials,
+        handlers: BTreeMap<i32, Handler>,
+        files: Files,
+        umask: u32,
+    ) -> Tid {
         let pid = self.number();
         let slot =
             self.as_init(|ctx| ctx.add_process(pid, 0).map_err(arena_errno)).expect("memory for a process");
@@ -164,6 +208,9 @@ impl<M: Memory> Machine<M> {
             credentials,
             stopped: false,
             handlers,
+            files: RefCell::new(files),
+            umask,
+            notices: Vec::new(),
             pending: Vec::new(),
         };
         self.processes.insert(pid, process);
@@ -227,6 +274,9 @@ impl<M: Memory> Machine<M> {
         let process = self.process_mut(pid);
         process.memory = RefCell::new(memory);
         process.handlers.clear();
+        process.files.get_mut().clear();
+        let slot = process.slot;
+        let _: Result<()> = self.as_init(|ctx| mqueue::exit_process(ctx, slot));
         self.run_woken();
     }
 
@@ -250,6 +300,7 @@ impl<M: Memory> Machine<M> {
     pub fn exit(&mut self, tid: Tid) {
         let pid = self.pid(tid);
         let process = self.processes.remove(&pid).expect("the process of a thread");
+        drop(process.files);
         let ended: BTreeSet<Tid> = self.threads_of(pid).chain([pid]).collect();
         self.threads.retain(|tid, _| !ended.contains(tid));
         self.hardware.alive.borrow_mut().retain(|number| !ended.contains(number));
@@ -342,23 +393,26 @@ impl<M: Memory> Machine<M> {
     }
 
     /// A signal ends the sleep. A call that is to begin anew does so when the process goes on.
-    pub(crate) fn interrupt(&mut self, tid: Tid, begins_anew: bool) {
+    pub(crate) fn interrupt(&mut self, tid: Tid, by: Interruption) {
         let Doing::Sleeping { call, .. } = self.thread(tid).doing else { return };
         self.resume(tid, Cause::Signal);
-        // Only messages: operations on semaphores end with EINTR whatever the signal does.
-        let again = matches!(call, Syscall::Msgsnd(_) | Syscall::Msgrcv(_)) && begins_anew;
         let thread = self.thread(tid);
         if let Doing::Returned(Err(Errno::EINTR)) = thread.doing
-            && again
+            && restarts(&call, by)
         {
             thread.doing = Doing::Suspended(call);
+            if by != Interruption::Stop {
+                self.begin(tid, call);
+            }
         }
     }
 
     /// Begins the call anew that a stop has interrupted, or ends it because a handler has run.
-    pub(crate) fn go_on(&mut self, tid: Tid, handled: bool) {
+    pub(crate) fn go_on(&mut self, tid: Tid, handled: Option<Interruption>) {
         match self.thread(tid).doing {
-            Doing::Suspended(_) if handled => self.thread(tid).doing = Doing::Returned(Err(Errno::EINTR)),
+            Doing::Suspended(call) if handled.is_some_and(|by| !restarts(&call, by)) => {
+                self.thread(tid).doing = Doing::Returned(Err(Errno::EINTR))
+            }
             Doing::Suspended(call) => self.begin(tid, call),
             _ => {}
         }
@@ -368,8 +422,12 @@ impl<M: Memory> Machine<M> {
     pub(crate) fn run_woken(&mut self) {
         loop {
             let woken: Vec<usize> = std::mem::take(&mut self.hardware.woken.borrow_mut());
-            if woken.is_empty() {
+            let notices: Vec<Notice> = std::mem::take(&mut self.hardware.notices.borrow_mut());
+            if woken.is_empty() && notices.is_empty() {
                 return;
+            }
+            for notice in notices {
+                self.deliver_notice(notice);
             }
             for word in woken {
                 let sleeps = |thread: &Thread| matches!(thread.doing, Doing::Sleeping { word: own, .. } if own == word);
@@ -397,6 +455,66 @@ impl<M: Memory> Machine<M> {
         let State::Returned(result) = self.state(tid) else { return None };
         self.thread(tid).doing = Doing::Nothing;
         Some(result)
+    }
+
+    // ---- descriptors
+
+    /// Closes a descriptor, as close(2).
+    ///
+    /// # Errors
+    /// `EBADF`.
+    pub fn close(&mut self, tid: Tid, fd: i32) -> Result<()> {
+        self.pass(CALL_NS);
+        let closed = self.on(tid, |ctx| {
+            let queue = ctx.host.mqd(fd)?.queue;
+            ctx.host.drop_mqd(fd);
+            mqueue::do_close(ctx, queue)
+        });
+        self.run_woken();
+        closed
+    }
+
+    /// Another descriptor of the same open queue, as dup(2).
+    ///
+    /// # Errors
+    /// `EBADF EMFILE`.
+    pub fn dup(&mut self, tid: Tid, fd: i32) -> Result<i32> {
+        let mut files = self.process(tid).files.borrow_mut();
+        let file = files.get(&fd).cloned().ok_or(Errno::EBADF)?;
+        let number = free_number(&files, 0)?;
+        files.insert(number, file);
+        Ok(number)
+    }
+
+    /// Sets the bits that new queues are not to have, as umask(2).
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn umask(&mut self, tid: Tid, mask: u32) -> u32 {
+        let pid = self.pid(tid);
+        std::mem::replace(&mut self.process_mut(pid).umask, mask & 0o777)
+    }
+
+    /// The oldest notification by a signal without a handler that has come to the process: in the simulation such signals are blocked.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn take_notice(&mut self, tid: Tid) -> Option<Notice> {
+        let pid = self.pid(tid);
+        let notices = &mut self.process_mut(pid).notices;
+        if notices.is_empty() { None } else { Some(notices.remove(0)) }
+    }
+
+    fn deliver_notice(&mut self, notice: Notice) {
+        let Some(process) = self.processes.get_mut(&notice.pid) else { return };
+        if !process.handlers.contains_key(&notice.signo) {
+            process.notices.push(notice);
+            return;
+        }
+        let first = self.threads_of(notice.pid).next();
+        if let Some(tid) = first {
+            self.signal(tid, notice.signo);
+        }
     }
 
     // ---- the arena
@@ -435,6 +553,11 @@ impl<M: Memory> Machine<M> {
     /// Wall-clock seconds, as objects are stamped with.
     pub fn now(&self) -> i64 {
         self.as_init(|ctx| Ok(engine::Task::now(ctx.host))).unwrap_or(0)
+    }
+
+    /// Nanoseconds since 1970.
+    pub fn realtime_ns(&self) -> u64 {
+        self.as_init(|ctx| Ok(ctx.host.realtime_ns())).unwrap_or(0)
     }
 
     fn pass(&self, ns: u64) {
@@ -563,6 +686,8 @@ impl<M: Memory> Machine<M> {
             process: process.slot,
             credentials: &process.credentials,
             memory: &process.memory,
+            files: &process.files,
+            umask: process.umask,
         }
     }
 
@@ -574,8 +699,9 @@ impl<M: Memory> Machine<M> {
 
     /// Runs an operation as the machine itself.
     fn as_init<R>(&self, operation: impl FnOnce(&Ctx<'_, Cpu<'_, NoMemory>>) -> Result<R>) -> Result<R> {
-        let (credentials, memory) = (Credentials::default(), RefCell::new(NoMemory));
-        let cpu = init(&self.hardware, &credentials, &memory);
+        let (credentials, memory, files) =
+            (Credentials::default(), RefCell::new(NoMemory), RefCell::default());
+        let cpu = init(&self.hardware, &credentials, &memory, &files);
         operation(&Ctx::new(&self.arena, &cpu, self.own_slot).map_err(arena_errno)?)
     }
 }
@@ -590,6 +716,8 @@ fn init<'m>(
     hardware: &'m Hardware,
     credentials: &'m Credentials,
     memory: &'m RefCell<NoMemory>,
+    files: &'m RefCell<Files>,
 ) -> Cpu<'m, NoMemory> {
-    Cpu { hardware, tid: INIT, pid: INIT, process: Handle::NULL, credentials, memory }
+    let umask = DEFAULT_UMASK;
+    Cpu { hardware, tid: INIT, pid: INIT, process: Handle::NULL, credentials, memory, files, umask }
 }

@@ -1,9 +1,10 @@
 //! Signals, as far as sleeping calls feel them.
 //!
-//! What users see: a handler ends every sleep with `EINTR`, whatever its flags. A stop takes sleeping messages' calls
+//! What users see: a handler ends every sleep with `EINTR`, whatever its flags, but for POSIX messages with `SA_RESTART`. A stop takes sleeping messages' calls
 //! out of their line; they queue up again when the process goes on, unless a handler runs first. Operations on
 //! semaphores end with `EINTR` then. Without a handler a signal ends the process, or is ignored.
 
+use crate::machine::{Handler, Interruption};
 use crate::{Machine, Memory, Tid};
 
 /// Ends the process.
@@ -20,11 +21,11 @@ impl<M: Memory> Machine<M> {
     ///
     /// # Panics
     /// If the thread is dead.
-    pub fn handle(&mut self, tid: Tid, signal: i32) -> u64 {
+    pub fn handle(&mut self, tid: Tid, signal: i32, restarts: bool) -> u64 {
         let pid = self.pid(tid);
         let handlers = &mut self.process_mut(pid).handlers;
-        handlers.entry(signal).or_insert(0);
-        handlers.values().sum()
+        handlers.entry(signal).or_default().restarts = restarts;
+        handlers.values().map(|handler| handler.runs).sum()
     }
 
     /// Sends a signal to the thread, as tgkill(2).
@@ -48,7 +49,7 @@ impl<M: Memory> Machine<M> {
     fn stop(&mut self, pid: u32) {
         let threads: Vec<Tid> = self.threads_of(pid).collect();
         for tid in threads {
-            self.interrupt(tid, true);
+            self.interrupt(tid, Interruption::Stop);
         }
         self.process_mut(pid).stopped = true;
     }
@@ -57,32 +58,34 @@ impl<M: Memory> Machine<M> {
         let process = self.process_mut(pid);
         process.stopped = false;
         let pending = std::mem::take(&mut process.pending);
-        let mut handled: Vec<Tid> = Vec::new();
+        let mut handled: Vec<(Tid, Interruption)> = Vec::new();
         for (tid, signal) in pending.into_iter().chain([(to, SIGCONT)]) {
             if self.processes.contains_key(&pid)
                 && self.threads_of(pid).any(|own| own == tid)
-                && self.deliver(tid, signal)
+                && let Some(by) = self.deliver(tid, signal)
             {
-                handled.push(tid);
+                handled.push((tid, by));
             }
         }
         let threads: Vec<Tid> = self.threads_of(pid).collect();
         for tid in threads {
-            self.go_on(tid, handled.contains(&tid));
+            let by = handled.iter().find(|(handler, _)| *handler == tid).map(|(_, by)| *by);
+            self.go_on(tid, by);
         }
     }
 
-    /// What the signal does to a thread that is not stopped; whether a handler has run.
-    fn deliver(&mut self, tid: Tid, signal: i32) -> bool {
+    /// What the signal does to a thread that is not stopped; how, if a handler has run.
+    fn deliver(&mut self, tid: Tid, signal: i32) -> Option<Interruption> {
         let pid = self.pid(tid);
-        if let Some(count) = self.process_mut(pid).handlers.get_mut(&signal) {
-            *count += 1;
-            self.interrupt(tid, false);
-            return true;
+        if let Some(Handler { runs, restarts }) = self.process_mut(pid).handlers.get_mut(&signal) {
+            *runs += 1;
+            let by = if *restarts { Interruption::RestartingHandler } else { Interruption::Handler };
+            self.interrupt(tid, by);
+            return Some(by);
         }
         if !IGNORED.contains(&signal) {
             self.exit(tid);
         }
-        false
+        None
     }
 }

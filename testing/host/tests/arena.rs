@@ -106,7 +106,7 @@ fn a_long_undo_log_is_given_back_whatever_comes_of_the_call() {
     let long: Vec<_> = [(0, -1)].into_iter().chain((0..50).flat_map(|_| [(1, 1), (1, -1)])).collect();
     world.sleeper(set, &long);
     let other = world.thread();
-    world.machine.handle(other, SIGUSR1);
+    world.machine.handle(other, SIGUSR1, false);
     let before = world.machine.usage().blocks;
 
     let call = world.semop(set, &[(0, -1)]);

@@ -92,7 +92,7 @@ impl Simulated {
                 machine.set_credentials(tid, Credentials::new(*euid, *egid, groups.clone()));
                 0
             }
-            Call::Handler { signal, .. } => machine.handle(tid, *signal) as i64,
+            Call::Handler { signal, restart } => machine.handle(tid, *signal, *restart) as i64,
             Call::WriteSysctl { name, value } => match machine.write_sysctl(tid, name, value) {
                 Ok(()) => 0,
                 Err(error) => return Some(failed(error.raw())),
