@@ -18,7 +18,8 @@ use crate::{
     },
     memory::Pages,
     task::{
-        Task, Thread, become_root, become_user, block, handle, let_others_run, own_pid, take_notice, umask,
+        Task, Thread, become_for_good, become_root, become_user, block, handle, let_others_run, own_pid,
+        take_notice, umask,
     },
 };
 
@@ -113,15 +114,18 @@ fn names() -> Outcome {
     }
     same!(mq_unlink(""), Err(ENOENT));
     let (longest, too_long) = ("x".repeat(255), "x".repeat(256));
-    ok!(mq_open_named(&longest, RW));
+    ok!(close(ok!(mq_open_named(&longest, RW))));
+    ok!(mq_unlink(&longest));
     same!(mq_open_named(&too_long, RW), Err(ENAMETOOLONG));
     same!(mq_unlink(&too_long), Err(ENAMETOOLONG));
     same!(mq_open_named(&"x".repeat(4096), RW), Err(ENAMETOOLONG));
     same!(mq_open_named(&("x".repeat(300) + "/"), RW), Err(EACCES));
     for name in ["...", ".x", "..x", "a b", "\u{e4}", "x\n", "abcdefgh", "abcdefghi"] {
-        ok!(mq_open_named(name, RW | O_EXCL));
+        let fd = ok!(mq_open_named(name, RW | O_EXCL));
+        same!(mq_open_named("abcdefg", O_RDWR), Err(ENOENT));
+        ok!(mq_unlink(name));
+        ok!(close(fd));
     }
-    same!(mq_open_named("abcdefg", O_RDWR), Err(ENOENT));
     Ok(())
 }
 
@@ -215,9 +219,9 @@ fn permissions() -> Outcome {
 fn umask_applies() -> Outcome {
     umask(0o077);
     become_user(1000, 1000, &[]);
-    ok!(mq_open("/q", RW, 0o666, None));
+    ok!(mq_open("/q", RW, 0o666, sized(1, 8)));
     umask(0o700);
-    ok!(mq_open("/r", RW, 0o666, None));
+    ok!(mq_open("/r", RW, 0o666, sized(1, 8)));
     same!(mq_open("/r", O_RDONLY, 0, None), Err(EACCES));
     become_root();
     become_user(2000, 2000, &[]);
@@ -230,7 +234,7 @@ fn the_directory_is_sticky() -> Outcome {
     umask(0);
     become_user(1000, 1000, &[]);
     for name in ["/p", "/q"] {
-        ok!(mq_open(name, RW, 0o777, None));
+        ok!(mq_open(name, RW, 0o777, sized(1, 8)));
     }
     become_root();
     become_user(2000, 1000, &[1000]);
@@ -253,22 +257,22 @@ fn a_creator_needs_no_permission() -> Outcome {
 
 fn queues_max() -> Outcome {
     become_user(1000, 1000, &[]);
-    let fd = ok!(mq_open("/a", RW, 0o600, None));
-    ok!(mq_open("/b", RW, 0o600, None));
-    same!(mq_open("/c", RW, 0o600, None), Err(ENOSPC));
+    let fd = ok!(mq_open("/a", RW, 0o600, sized(1, 8)));
+    ok!(mq_open("/b", RW, 0o600, sized(1, 8)));
+    same!(mq_open("/c", RW, 0o600, sized(1, 8)), Err(ENOSPC));
     same!(mq_open("/c", RW, 0o600, sized(-1, -1)), Err(ENOSPC));
-    ok!(mq_open("/a", RW, 0o600, None));
+    ok!(mq_open("/a", RW, 0o600, sized(1, 8)));
     // It counts as long as it is open.
     ok!(mq_unlink("a"));
-    same!(mq_open("/c", RW, 0o600, None), Err(ENOSPC));
+    same!(mq_open("/c", RW, 0o600, sized(1, 8)), Err(ENOSPC));
     ok!(close(fd));
-    same!(mq_open("/c", RW, 0o600, None), Err(ENOSPC));
+    same!(mq_open("/c", RW, 0o600, sized(1, 8)), Err(ENOSPC));
     Ok(())
 }
 
 fn none_allowed() -> Outcome {
     become_user(1000, 1000, &[]);
-    same!(mq_open("/a", RW, 0o600, None), Err(ENOSPC));
+    same!(mq_open("/a", RW, 0o600, sized(1, 8)), Err(ENOSPC));
     Ok(())
 }
 
@@ -280,6 +284,7 @@ fn any_number() -> Outcome {
 
 /// 819200 bytes are enough for nine default queues of a user; what is unlinked and open counts.
 fn rlimit() -> Outcome {
+    become_for_good(54321);
     let fds: Vec<_> = (0..9).map(|i| mq_open(&format!("/{i}"), RW, 0o600, None)).collect();
     same!(fds.iter().all(Result::is_ok), true);
     same!(mq_open("/9", RW, 0o600, None), Err(EMFILE));
@@ -295,10 +300,6 @@ fn rlimit() -> Outcome {
     ok!(close(ok!(fds[0])));
     ok!(mq_open("/9", RW, 0o600, None));
     same!(mq_open("/x", RW, 0o600, None), Err(EMFILE));
-    // The kernel frees what the end of a namespace leaves later, and the user is the next case's too.
-    for name in 1..=9 {
-        ok!(mq_unlink(&name.to_string()));
-    }
     Ok(())
 }
 

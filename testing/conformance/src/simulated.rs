@@ -223,6 +223,15 @@ impl Simulation {
         });
     }
 
+    /// The running program's process is really that user from now on.
+    pub(crate) fn become_for_good(&self, uid: u32) {
+        let tid = self.tid();
+        self.machine(|machine| {
+            let groups = machine.credentials(tid).groups.clone();
+            machine.set_credentials(tid, Credentials { uid, ..Credentials::new(uid, 0, groups) });
+        });
+    }
+
     /// Which capabilities the running program's process has from now on, as bits.
     pub(crate) fn have_only(&self, capabilities: u64) {
         let tid = self.tid();
