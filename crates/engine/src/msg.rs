@@ -161,10 +161,10 @@ fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Resul
         &q.send_tail,
         &q.mixed,
         &q.pending,
-    ]
-    .into_iter()
-    .chain(q.types.words())
-    {
+    ] {
+        place.store(0, Relaxed);
+    }
+    for place in q.types.words() {
         place.store(0, Relaxed);
     }
     Ok(q)
