@@ -138,8 +138,9 @@ impl Drop for Worker {
 fn command(above: &[String], door: Door, kind: Kind) -> Outcome<Command> {
     let bench = env::current_exe()?;
     let mut words: Vec<OsString> = Vec::new();
-    if door == Door::Preload {
+    if door != Door::Kernel {
         words.extend([ipcspace(&bench)?.into(), "run".into()]);
+        words.extend((door == Door::Trap).then_some(["--door".into(), "trap".into()]).into_iter().flatten());
         words.extend(kind.sysctls().into_iter().flat_map(|sysctl| ["--sysctl".into(), sysctl.into()]));
         words.push("--".into());
     }
@@ -148,6 +149,7 @@ fn command(above: &[String], door: Door, kind: Kind) -> Outcome<Command> {
     words.push(match door {
         Door::Kernel => "kernel".into(),
         Door::Preload => "preload".into(),
+        Door::Trap => "trap".into(),
     });
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);

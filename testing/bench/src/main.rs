@@ -47,6 +47,8 @@ enum Door {
     Kernel,
     /// Ours, by way of `ipcspace run`.
     Preload,
+    /// Ours, by `ipcspace run --door trap`.
+    Trap,
 }
 
 /// Compare the kernel's System V IPC with ours.

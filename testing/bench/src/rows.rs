@@ -33,7 +33,7 @@ pub(crate) const fn row(
     Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 39] = [
+static ROWS: [Row; 40] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -91,6 +91,17 @@ static ROWS: [Row; 39] = [
     row("shm.attach.stat", "`IPC_STAT` of a segment that is attached", |clock, _| shm_attach_stat(clock)),
     row("shm.cycle.4k", "make, attach, detach and remove 4 KiB", |clock, _| shm_cycle(clock, 4 << 10)),
     row("shm.cycle.16m", "the same, 16 MiB", |clock, _| shm_cycle(clock, 16 << 20)),
+    row(
+        "trap.getppid",
+        "`getppid`: what the trap costs a system call that is none of its own",
+        |clock, _| {
+            clock.time(|| {
+                // SAFETY: takes nothing.
+                unsafe { libc::syscall(libc::SYS_getppid) };
+                Ok(())
+            })
+        },
+    ),
     row("exec.true", "start `true`: what the library costs a program that uses no IPC", |clock, _| {
         clock.time(exec_true)
     }),
