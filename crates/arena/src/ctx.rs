@@ -73,7 +73,10 @@ impl<'a, H: Host> Ctx<'a, H> {
     ) -> Result<(Self, Option<u32>)> {
         let tid = host.tid();
         // To find out whether a thread lives costs a system call: a free slot is looked for before many are asked about.
-        for mut doubts in [FEW, usize::MAX] {
+        // The broker's threads that work for others give theirs up, and are not asked about.
+        let doubts: &[usize] = if process == Handle::NULL && nested { &[0] } else { &[FEW, usize::MAX] };
+        for &doubts in doubts {
+            let mut doubts = doubts;
             for slot in thread_slots(arena, host)? {
                 // The table of slots may make no sense: what is no slot is passed over.
                 let Ok(ctx) = Ctx::new(arena, host, slot) else { continue };

@@ -1,8 +1,10 @@
 //! The broker: who is there, who has died, and what they left.
 
+mod door;
 mod locked;
 pub mod offshoot;
 mod place;
+mod quota;
 mod segments;
 pub mod serve;
 pub mod service;
@@ -10,3 +12,4 @@ mod stopped;
 mod strangers;
 pub mod supervise;
 pub mod sysv;
+mod turns;

@@ -90,7 +90,7 @@ pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
 
 /// Begins to keep memory for the owner's processes, given at this socket, which does not block.
 pub(crate) fn begin(listener: OwnedFd, owner: u32) {
-    static KEEPER: Keeper = Keeper { retire, look };
+    static KEEPER: Keeper = Keeper { retire, forget, look };
     with(|all| {
         all.listener = Some(listener);
         all.owner = owner;
@@ -133,6 +133,14 @@ pub(crate) fn file(memory: u64, to_read: bool) -> Result<OwnedFd, Errno> {
             }
         })
     })
+}
+
+/// Lets memory go that no segment needs any more.
+fn forget(memory: u64) {
+    with(|all| {
+        all.drain();
+        all.held.remove(&memory);
+    });
 }
 
 /// Lets go what no segment needs.

@@ -92,7 +92,6 @@ impl Activation {
         sockets.sort_by(|(a, _), (b, _)| a.cmp(b));
         match <[_; 2]>::try_from(sockets) {
             Ok([(path, asked), (beside, given)]) if beside == place::given_beside(&path) => {
-                set_blocking(&asked, true)?;
                 set_blocking(&given, false)?;
                 Ok(Some(Activation { path, asked, given }))
             }
@@ -109,7 +108,7 @@ fn path_of(socket: &OwnedFd) -> Result<PathBuf, Error> {
     path.filter(|_| is_ours).ok_or(Error::BadActivation)
 }
 
-fn set_blocking(socket: &OwnedFd, blocking: bool) -> nix::Result<()> {
+pub(crate) fn set_blocking(socket: &OwnedFd, blocking: bool) -> nix::Result<()> {
     let mut flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
     flags.set(OFlag::O_NONBLOCK, !blocking);
     fcntl(socket, FcntlArg::F_SETFL(flags))?;

@@ -11,31 +11,32 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
 use arena::{Handle, ProcSlot, sync::Ordering::*};
 use client::wire;
-use engine::{IpcNamespace, ipc_sysctl::Sysctl, namespace, reap, shm};
+use engine::{IpcNamespace, Limit, ipc_sysctl::Sysctl, namespace, reap, shm};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
-    getsockopt, listen, recv, send, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, listen, recv, send,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::door::{Door, Question, Questions, reply, small};
 use crate::offshoot;
 pub use crate::place::check_name;
 use crate::place::{self, Place};
+use crate::quota::{self, Connection, locked};
 use crate::segments;
 use crate::serve::Activation;
 use crate::stopped;
@@ -51,6 +52,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How often what has come to be of locked memory is looked for: more and more seldom while there is nothing.
 const LOCK_AGAIN: Duration = Duration::from_millis(200);
 const LOCK_SELDOM: Duration = Duration::from_secs(10);
+/// Questions that are answered before something else is looked at.
+const AT_ONCE: usize = 64;
+/// How long it is waited for the end of what somebody does for strangers that have ended.
+const SOON: Duration = Duration::from_millis(20);
 const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
 /// A question of our own: somebody who made calls for a stranger has come to the end. No client's, as those are checked at the door.
@@ -144,16 +149,6 @@ impl Client {
     }
 }
 
-/// A question that the first thread answers.
-struct Question {
-    link: OwnedFd,
-    which: u32,
-    args: [u32; 2],
-    /// What follows the arguments.
-    rest: Vec<i32>,
-    pid: i32,
-}
-
 /// A namespace that this process serves.
 pub struct Service {
     file: OwnedFd,
@@ -162,18 +157,13 @@ pub struct Service {
     epoll: Epoll,
     listener: OwnedFd,
     bell: Option<EventFd>,
-    questions: Option<Receiver<Question>>,
-    /// For questions of our own threads.
-    sender: Option<Sender<Question>>,
+    questions: Questions,
     clients: HashMap<RawFd, Client>,
     leases: HashMap<RawFd, OwnedFd>,
     trim_at: Option<Instant>,
     look_at: Option<Instant>,
     lock_at: Option<Instant>,
     lock_after: Duration,
-    /// Who was refused first, until that has been handed out; and whether anybody was.
-    refusal: Option<String>,
-    has_refused: bool,
     /// Whether it lives, with clients or without, until it is told to end.
     is_served: bool,
     /// How many namespaces it was made within, one in the other.
@@ -289,16 +279,13 @@ impl Service {
             epoll,
             listener,
             bell: None,
-            questions: None,
-            sender: None,
+            questions: Questions::default(),
             clients: HashMap::new(),
             leases: HashMap::new(),
             trim_at: None,
             look_at: None,
             lock_at: None,
             lock_after: LOCK_AGAIN,
-            refusal: None,
-            has_refused: false,
             is_served: false,
             depth: 0,
             enders: Vec::new(),
@@ -405,8 +392,16 @@ impl Service {
             .map(EpollEvent::data)
             .filter(|d| *d != LISTENER)
             .partition(|d| *d == DOORBELL);
+        let ends: Vec<RawFd> = ends.into_iter().filter_map(|fd| fd.try_into().ok()).collect();
+        // Their calls come to an end side by side.
+        let peers = || ends.iter().filter_map(|fd| self.clients.get(fd)?.peer.as_ref());
+        peers().for_each(|peer| peer.end());
+        let begun = Instant::now();
+        while peers().any(|peer| peer.is_busy()) && begun.elapsed() < SOON {
+            std::thread::sleep(Duration::from_micros(50));
+        }
         for fd in ends {
-            self.gone(i32::try_from(fd).unwrap_or(-1));
+            self.gone(fd);
         }
         if !bells.is_empty() {
             self.answer_bell();
@@ -444,6 +439,14 @@ impl Service {
         segments::release_unneeded();
         segments::must_look();
         left.unwrap_or(false)
+    }
+
+    /// Looks whether a client has ended.
+    fn see_end(&mut self, pid: i32) {
+        let ended = self.clients.iter().find(|(_, c)| c.pid == pid && c.has_ended()).map(|(fd, _)| *fd);
+        if let Some(fd) = ended {
+            self.gone(fd);
+        }
     }
 
     /// Looks for ends of clients, and of their programs by exec, that have not been handled yet.
@@ -519,6 +522,7 @@ impl Service {
     }
 
     fn start_threads(&mut self) -> io::Result<EventFd> {
+        sys::thread::be_prompt();
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let copy = bell.as_fd().try_clone_to_owned()?;
         spawn("doorbell", move || {
@@ -537,26 +541,12 @@ impl Service {
                 let _ = setrlimit(resource, most, most);
             }
         }
-        let (sender, questions) = channel();
-        self.sender = Some(sender.clone());
-        let door = Door {
-            listener: self.listener.try_clone()?,
-            file: self.file.try_clone()?,
-            owner: self.owner,
-            namespaces: namespaces("self")?,
-            sender,
-        };
+        let questions = self.questions.clone();
+        let door = Door::new(self.listener.try_clone()?, self.file.try_clone()?, self.owner, questions)?;
         let copy = bell.as_fd().try_clone_to_owned()?;
-        spawn("door", move || {
-            loop {
-                if door.accept() {
-                    ring(&copy);
-                }
-            }
-        })?;
+        spawn("door", move || door.run(|| ring(&copy)))?;
         let _ = self.epoll.delete(&self.listener);
         self.epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
-        self.questions = Some(questions);
         Ok(bell)
     }
 
@@ -564,8 +554,9 @@ impl Service {
         if let Some(bell) = &self.bell {
             let _ = bell.read();
         }
-        while let Some(question) = self.questions.as_ref().and_then(|asked| asked.try_recv().ok()) {
-            let Question { link, which, args, rest, pid } = question;
+        for _ in 0..AT_ONCE {
+            let Some(question) = locked(&self.questions).pop() else { break };
+            let Question { link, which, args, rest, pid, uid, connection } = question;
             if which == wire::TELL_FORKED {
                 self.forked(pid, &rest, args[1] != 0);
                 continue;
@@ -576,11 +567,13 @@ impl Service {
                     continue;
                 }
                 wire::ASK_CALLS => {
-                    self.serve_stranger(link, args[0] != 0, pid);
+                    if let Some(connection) = connection {
+                        self.serve_stranger(link, args[0] != 0, pid, uid, connection);
+                    }
                     continue;
                 }
                 STRANGER_IS_DONE => {
-                    self.see_ends();
+                    self.see_end(pid);
                     continue;
                 }
                 wire::ASK_NEW_NAMESPACE => {
@@ -601,6 +594,11 @@ impl Service {
                 wire::ASK_END if answer.is_ok() => self.enders.push(link),
                 _ => {}
             }
+        }
+        if locked(&self.questions).users() > 0
+            && let Some(bell) = &self.bell
+        {
+            let _ = bell.write(1);
         }
         // These stay until they are done, so that nobody rings for them again.
         let kept = namespace::ASK_SEGMENTS | namespace::ASK_TRIM;
@@ -708,12 +706,12 @@ impl Service {
     }
 
     /// Makes the calls of a process over a connection. `again` says that its program has had one before.
-    fn serve_stranger(&mut self, link: OwnedFd, again: bool, pid: i32) {
+    fn serve_stranger(&mut self, link: OwnedFd, again: bool, pid: i32, uid: u32, connection: Connection) {
         let started = (|| {
-            let uid = getsockopt(&link, sockopt::PeerCredentials).map_err(|_| Errno::EPERM)?.uid();
+            self.check_processes(pid, uid)?;
             let process = self.attach(pid, again)?;
             let client = self.clients.values_mut().find(|c| c.process == process).ok_or(Errno::ESRCH)?;
-            let peer = client.peer.get_or_insert_default().clone();
+            let peer = client.peer.get_or_insert_with(|| Arc::new(Peer::new(uid))).clone();
             client::with(|ctx| {
                 ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno).map(|slot| slot.mark())
             })?;
@@ -723,27 +721,40 @@ impl Service {
                 initial_userns: in_initial_userns(),
                 namespaces: namespaces("self").map_err(|_| Errno::EPERM)?,
             };
-            let (Some(bell), Some(sender)) = (&self.bell, &self.sender) else { return Err(Errno::EPROTO) };
+            let bell = self.bell.as_ref().ok_or(Errno::EPROTO)?;
             let bell = bell.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-            let (sender, null) = (sender.clone(), seqpacket().map_err(|_| Errno::EMFILE)?);
+            let (questions, null) = (self.questions.clone(), seqpacket().map_err(|_| Errno::EMFILE)?);
             let done = move || {
-                let _ = sender.send(Question {
+                let question = Question {
                     link: null,
                     which: STRANGER_IS_DONE,
                     args: [0; 2],
                     rest: Vec::new(),
                     pid,
-                });
+                    uid,
+                    connection: None,
+                };
+                locked(&questions).push(uid, question);
                 ring(&bell);
             };
             let copy = link.try_clone().map_err(|_| Errno::EMFILE)?;
-            strangers::serve(copy, Who { pid, uid, process, peer }, home, done)
+            strangers::serve(copy, Who { pid, process, peer }, home, connection, done)
         })();
-        if started == Err(Errno::EAGAIN) && !self.has_refused {
-            let uid = getsockopt(&link, sockopt::PeerCredentials).map_or(0, |peer| peer.uid());
-            (self.refusal, self.has_refused) = (Some(refusal(pid, uid)), true);
+        if started == Err(Errno::EAGAIN) {
+            quota::refused(pid, uid);
         }
         reply(&link, started.map(|()| [0; 2]), None);
+    }
+
+    /// Each process is known until it ends, connected or not: as many are as may be connected.
+    fn check_processes(&self, pid: i32, uid: u32) -> Result<(), Errno> {
+        let most = usize::try_from(client::limit(Limit::StrangerConnections)?).unwrap_or(0);
+        let is_of_user = |c: &&Client| c.peer.as_ref().is_some_and(|peer| peer.uid == uid);
+        let is_known = self.clients.values().any(|c| c.pid == pid);
+        if !is_known && self.clients.values().filter(is_of_user).count() >= most {
+            return Err(Errno::EAGAIN);
+        }
+        Ok(())
     }
 
     /// A client has gone to another namespace.
@@ -762,8 +773,9 @@ impl Service {
         if let Some(client) = self.clients.get(&fd)
             && let Some(peer) = &client.peer
         {
-            // Its calls come to an end first. If that takes longer, it is told.
-            if !peer.end() {
+            // Its calls come to an end first; when they have, it is told.
+            peer.end();
+            if peer.is_busy() {
                 let _ = self.epoll.delete(&client.pidfd);
                 return;
             }
@@ -792,7 +804,7 @@ impl Service {
 
     /// Who was the first to be refused, and why: once.
     pub fn refusal(&mut self) -> Option<String> {
-        self.refusal.take()
+        quota::refusal()
     }
 
     /// How many clients live.
@@ -807,77 +819,6 @@ fn ring(bell: &OwnedFd) {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.into()).stack_size(128 << 10).spawn(run).map(drop)
-}
-
-/// Where clients ask.
-struct Door {
-    listener: OwnedFd,
-    file: OwnedFd,
-    owner: u32,
-    /// Ours: clients must be in the same ones.
-    namespaces: [u64; 2],
-    sender: Sender<Question>,
-}
-
-/// Two counts as the words of an answer.
-fn small((a, b): (u64, u64)) -> [u32; 2] {
-    [a, b].map(|n| u32::try_from(n).unwrap_or(u32::MAX))
-}
-
-impl Door {
-    /// Takes one question. Whether there is something for the first thread.
-    fn accept(&self) -> bool {
-        let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return false };
-        // SAFETY: just accepted, nobody else has it.
-        let link = unsafe { OwnedFd::from_raw_fd(fd) };
-        // A client asks at once; one that does not must not hold up the others.
-        let _ = setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::milliseconds(200));
-        let mut message = [0; wire::LONGEST];
-        let Ok(len) = recv(fd, &mut message, MsgFlags::empty()) else { return false };
-        let Some((question, rest)) = message[..len].split_first_chunk() else { return false };
-        let [magic, which, arg, high] = wire::decode(question);
-        let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { return false };
-        if magic != wire::MAGIC {
-            reply(&link, Err(Errno::EPROTO), None);
-        } else if which == wire::ASK_CALLS {
-            let question = Question { link, which, args: [arg, 0], rest: Vec::new(), pid: peer.pid() };
-            return self.sender.send(question).is_ok();
-        } else if self.is_stranger(peer.pid(), peer.uid()) {
-            reply(&link, Err(Errno::EACCES), None);
-        } else if which == wire::ASK_FILE {
-            reply(&link, Ok([0; 2]), Some(&self.file));
-        } else if which == wire::ASK_TAKE {
-            segments::take();
-            reply(&link, Ok([0; 2]), None);
-        } else if which == wire::ASK_HAS {
-            let has = segments::has(arg.cast_signed());
-            reply(&link, if has { Ok([0; 2]) } else { Err(Errno::ESRCH) }, None);
-        } else if which == wire::ASK_MEMORY_USAGE {
-            let memory = u64::from(high) << 32 | u64::from(arg);
-            reply(&link, segments::memory_usage(memory).map(small), None);
-        } else if which == wire::ASK_MEMORY || which == wire::ASK_MEMORY_TO_READ {
-            let memory = u64::from(high) << 32 | u64::from(arg);
-            let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);
-            reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
-        } else {
-            let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
-            let question = Question { link, which, args: [arg, high], rest, pid: peer.pid() };
-            return self.sender.send(question).is_ok();
-        }
-        false
-    }
-
-    /// Whether the process may not map the arena, and has its calls made for it.
-    fn is_stranger(&self, pid: i32, euid: u32) -> bool {
-        !is_friend(self.owner, pid, euid) || self.is_elsewhere(pid)
-    }
-
-    /// Whether the process is in another PID namespace, where thread ids mean others, or in another user namespace,
-    /// whose capabilities count for nothing here. Of one that hides itself (not dumpable, and the broker is not root) it
-    /// can't be known.
-    fn is_elsewhere(&self, pid: i32) -> bool {
-        namespaces(&pid.to_string()).is_ok_and(|theirs| theirs != self.namespaces)
-    }
 }
 
 /// The user and the PID namespace of a process.
@@ -896,16 +837,6 @@ pub(crate) fn is_friend(owner: u32, pid: i32, euid: u32) -> bool {
     euid == owner || ids().unwrap_or(false)
 }
 
-/// What the user is told of a process that was refused.
-fn refusal(pid: i32, euid: u32) -> String {
-    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    // A stranger chooses its name: it must not speak to the user's terminal.
-    let comm = comm.trim_ascii_end().escape_ascii();
-    format!(
-        "process {pid} ({comm}) of uid {euid} gets EAGAIN from its IPC calls, as there are too many of its user; more such processes are not reported"
-    )
-}
-
 /// Answers a question with a connection to another broker, by a thread that may wait for that.
 fn answer_later(link: OwnedFd, find: impl FnOnce() -> Result<OwnedFd, Errno> + Send + 'static) {
     // Where there can't be a thread, the connection just ends.
@@ -913,24 +844,6 @@ fn answer_later(link: OwnedFd, find: impl FnOnce() -> Result<OwnedFd, Errno> + S
         let found = find();
         reply(&link, found.as_ref().map(|_| [0; 2]).map_err(|e| *e), found.as_ref().ok());
     });
-}
-
-/// Answers a question, with a file if there is one to give.
-fn reply(link: &OwnedFd, answer: Result<[u32; 2], Errno>, file: Option<&OwnedFd>) {
-    let error = answer.map_or_else(|e| e.raw().cast_unsigned(), |_| 0);
-    let [first, second] = answer.unwrap_or([0; 2]);
-    let bytes = wire::encode([wire::MAGIC, error, first, second]);
-    let iov = [io::IoSlice::new(&bytes)];
-    let files = file.filter(|_| error == 0).map(|f| [f.as_raw_fd()]);
-    let rights = files.as_ref().map(|f| [ControlMessage::ScmRights(f)]);
-    let control = rights.as_ref().map_or(&[][..], |r| &r[..]);
-    let _ = sendmsg::<UnixAddr>(
-        link.as_raw_fd(),
-        &iov,
-        control,
-        MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
-        None,
-    );
 }
 
 fn listen_at(path: &Path) -> Result<OwnedFd, Error> {

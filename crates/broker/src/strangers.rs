@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fs, mem};
 
@@ -30,7 +30,7 @@ use arena::{ArenaError, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::Atomic
 use client::wire::{self, calls};
 use client::{LinuxHost, Operation};
 use engine::{
-    Backing, Call, Cause, Cred, Descriptors, MapPlace, MapRequest, NewMemory, Outcome, Syscall, Task,
+    Backing, Call, Cause, Cred, Descriptors, MapPlace, MapRequest, NewMemory, Outcome, Syscall, Task, Usage,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -40,16 +40,12 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
 use crate::service::{ask, namespaces};
 
-/// Connections of one user, and of all.
-const OF_USER_MAX: usize = 256;
-const OF_ALL_MAX: usize = 1024;
 /// How long a stranger may let us wait in the middle of a call.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it is waited for the end of what somebody does for a stranger that has ended.
-const SOON: Duration = Duration::from_millis(20);
 /// Longest sleep before a sleeper looks at its own slot again, nanoseconds.
 const SLICE_NS: u64 = 5_000_000_000;
 /// Questions in the middle of one unmapping.
@@ -57,66 +53,30 @@ const LOOK_UPS_MAX: usize = 100_000;
 const HEAD_BYTES: usize = calls::HEAD * size_of::<u64>();
 
 /// A stranger's process, by all of its connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Peer {
+    /// Its user, when it connected first.
+    pub(crate) uid: u32,
     links: Mutex<Vec<RawFd>>,
     busy: AtomicUsize,
     gone: AtomicBool,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Peer {
+    pub(crate) fn new(uid: u32) -> Peer {
+        Peer { uid, links: Mutex::default(), busy: AtomicUsize::new(0), gone: AtomicBool::new(false) }
+    }
+
     /// Whether a thread still works for it.
-    fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.busy.load(Acquire) != 0
     }
 
-    /// It has ended: its calls come to an end, at once if none meets a lock that is held. Whether they have.
-    pub(crate) fn end(&self) -> bool {
+    /// It has ended: its calls come to an end, at once if none meets a lock that is held.
+    pub(crate) fn end(&self) {
         self.gone.store(true, Release);
         for link in locked(&self.links).iter() {
             let _ = shutdown(*link, Shutdown::Both);
-        }
-        let begun = Instant::now();
-        while self.is_busy() && begun.elapsed() < SOON {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        !self.is_busy()
-    }
-}
-
-/// How many connections each user has.
-static OF_USERS: Mutex<Option<HashMap<u32, usize>>> = Mutex::new(None);
-
-/// One of a user's connections; while it lives, it counts.
-struct Counted(u32);
-
-impl Counted {
-    fn new(uid: u32) -> Option<Counted> {
-        let mut users = locked(&OF_USERS);
-        let users = users.get_or_insert_default();
-        let all: usize = users.values().sum();
-        let own = users.entry(uid).or_default();
-        if *own >= OF_USER_MAX || all >= OF_ALL_MAX {
-            return None;
-        }
-        *own += 1;
-        Some(Counted(uid))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(users) = locked(&OF_USERS).as_mut()
-            && let Some(own) = users.get_mut(&self.0)
-        {
-            *own -= 1;
-            if *own == 0 {
-                users.remove(&self.0);
-            }
         }
     }
 }
@@ -124,7 +84,6 @@ impl Drop for Counted {
 /// Who a connection is of.
 pub(crate) struct Who {
     pub(crate) pid: i32,
-    pub(crate) uid: u32,
     /// Its process slot.
     pub(crate) process: Handle,
     pub(crate) peer: Arc<Peer>,
@@ -143,30 +102,34 @@ pub(crate) struct Home {
 /// Serves a connection by a thread of its own, which calls `done` when it has come to its end.
 ///
 /// # Errors
-/// `EAGAIN`: there are too many already.
-pub(crate) fn serve(link: OwnedFd, who: Who, home: Home, done: impl FnOnce() + Send + 'static) -> Result<()> {
-    let counted = Counted::new(who.uid).ok_or(Errno::EAGAIN)?;
+/// `EAGAIN`: there can be no more threads.
+pub(crate) fn serve(
+    link: OwnedFd,
+    who: Who,
+    home: Home,
+    connection: Connection,
+    done: impl FnOnce() + Send + 'static,
+) -> Result<()> {
     setsockopt(&link, sockopt::PassCred, &true).map_err(|_| Errno::ENOMEM)?;
     let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
     setsockopt(&link, sockopt::SendTimeout, &patience).map_err(|_| Errno::ENOMEM)?;
-    // The door's is for a question.
-    setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(0)).map_err(|_| Errno::ENOMEM)?;
     let peer = who.peer.clone();
-    locked(&peer.links).push(link.as_raw_fd());
+    let fd = link.as_raw_fd();
+    locked(&peer.links).push(fd);
     peer.busy.fetch_add(1, AcqRel);
     let thread = std::thread::Builder::new().name("stranger".into()).stack_size(256 << 10);
     let started = thread.spawn(move || {
-        let _counted = counted;
         let peer = who.peer.clone();
-        let fd = link.as_raw_fd();
         // What there is to say is said by its results.
-        let _ = client::with(|own| attend(own, &link, who, home));
+        let _ = client::with(|own| attend(own, &link, who, home, &connection.user));
+        client::end_thread();
         locked(&peer.links).retain(|other| *other != fd);
-        drop(link);
+        drop((link, connection));
         peer.busy.fetch_sub(1, AcqRel);
         done();
     });
     if started.is_err() {
+        locked(&peer.links).retain(|other| *other != fd);
         peer.busy.fetch_sub(1, AcqRel);
         return Err(Errno::EAGAIN);
     }
@@ -174,9 +137,11 @@ pub(crate) fn serve(link: OwnedFd, who: Who, home: Home, done: impl FnOnce() + S
 }
 
 /// Makes a stranger's calls until its connection ends.
-fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home) -> Result<()> {
-    let stranger = Stranger::new(own.host, link, who, home);
+fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User) -> Result<()> {
+    let turn = user.turn();
+    let stranger = Stranger::new(own.host, link, who, home, user);
     let ctx = claim(own, &stranger)?;
+    *stranger.turn.borrow_mut() = Some(turn);
     while let Some(message) = stranger.next_call() {
         let Ok(()) = stranger.begin(&message) else { break };
         let [_, number, registers @ ..] = message.head;
@@ -188,6 +153,7 @@ fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home) -> Result<(
             break;
         }
     }
+    stranger.turn.take();
     ctx.quit();
     Ok(())
 }
@@ -212,17 +178,25 @@ fn claim<'a>(own: &Operation<'a>, stranger: &'a Stranger<'a>) -> Result<Ctx<'a, 
 fn make(ctx: &Ctx<'_, Stranger<'_>>, call: &Syscall) -> Result<i64> {
     let begun = call.begin(ctx)?;
     let mut outcome = begun.outcome;
+    let mut waiting = None;
     loop {
         if let Outcome::Done(value) = outcome {
             return Ok(value);
         }
-        let cause = sleep(ctx, begun.deadline);
+        if waiting.is_none() {
+            waiting = ctx.host.user.wait();
+        }
+        let may_sleep = waiting.is_some();
+        let cause = if may_sleep { sleep(ctx, begun.deadline) } else { Cause::Signal };
         if ctx.host.is_gone() {
             // Whatever it was woken for is another's.
             engine::reap::give_up(ctx);
             return Err(Errno::EINTR);
         }
-        outcome = call.resume(ctx, cause)?;
+        outcome = match call.resume(ctx, cause) {
+            Err(Errno::EINTR) if !may_sleep => return Err(Errno::ENOMEM),
+            resumed => resumed?,
+        };
     }
 }
 
@@ -233,15 +207,18 @@ fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
         return Cause::Signal;
     }
     let Some(_watched) = Watched::new(stranger.link, ctx.slot.handle()) else { return Cause::Signal };
-    let slept = ctx.slot.waiter.park(Cause::Signal, |word, value| {
-        let left = deadline.map_or(SLICE_NS, |end| end.saturating_sub(stranger.monotonic_ns()).min(SLICE_NS));
-        if left == 0 {
-            return Err(Cause::Timeout);
-        }
-        let _ = sys::futex_wait(word, value, left);
-        Ok(())
-    });
-    slept.map_or_else(|cause| cause, |_| Cause::Woken)
+    let park = || {
+        ctx.slot.waiter.park(Cause::Signal, |word, value| {
+            let left =
+                deadline.map_or(SLICE_NS, |end| end.saturating_sub(stranger.monotonic_ns()).min(SLICE_NS));
+            if left == 0 {
+                return Err(Cause::Timeout);
+            }
+            let _ = sys::futex_wait(word, value, left);
+            Ok(())
+        })
+    };
+    stranger.off_turn(park).map_or_else(|cause| cause, |_| Cause::Woken)
 }
 
 // ---- who watches the connections of sleepers
@@ -356,7 +333,13 @@ fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
 /// Numbers messages to strangers, and their sleeps.
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
-fn send(link: &OwnedFd, words: &[u64], bytes: &[u8], file: Option<&OwnedFd>) -> bool {
+fn send(
+    link: &OwnedFd,
+    words: &[u64],
+    bytes: &[u8],
+    file: Option<&OwnedFd>,
+    flags: MsgFlags,
+) -> nix::Result<()> {
     let number = NUMBER.fetch_add(1, Relaxed);
     let words = words.iter().copied().chain(std::iter::repeat(0)).take(calls::HEAD - 1).chain([number]);
     let mut head = [0; HEAD_BYTES];
@@ -368,9 +351,9 @@ fn send(link: &OwnedFd, words: &[u64], bytes: &[u8], file: Option<&OwnedFd>) -> 
     let rights = files.as_ref().map(|files| [ControlMessage::ScmRights(files)]);
     let control = rights.as_ref().map_or(&[][..], |rights| &rights[..]);
     loop {
-        match sendmsg::<UnixAddr>(link.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<UnixAddr>(link.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL | flags, None) {
             Err(nix::Error::EINTR) => {}
-            sent => return sent.is_ok(),
+            sent => return sent.map(drop),
         }
     }
 }
@@ -467,24 +450,33 @@ struct Stranger<'a> {
     stored: RefCell<(u64, Vec<u8>)>,
     interrupted: Cell<bool>,
     broken: Cell<bool>,
+    user: &'a User,
+    /// Held while a call is made, but not while something is waited for.
+    turn: RefCell<Option<Turn>>,
 }
 
 /// Supplementary groups at the moment of connecting.
 fn groups_of(link: &OwnedFd) -> Vec<u32> {
     const SO_PEERGROUPS: nix::libc::c_int = 59;
-    let mut groups = vec![0u32; 65536];
-    let mut bytes = nix::libc::socklen_t::try_from(mem::size_of_val(&groups[..])).unwrap_or(0);
-    // SAFETY: room for as many bytes as are said.
-    let done = unsafe {
-        nix::libc::getsockopt(
-            link.as_raw_fd(),
-            nix::libc::SOL_SOCKET,
-            SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &raw mut bytes,
-        )
+    let ask = |groups: &mut [u32]| {
+        let mut bytes = nix::libc::socklen_t::try_from(mem::size_of_val(groups)).unwrap_or(0);
+        // SAFETY: room for as many bytes as are said.
+        let done = unsafe {
+            nix::libc::getsockopt(
+                link.as_raw_fd(),
+                nix::libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        (done == 0, bytes as usize / size_of::<u32>())
     };
-    groups.truncate(if done == 0 { bytes as usize / size_of::<u32>() } else { 0 });
+    // It says how many there are, whether or not there is room.
+    let (_, count) = ask(&mut []);
+    let mut groups = vec![0; count];
+    let (done, count) = ask(&mut groups);
+    groups.truncate(if done { count } else { 0 });
     groups
 }
 
@@ -495,7 +487,7 @@ fn capabilities_of(pid: i32) -> u64 {
 }
 
 impl<'a> Stranger<'a> {
-    fn new(base: &'a LinuxHost, link: &'a OwnedFd, who: Who, home: Home) -> Stranger<'a> {
+    fn new(base: &'a LinuxHost, link: &'a OwnedFd, who: Who, home: Home, user: &'a User) -> Stranger<'a> {
         let names = Names::of(who.pid, &home);
         // Those in a user namespace of its own count for nothing here.
         let caps = if names.users.is_none() { capabilities_of(who.pid) } else { 0 };
@@ -515,6 +507,34 @@ impl<'a> Stranger<'a> {
             stored: RefCell::default(),
             interrupted: Cell::new(false),
             broken: Cell::new(false),
+            user,
+            turn: RefCell::default(),
+        }
+    }
+
+    /// Waits until there is a message.
+    fn wait(&self, most: PollTimeout) -> nix::Result<i32> {
+        poll(&mut [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)], most)
+    }
+
+    /// Waits for something while others of the user have their turn.
+    fn off_turn<R>(&self, wait: impl FnOnce() -> R) -> R {
+        let had = self.turn.take().is_some();
+        let result = wait();
+        if had {
+            *self.turn.borrow_mut() = Some(self.user.turn());
+        }
+        result
+    }
+
+    /// Sends a message. Whether that was possible.
+    fn say(&self, words: &[u64], bytes: &[u8], file: Option<&OwnedFd>) -> bool {
+        match send(self.link, words, bytes, file, MsgFlags::MSG_DONTWAIT) {
+            // It does not take what it was sent before.
+            Err(nix::Error::EAGAIN) => {
+                self.off_turn(|| send(self.link, words, bytes, file, MsgFlags::empty())).is_ok()
+            }
+            sent => sent.is_ok(),
         }
     }
 
@@ -528,6 +548,8 @@ impl<'a> Stranger<'a> {
     /// The next message that is a call.
     fn next_call(&self) -> Option<Message> {
         loop {
+            // If it fails, so does what follows.
+            let _ = self.off_turn(|| self.wait(PollTimeout::NONE));
             let message = receive(self.link, &mut self.room.borrow_mut())?;
             match message.head[0] {
                 calls::CALL => return Some(message),
@@ -602,7 +624,7 @@ impl<'a> Stranger<'a> {
         };
         let (at, bytes) = mem::take(&mut *self.stored.borrow_mut());
         let head = [calls::ANSWER, error, value.cast_unsigned(), at, bytes.len() as u64];
-        send(self.link, &head, &bytes, None)
+        self.say(&head, &bytes, None)
     }
 
     /// A call's result, which may be a process id.
@@ -621,7 +643,7 @@ impl<'a> Stranger<'a> {
         loop {
             let left = end.saturating_duration_since(Instant::now()).as_millis();
             let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            let ready = poll(&mut [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)], left);
+            let ready = self.off_turn(|| self.wait(left));
             if ready == Err(nix::Error::EINTR) {
                 continue;
             }
@@ -655,7 +677,7 @@ impl<'a> Stranger<'a> {
 
     /// Asks for something in the middle of a call.
     fn request(&self, words: &[u64], file: Option<&OwnedFd>) -> Result<(u64, Vec<u8>)> {
-        if self.broken.get() || !send(self.link, words, &[], file) {
+        if self.broken.get() || !self.say(words, &[], file) {
             self.broken.set(true);
             return Err(Errno::EFAULT);
         }
@@ -696,7 +718,7 @@ impl<'a> Stranger<'a> {
             if before.is_empty() {
                 *start = at;
             } else if !follows || before.len() + part.len() > calls::BYTES_MAX {
-                let sent = send(self.link, &[calls::STORE, *start, before.len() as u64], before, None);
+                let sent = self.say(&[calls::STORE, *start, before.len() as u64], before, None);
                 before.clear();
                 *start = at;
                 if !sent {
@@ -835,7 +857,7 @@ impl Backing for Stranger<'_> {
     }
 
     fn unmap_memory(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
-        let mut said = send(self.link, &[calls::UNMAP, addr], &[], None);
+        let mut said = self.say(&[calls::UNMAP, addr], &[], None);
         // It has as many mappings as a process can have, at most.
         for _ in 0..LOOK_UPS_MAX {
             if !said {
@@ -847,7 +869,7 @@ impl Backing for Stranger<'_> {
                 return i32::try_from(id.cast_signed()).map_err(|_| Errno::EINVAL);
             }
             let (id, size) = segment_of(message.head[1]).map_or((0, 0), |(id, size)| (id + 1, size));
-            said = send(self.link, &[calls::KNOWN, u64::from(id.cast_unsigned()), size], &[], None);
+            said = self.say(&[calls::KNOWN, u64::from(id.cast_unsigned()), size], &[], None);
         }
         self.broken.set(true);
         Err(Errno::EINVAL)
@@ -890,7 +912,8 @@ impl Backing for Stranger<'_> {
     }
 
     fn watch_removed(&self) {
-        self.base.watch_removed();
+        // The broker's own look is for its first thread, which sleeps.
+        client::have_segments_looked_at(self.base);
     }
 
     fn memlock_limit(&self) -> u64 {
@@ -905,6 +928,16 @@ impl Backing for Stranger<'_> {
 impl Descriptors for Stranger<'_> {}
 
 impl Task for Stranger<'_> {
+    const HAS_QUOTAS: bool = true;
+
+    fn charge(&self, ctx: &Ctx<'_, Self>, creator: u32, more: Usage) -> bool {
+        // As with the kernel's limits, and the owner's memory is its own.
+        if creator == self.home.owner || self.cred().sys_resource {
+            return true;
+        }
+        quota::user(creator).charge(ctx, creator, more)
+    }
+
     fn tgid(&self) -> u32 {
         self.who.pid.cast_unsigned()
     }

@@ -54,8 +54,21 @@ fn possible() -> bool {
 }
 
 fn ours(script: &str) -> Output {
+    ours_with(&[], script)
+}
+
+fn ours_with(sysctls: &[&str], script: &str) -> Output {
     let script = format!("{PYTHON}{script}");
-    Command::new(IPCSPACE).args(["run", "--", "python3", "-c", &script]).output().unwrap()
+    let sysctls = sysctls.iter().flat_map(|sysctl| ["--sysctl", sysctl]);
+    Command::new(IPCSPACE).arg("run").args(sysctls).args(["--", "python3", "-c", &script]).output().unwrap()
+}
+
+/// What a script prints on ours, with these limits.
+fn prints_with(sysctls: &[&str], script: &str, expected: &str) {
+    if possible() {
+        let output = ours_with(sysctls, script);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
+    }
 }
 
 /// What a script prints, on ours and in an IPC namespace of the kernel.
@@ -328,6 +341,96 @@ fn too_many_connections_of_one_user_leave_room_for_others() {
     let question = [magic(), ASK_CALLS, 0, 0];
     let open: Vec<OwnedFd> = (0..300).map_while(|_| running.connect(&question)).collect();
     assert_eq!(open.len(), 256);
+    assert_eq!(running.serves("print(snd(0))"), "0\n");
+    drop(open);
+    running.ends();
+}
+
+#[test]
+fn a_user_has_so_many_objects_and_others_as_many() {
+    prints_with(
+        &["ipcspace.stranger_objects=3"],
+        "
+def makes(uid):
+    as_(uid); print(uid, get(uid), done(libc.semget(0, 1, 0o600 | CREAT)), done(libc.shmget(0, 1, 0o600 | CREAT)), end=' ')
+    print(get(), done(libc.semget(0, 1, 0o600 | CREAT)), done(libc.shmget(0, 1, 0o600 | CREAT)), get(uid), end=' ')
+    print(rm(get(uid)), get() > 0, get(), flush=True)
+child(makes, 1000); child(makes, 1001)
+print('owner', all(get() > 0 for _ in range(9)))
+def again():
+    as_(1000); print(get() > 0, get(), flush=True)
+def nothing():
+    as_(1000); print(get(), flush=True)
+child(nothing); libc.semctl(0, 0, IPC_RMID); child(again)
+",
+        "1000 0 0 0 ENOSPC ENOSPC ENOSPC 0 0 True ENOSPC\n1001 2 1 1 ENOSPC ENOSPC ENOSPC 2 0 True ENOSPC\nowner True\nENOSPC\nTrue ENOSPC\n",
+    );
+}
+
+#[test]
+fn what_a_user_has_made_holds_so_many_bytes() {
+    prints_with(
+        &["ipcspace.stranger_bytes=40000", "kernel.msgmnb=1000000"],
+        "
+q = get(mode=0o666)
+def fill(q):
+    count = 0
+    while (error := snd(q, b'x' * 1000)) == 0: count += 1
+    return count, error
+def holds():
+    as_(1000); own = get(mode=0o666); print(fill(own), snd(own), rcv(own, 0o14000) != 'E2BIG', snd(own, b'x' * 500), flush=True)
+    print(done(libc.shmget(0, 4096, 0o600 | CREAT)), done(libc.semget(0, 1000, 0o600 | CREAT)), rm(own), end=' ')
+    print(done(libc.shmget(0, 40000, 0o600 | CREAT)), done(libc.shmget(0, 20000, 0o600 | CREAT)), end=' ')
+    s = done(libc.semget(0, 2000, 0o600 | CREAT)); print(s, done(libc.semop(s, struct.pack('hhh', 0, 1, 0x1000), 1)))
+    print(fill(q)[0] > 800, flush=True)
+child(holds)
+",
+        "(35, 'ENOMEM') 0 True 0\nENOSPC ENOSPC 0 ENOSPC 0 0 ENOMEM\nTrue\n",
+    );
+}
+
+#[test]
+fn so_many_calls_of_a_user_sleep() {
+    prints_with(
+        &["ipcspace.stranger_waiters=2"],
+        "
+q = get(mode=0o666); s = done(libc.semget(0, 1, 0o666 | CREAT)); pids = []
+def sleeps():
+    pid = os.fork()
+    if pid == 0:
+        as_(1000); print(rcv(q, 0), flush=True); os._exit(0)
+    pids.append(pid); time.sleep(0.2)
+sleeps(); sleeps(); sleeps(); os.waitpid(pids.pop(), 0)
+def others():
+    as_(1001); print(done(libc.semtimedop(s, struct.pack('hhh', 0, -1, 0), 1, struct.pack('qq', 0, 1000))), flush=True)
+child(others)
+for pid in pids: snd(q, b'awake')
+for pid in pids: os.waitpid(pid, 0)
+",
+        "ENOMEM\nEAGAIN\nawake\nawake\n",
+    );
+}
+
+#[test]
+fn who_says_nothing_keeps_nobody_waiting() {
+    if !possible() {
+        return;
+    }
+    let running = Running::new();
+    let address = UnixAddr::new(&running.socket).unwrap();
+    let silent = || {
+        let kind = (AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+        let link = socket::socket(kind.0, kind.1, kind.2, None).unwrap();
+        socket::connect(link.as_raw_fd(), &address).unwrap();
+        link
+    };
+    let open: Vec<OwnedFd> = (0..100).map(|_| silent()).collect();
+    assert!(running.connect(&[magic(), ASK_CALLS, 0, 0]).is_some());
+    // One after the other, each would have been waited for before that, and sent away.
+    let is_open = |link: &OwnedFd| {
+        socket::recv(link.as_raw_fd(), &mut [0; 16], MsgFlags::MSG_DONTWAIT) == Err(nix::Error::EAGAIN)
+    };
+    assert!(open.iter().any(is_open));
     assert_eq!(running.serves("print(snd(0))"), "0\n");
     drop(open);
     running.ends();

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 
 use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
-use engine::IpcNamespace;
+use engine::{IpcNamespace, Limit, namespace::ASK_SEGMENTS};
 
 use crate::{LinuxHost, leave, tls::Tls, wire};
 
@@ -123,6 +123,15 @@ pub fn wait_doorbell(seen: u32) -> u32 {
     let Ok(ns) = IpcNamespace::of(&ARENA, &host) else { return seen };
     let _ = sys::futex_wait(&ns.get().doorbell, seen, 60_000_000_000);
     ns.doorbell.load(Acquire)
+}
+
+/// A limit of the namespace. Needs no attachment of the calling thread, and no lock.
+///
+/// # Errors
+/// `EIDRM` if the namespace makes no sense.
+pub fn limit(limit: Limit) -> Result<i32> {
+    let host = LinuxHost { tls: crate::tls::get() };
+    Ok(IpcNamespace::of(&ARENA, &host)?.limit(limit))
 }
 
 fn path() -> Result<&'static [u8]> {
@@ -541,6 +550,11 @@ pub(crate) fn more_threads() -> Result<()> {
         done => done,
     }
     .map(|_| ())
+}
+
+/// Has the broker's first thread look for segments that are over.
+pub fn have_segments_looked_at(host: &LinuxHost) {
+    ring(host, ASK_SEGMENTS);
 }
 
 pub(crate) fn ring(host: &LinuxHost, what: u32) {

@@ -26,7 +26,7 @@ use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Task as _};
 
-pub use attach::{found, use_socket, wait_doorbell};
+pub use attach::{found, have_segments_looked_at, limit, use_socket, wait_doorbell};
 pub use attachments::{Unmapping, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
@@ -127,6 +127,18 @@ fn enter_slow() -> Result<()> {
     tls.generation.store(entering.generation, Relaxed);
     attach::register_if_needed(tls);
     Ok(())
+}
+
+/// Gives the thread's slot up: the thread is about to end, in a process that goes on.
+pub fn end_thread() {
+    let tls = tls::get();
+    let host = LinuxHost { tls };
+    if is_entered(tls)
+        && let Ok(ctx) = Ctx::new(&attach::ARENA, &host, Handle(tls.slot.load(Relaxed)))
+    {
+        tls.generation.store(0, Relaxed);
+        ctx.quit();
+    }
 }
 
 fn claim(host: &LinuxHost, nested: bool) -> Result<Operation<'_>> {

@@ -36,6 +36,8 @@ static DEVICES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 pub struct Keeper {
     /// See [`Backing::retire_memory`].
     pub retire: fn(u64, Option<i32>) -> Result<bool>,
+    /// No segment needs the memory any more.
+    pub forget: fn(u64),
     /// Something may be over: look soon.
     pub look: fn(),
 }
@@ -249,7 +251,10 @@ pub(crate) fn make_and_give(
     let (file, stat) = make(host, wanted)?;
     let segment = named(stat.ino);
     attach::give([wire::MAGIC, wire::GIVE_MEMORY, segment.0, host.tgid()], &file)?;
-    keep(file, stat.ino);
+    // The keeper has it anyway.
+    if keeper().is_none() {
+        keep(file, stat.ino);
+    }
     Ok(())
 }
 
@@ -267,9 +272,10 @@ impl Backing for LinuxHost {
     }
 
     fn drop_memory(&self, memory: u64) {
-        let is_cut =
-            LAST_CUT.swap(0, Relaxed) == memory || take_kept(memory).is_some_and(|(file, _)| cut(&file));
-        if !is_cut {
+        let kept = take_kept(memory);
+        if let Some(keeper) = keeper() {
+            (keeper.forget)(memory);
+        } else if LAST_CUT.swap(0, Relaxed) != memory && !kept.is_some_and(|(file, _)| cut(&file)) {
             self.watch_removed();
         }
     }

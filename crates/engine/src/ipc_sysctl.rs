@@ -2,7 +2,8 @@
 //!
 //! What users see: the files `/proc/sys/kernel/{msgmax,msgmnb,msgmni,auto_msgmni,sem,shmmax,shmall,shmmni,shm_rmid_forced,
 //! msg_next_id,sem_next_id,shm_next_id}` with the kernel's ranges and errors, to the byte that a write says it took.
-//! Besides `ipcspace.sem_barging`, which the kernel doesn't have, so there is no file of it: it is set when the namespace is made.
+//! Besides `ipcspace.sem_barging` and the quotas of strangers, `ipcspace.stranger_*`, which the kernel doesn't have, so there are no files of them: they are
+//! set when the namespace is made, and by `ipcspace sysctl`.
 //! What is missing: those of POSIX queues.
 //!
 //! Values are single words of the namespace's root, so they need no lock.
@@ -43,7 +44,7 @@ enum Values {
 
 const PREFIX: &str = "kernel.";
 
-static SYSCTLS: [Sysctl; 18] = [
+static SYSCTLS: [Sysctl; 22] = [
     Sysctl { name: "kernel.msgmax", values: Values::Ints(&[Limit::MsgMax]) },
     Sysctl { name: "kernel.msgmnb", values: Values::Ints(&[Limit::MsgMnb]) },
     Sysctl { name: "kernel.msgmni", values: Values::Ints(&[Limit::MsgMni]) },
@@ -65,6 +66,10 @@ static SYSCTLS: [Sysctl; 18] = [
     Sysctl { name: "fs.mqueue.msg_default", values: Values::Ints(&[Limit::MqMsgDefault]) },
     Sysctl { name: "fs.mqueue.msgsize_default", values: Values::Ints(&[Limit::MqMsgsizeDefault]) },
     Sysctl { name: "ipcspace.sem_barging", values: Values::Ints(&[Limit::SemBarging]) },
+    Sysctl { name: "ipcspace.stranger_objects", values: Values::Ints(&[Limit::StrangerObjects]) },
+    Sysctl { name: "ipcspace.stranger_bytes", values: Values::Ulong(|ns| &ns.stranger_bytes) },
+    Sysctl { name: "ipcspace.stranger_waiters", values: Values::Ints(&[Limit::StrangerWaiters]) },
+    Sysctl { name: "ipcspace.stranger_connections", values: Values::Ints(&[Limit::StrangerConnections]) },
 ];
 
 /// Of a text that is written, the bytes that are looked at.
@@ -254,7 +259,11 @@ impl Sysctl {
 #[expect(clippy::cast_possible_wrap, reason = "a constant")]
 fn range(limit: Limit) -> RangeInclusive<i32> {
     match limit {
-        Limit::MsgMax | Limit::MsgMnb => 0..=i32::MAX,
+        Limit::MsgMax
+        | Limit::MsgMnb
+        | Limit::StrangerObjects
+        | Limit::StrangerWaiters
+        | Limit::StrangerConnections => 0..=i32::MAX,
         Limit::MsgMni | Limit::ShmMni | Limit::SemMni => 0..=IPCMNI as i32,
         Limit::ShmRmidForced | Limit::SemBarging => 0..=1,
         Limit::MqMsgMax | Limit::MqMsgDefault => 1..=HARD_MSGMAX,

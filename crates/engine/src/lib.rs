@@ -25,6 +25,7 @@ pub mod shm;
 pub mod syscall;
 pub mod task;
 mod types;
+pub mod usage;
 pub mod util;
 
 pub use namespace::{IpcNamespace, Limit};
@@ -32,3 +33,4 @@ pub use syscall::{Begun, Call, Syscall};
 pub use task::{
     Backing, Cause, Cred, Descriptors, MapPlace, MapRequest, Mqd, NewMemory, Notice, Outcome, Readiness, Task,
 };
+pub use usage::Usage;

@@ -26,6 +26,7 @@ use arena::{
 };
 
 use crate::{
+    msg::MESSAGE_BYTES,
     msgutil::{MsgMsg, load_msg, message, store_msg},
     namespace::{IpcNamespace, Limit},
     reap::give_up,
@@ -133,6 +134,10 @@ impl Object for MqueueInodeInfo {
     }
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.mq_ids
+    }
+    fn holds(&self) -> u64 {
+        let heads = u64::from(self.curmsgs.load(Relaxed)).saturating_mul(MESSAGE_BYTES);
+        (size_of::<MqueueInodeInfo>() as u64).saturating_add(self.qsize.load(Relaxed)).saturating_add(heads)
     }
     #[inline(always)]
     fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, q: &Ref<'_, Self>) -> Result<()> {

@@ -34,6 +34,7 @@ use crate::{
         TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, outermost, take_idle,
         unlink_from_type,
     },
+    usage::{charge_more, charge_new},
     util::{
         CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget, ipcperms,
@@ -53,6 +54,8 @@ const ROOM: u32 = 2;
 pub(crate) const KIND_RECV: u32 = 1;
 /// A waiter's kind.
 pub(crate) const KIND_SEND: u32 = 2;
+/// What a message holds beside its text: its head, its type's, and what its blocks have too much.
+pub(crate) const MESSAGE_BYTES: u64 = 128;
 /// More messages than the arena has room for.
 const MESSAGES: u64 = 1 << 30;
 
@@ -98,6 +101,10 @@ impl Object for MsgQueue {
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.msg_ids
     }
+    fn holds(&self) -> u64 {
+        let heads = self.qnum.load(Relaxed).saturating_mul(MESSAGE_BYTES);
+        (size_of::<MsgQueue>() as u64).saturating_add(self.cbytes.load(Relaxed)).saturating_add(heads)
+    }
     #[inline(always)]
     fn finish_pending<T: Task>(tx: &mut Tx<'_, '_, T>, q: &Ref<'_, Self>) -> Result<()> {
         if q.pending.load(Relaxed) == 0 {
@@ -141,6 +148,7 @@ pub fn do_msgget<T: Task>(ctx: &Ctx<'_, T>, key: i32, flags: i32) -> Result<i32>
 }
 
 fn newque<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, flags: i32) -> Result<Q<'a>> {
+    charge_new(ctx, size_of::<MsgQueue>() as u64)?;
     let q: Q<'a> = new_object(ctx, flags)?;
     q.stime.store(0, Relaxed);
     q.rtime.store(0, Relaxed);
@@ -532,6 +540,11 @@ pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags
     #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
     if size > ns.limit(Limit::MsgMax) as u64 || id < 0 || mtype < 1 {
         return Err(Errno::EINVAL);
+    }
+    if T::HAS_QUOTAS
+        && let Ok(q) = find_object::<MsgQueue, T>(ctx, id)
+    {
+        charge_more(ctx, q.get(), MESSAGE_BYTES + size)?;
     }
     if let Err(e) = load_msg(ctx, msgp.wrapping_add(compat::size_of_long(ctx.host)), size, mtype) {
         ctx.free_chain();

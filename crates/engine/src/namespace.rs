@@ -49,9 +49,20 @@ pub enum Limit {
     MqMsgsizeDefault,
     /// `ipcspace.sem_barging`: 1 if a semaphore that becomes free is nobody's until somebody takes it.
     SemBarging,
+    /// `ipcspace.stranger_objects`: most objects that a stranger's user may have made.
+    StrangerObjects,
+    /// `ipcspace.stranger_waiters`: most calls of a stranger's user that may sleep.
+    StrangerWaiters,
+    /// `ipcspace.stranger_connections`: most threads, and most processes, of a stranger's user.
+    StrangerConnections,
 }
 
-const LIMITS: usize = 15;
+const LIMITS: usize = 18;
+/// What a stranger's user may have, unless it is said otherwise.
+const STRANGER_OBJECTS: i32 = 1024;
+const STRANGER_BYTES: u64 = 1 << 30;
+const STRANGER_WAITERS: i32 = 256;
+const STRANGER_CONNECTIONS: i32 = 256;
 
 arena::shared! {
     /// A namespace, at the root of its arena.
@@ -76,7 +87,9 @@ arena::shared! {
         /// What each user has of POSIX queues: see `mqueue`.
         pub(crate) mq_users: AtomicU32,
         pad: AtomicU32,
-        unused: [AtomicU64; 3],
+        /// `ipcspace.stranger_bytes`: most bytes that what a stranger's user has made may hold.
+        pub stranger_bytes: AtomicU64,
+        unused: [AtomicU64; 2],
         /// Message queues.
         pub msg_ids: IpcIds,
         /// Semaphore sets.
@@ -125,11 +138,15 @@ impl IpcNamespace {
             (Limit::MqMsgDefault, mq::DFLT_MSG),
             (Limit::MqMsgsizeDefault, mq::DFLT_MSGSIZE),
             (Limit::SemBarging, 0),
+            (Limit::StrangerObjects, STRANGER_OBJECTS),
+            (Limit::StrangerWaiters, STRANGER_WAITERS),
+            (Limit::StrangerConnections, STRANGER_CONNECTIONS),
         ] {
             self.limits[limit as usize].store(value, Relaxed);
         }
         self.shm_ctlmax.store(shm::SHMMAX, Relaxed);
         self.shm_ctlall.store(shm::SHMALL, Relaxed);
+        self.stranger_bytes.store(STRANGER_BYTES, Relaxed);
         for ids in [&self.msg_ids, &self.sem_ids, &self.shm_ids, &self.mq_ids] {
             ids.init();
         }

@@ -32,6 +32,7 @@ use arena::{
 use crate::{
     namespace::{IpcNamespace, Limit},
     task::{Cause, Outcome, Task},
+    usage::{charge_more, charge_new},
     util::{
         CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, Table, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget,
@@ -116,6 +117,11 @@ impl Object for SemArray {
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.sem_ids
     }
+    fn holds(&self) -> u64 {
+        let nsems = self.nsems.load(Relaxed).into();
+        let records = u64::from(self.undo_count.load(Relaxed)).saturating_mul(undo_bytes(nsems));
+        set_bytes(nsems).saturating_add(records)
+    }
     #[inline(always)]
     fn changes_max(&self) -> usize {
         // Completing a sleeper with many operations needs a long log.
@@ -141,6 +147,16 @@ impl Holder for SemArray {
     fn pending(&self) -> &AtomicU32 {
         &self.pending
     }
+}
+
+/// Bytes that a set of so many semaphores holds.
+const fn set_bytes(nsems: u64) -> u64 {
+    size_of::<SemArray>() as u64 + nsems * size_of::<Sem>() as u64
+}
+
+/// Bytes of an undo record of such a set.
+const fn undo_bytes(nsems: u64) -> u64 {
+    size_of::<SemUndo>() as u64 + nsems * size_of::<AtomicI32>() as u64
 }
 
 type Set<'a> = Ref<'a, SemArray>;
@@ -209,6 +225,7 @@ fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i
     if ns.sem_ids.used.load(Relaxed) + u64::from(nsems) > semmns {
         return Err(Errno::ENOSPC);
     }
+    charge_new(ctx, set_bytes(nsems.into()))?;
     let sems = Table::alloc::<Sem, T>(ctx, nsems as usize).inspect_err(|_| ctx.free_chain())?;
     let set: Set<'a> = new_object(ctx, flags).inspect_err(|_| ctx.free_chain())?;
     set.ctime.store(ctx.host.now(), Relaxed);
@@ -1059,6 +1076,9 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
                 let Some(fresh) = new.take() else {
                     let nsems = set.nsems.load(Relaxed) as usize;
                     drop(tx);
+                    if T::HAS_QUOTAS {
+                        charge_more(ctx, set.get(), undo_bytes(nsems as u64))?;
+                    }
                     new = Some(new_undo(ctx, nsems)?);
                     continue;
                 };

@@ -30,6 +30,7 @@ use arena::{
 use crate::{
     namespace::{IpcNamespace, Limit},
     task::{MapPlace, MapRequest, NewMemory, Task},
+    usage::charge_new,
     util::{
         IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
         free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
@@ -86,6 +87,9 @@ impl Object for ShmidKernel {
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.shm_ids
     }
+    fn holds(&self) -> u64 {
+        segment_bytes(self.segsz.load(Relaxed))
+    }
     /// A removed segment that is still attached has no key any more.
     fn has_key(&self) -> bool {
         !self.is_removed()
@@ -107,6 +111,11 @@ impl ShmidKernel {
     fn is(&self, flag: u32) -> bool {
         self.flags.load(Relaxed) & flag != 0
     }
+}
+
+/// Bytes that a segment of that size holds.
+const fn segment_bytes(size: u64) -> u64 {
+    size.saturating_add(size_of::<ShmidKernel>() as u64)
 }
 
 fn pages(size: u64) -> u64 {
@@ -167,6 +176,7 @@ fn newseg<'a, T: Task>(
         return Err(Errno::ENOSPC);
     }
     room_for(ns, &ns.shm_ids, size)?;
+    charge_new(ctx, segment_bytes(size))?;
     let shp: Shp<'a> = new_object(ctx, flags)?;
     for place in [&shp.memory, &shp.nattch] {
         place.store(0, Relaxed);

@@ -1,7 +1,9 @@
 //! What the engine needs to know of the caller.
 
 use abi::{Errno, Plain, Result};
-use arena::{Handle, Host, SharedBytes};
+use arena::{Ctx, Handle, Host, SharedBytes};
+
+use crate::usage::Usage;
 
 /// Who asks: the credentials of the moment of the call.
 #[derive(Clone, Copy, Debug, Default)]
@@ -225,6 +227,15 @@ pub trait Descriptors {
 
 /// A thread that makes a call, on a [`Host`].
 pub trait Task: Host + Backing + Descriptors {
+    /// Whether what users hold is limited: then [`Task::charge`] is asked.
+    const HAS_QUOTAS: bool = false;
+    /// Whether what `creator` has made may come to hold so much more. Not to be asked with a lock held.
+    fn charge(&self, _ctx: &Ctx<'_, Self>, _creator: u32, _more: Usage) -> bool
+    where
+        Self: Sized,
+    {
+        true
+    }
     /// The process's id.
     fn tgid(&self) -> u32;
     /// The id of the thread that makes the call, which may be another one than its host's.

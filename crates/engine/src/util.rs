@@ -110,6 +110,8 @@ pub(crate) trait Object: Shared {
     fn changes_max(&self) -> usize {
         0
     }
+    /// Bytes of memory that it holds, about: what quotas count.
+    fn holds(&self) -> u64;
     /// Whether it can be found by its key.
     fn has_key(&self) -> bool {
         true
@@ -503,10 +505,14 @@ pub(crate) fn obtain_object_idx<'c, 'a, O: Object + 'a, T: Task>(
 
 /// The identifier of what is at an index, also if it is poisoned.
 pub(crate) fn id_at<O: Object, T: Task>(ctx: &Ctx<'_, T>, idx: u32) -> Result<i32> {
+    Ok(object_at::<O, T>(ctx, idx)?.perm().id.load(Relaxed))
+}
+
+/// What is at an index, found without a lock.
+pub(crate) fn object_at<'a, O: Object + 'a, T: Task>(ctx: &Ctx<'a, T>, idx: u32) -> Result<Ref<'a, O>> {
     let (_, ids) = ids_ref::<O, T>(ctx)?;
     let block = Handle(entry(ctx, &ids, idx)?.load(Acquire));
-    let object: Ref<'_, O> = ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()?;
-    Ok(object.perm().id.load(Relaxed))
+    ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()
 }
 
 /// What a `*get` call wants.

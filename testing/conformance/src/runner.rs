@@ -33,7 +33,9 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
             let is_posix = case.name.starts_with("mqueue/");
             let fits = match door {
                 // Programs don't have them yet.
-                Door::Preload | Door::Stranger | Door::Trap if is_posix => false,
+                Door::Preload | Door::Stranger | Door::Trap | Door::Kernel32 | Door::Trap32 if is_posix => {
+                    false
+                }
                 // A simulated machine has no files: the case would open the real ones.
                 Door::Host => !opens_files && !case.needs_mappings(),
                 Door::Stranger => !opens_files && !case.needs_root,
@@ -121,8 +123,12 @@ fn this_executable() -> PathBuf {
 fn run_apart(door: Door, case: &Case) -> Result<(), String> {
     let mut command = match door {
         Door::Kernel | Door::Kernel32 => in_new_kernel_namespace(case),
-        Door::Preload | Door::Stranger => in_namespace_of_ours(Door::Preload, case),
-        Door::Trap | Door::Trap32 => in_namespace_of_ours(Door::Trap, case),
+        Door::Preload => in_namespace_of_ours(Door::Preload, case, &[]),
+        // The kernel has no such quotas.
+        Door::Stranger => {
+            in_namespace_of_ours(Door::Preload, case, &[("ipcspace.stranger_bytes", "18446744073709551615")])
+        }
+        Door::Trap | Door::Trap32 => in_namespace_of_ours(Door::Trap, case, &[]),
         Door::Host => Command::new(this_executable()),
     };
     let Output { status, stdout, stderr } = command
@@ -158,10 +164,10 @@ fn in_new_kernel_namespace(case: &Case) -> Command {
     command
 }
 
-fn in_namespace_of_ours(door: Door, case: &Case) -> Command {
+fn in_namespace_of_ours(door: Door, case: &Case, limits: &[(&str, &str)]) -> Command {
     let mut command = Command::new(ipcspace());
     command.args(["run", "--kill", "--door", label(door)]);
-    for (name, value) in case.limits {
+    for (name, value) in case.limits.iter().chain(limits) {
         command.arg("--sysctl").arg(format!("{name}={value}"));
     }
     command.arg("--").arg(this_executable());

@@ -35,7 +35,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "broker",
         ours: &["abi", "sys", "arena", "engine", "client", "trap"],
-        foreign: Only(&["libc", "nix", "sd-notify", "thiserror"]),
+        foreign: Only(&["libc", "nix", "parking_lot", "sd-notify", "thiserror"]),
     },
     Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "broker"], foreign: Any },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
@@ -43,6 +43,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "world", ours: &["abi", "host", "int80"], foreign: Any },
     Layer { name: "conformance", ours: &["abi", "host", "int80", "world"], foreign: Any },
     Layer { name: "differential", ours: &["world"], foreign: Any },
+    Layer { name: "hostile", ours: &["abi", "sys", "engine", "client"], foreign: Any },
     Layer { name: "crash", ours: &["arena", "engine", "client"], foreign: Any },
     Layer { name: "bench", ours: &["world"], foreign: Any },
     Layer { name: "xtask", ours: &[], foreign: Any },

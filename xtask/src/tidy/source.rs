@@ -29,6 +29,7 @@ const UNSAFE: &[&str] = &[
     // The C ABI.
     "crates/preload/",
     "crates/broker/src/sysv.rs",
+    "crates/broker/src/door.rs",
     // Processes and descriptors.
     "crates/broker/src/segments.rs",
     "crates/broker/src/serve.rs",
