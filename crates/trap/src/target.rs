@@ -15,6 +15,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
 use arena::Handle;
@@ -28,6 +30,8 @@ use crate::notify::Listener;
 use crate::process::{has_ended, pidfd_open, start_time};
 use crate::trace::Held;
 
+/// How long a mapping is tried while somebody may be trying to seal its memory.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Threads that are remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
 
@@ -401,12 +405,13 @@ impl Caller for Errand<'_> {
         let flags = (libc::MAP_SHARED | fixed) as u64;
         let give = || self.listener.give(self.id, file.raw()).map_err(|error| Errno::from_raw(error as i32));
         self.hold(give, |held, fd| {
+            let began = Instant::now();
             let mapped = loop {
                 match held.mmap(at, size, protection as u64, flags, fd) {
                     Err(Errno::EEXIST) => break Err(Errno::EINVAL),
                     Err(Errno::EPERM) if is_write_sealed(file) => break Err(Errno::EIDRM),
                     // Somebody is trying to seal it, and may yet find that it is mapped.
-                    Err(Errno::EPERM) if wanted.write => std::thread::yield_now(),
+                    Err(Errno::EPERM) if wanted.write && began.elapsed() < PATIENCE => thread::yield_now(),
                     done => break done,
                 }
             };
