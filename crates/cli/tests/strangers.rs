@@ -404,8 +404,7 @@ sleeps(); sleeps(); sleeps(); os.waitpid(pids.pop(), 0)
 def others():
     as_(1001); print(done(libc.semtimedop(s, struct.pack('hhh', 0, -1, 0), 1, struct.pack('qq', 0, 1000))), flush=True)
 child(others)
-for pid in pids: snd(q, b'awake')
-for pid in pids: os.waitpid(pid, 0)
+for _ in pids: snd(q, b'awake'); os.wait()
 ",
         "ENOMEM\nEAGAIN\nawake\nawake\n",
     );
