@@ -166,6 +166,8 @@ open64: the list
 openat absolute: the list
 openat: the list
 openat64: the list
+fortified open: the list
+fortified openat: the list
 openat by dots: the list
 dots and slashes: the list
 relative: the list
@@ -189,6 +191,8 @@ access: 0
 access to execute: EACCES
 access to write: 0
 faccessat: 0
+/proc/sysvipc: 3 of msg sem shm, 3 plain files
+/proc/sys/kernel: 12 of msgmax msgmnb msgmni auto_msgmni sem shmmax shmall shmmni shm_rmid_forced msg_next_id sem_next_id shm_next_id, 12 plain files
 close on exec: 0
 access mode: 0
 place of the copy: 100
@@ -199,6 +203,7 @@ write: EBADF
 stat: 0
 mode: 100444
 mode of the open one: 100444
+fopen64: 1
 fgets: 1
 rewind: 0
 fgets again: 1

@@ -3,6 +3,7 @@
  * kernel and on ours. Whoever runs it may write the sysctls. PATH is a directory that it may write to.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -17,6 +18,10 @@
 
 #define MSGMAX "/proc/sys/kernel/msgmax"
 #define MSG "/proc/sysvipc/msg"
+
+/* What open and openat are where the compiler is told to fortify. */
+int __open_2(const char *path, int flags);
+int __openat_2(int dir, const char *path, int flags);
 
 /* Addresses that the compiler doesn't know. */
 static char *volatile null, *volatile wild = (char *)1;
@@ -66,6 +71,8 @@ static void paths(const char *directory)
 	is_header("openat absolute", openat(-1, MSG, O_RDONLY));
 	is_header("openat", openat(dir, "msg", O_RDONLY));
 	is_header("openat64", openat64(dir, "./msg", O_RDONLY));
+	is_header("fortified open", __open_2(MSG, O_RDONLY));
+	is_header("fortified openat", __openat_2(dir, "msg", O_RDONLY));
 	is_header("openat by dots", openat(dir, "../sysvipc/msg", O_RDONLY));
 	is_header("dots and slashes", open("//proc/./self/../sysvipc//msg", O_RDONLY));
 	close(dir);
@@ -106,6 +113,31 @@ static void paths(const char *directory)
 	say("faccessat", faccessat(AT_FDCWD, MSGMAX, W_OK, AT_EACCESS));
 }
 
+/* Which of the namespace's files a directory lists, and what each is. */
+static void listing(const char *directory, const char *names)
+{
+	DIR *dir = opendir(directory);
+	int found = 0, plain = 0;
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct stat status;
+		struct statx more;
+
+		char word[300], among[300];
+
+		snprintf(word, sizeof(word), " %s ", entry->d_name);
+		snprintf(among, sizeof(among), " %s ", names);
+		if (!strstr(among, word))
+			continue;
+		found++;
+		plain += !fstatat(dirfd(dir), entry->d_name, &status, 0) && S_ISREG(status.st_mode) && status.st_size == 0 &&
+			 !statx(dirfd(dir), entry->d_name, 0, STATX_BASIC_STATS, &more) && more.stx_mode == status.st_mode;
+	}
+	printf("%s: %d of %s, %d plain files\n", directory, found, names, plain);
+	if (dir)
+		closedir(dir);
+}
+
 static void reading(void)
 {
 	char text[256] = "", again[256] = "";
@@ -130,7 +162,11 @@ static void reading(void)
 	printf("mode of the open one: %o\n", status.st_mode);
 	close(fd);
 
-	FILE *stream = fopen(MSG, "re");
+	FILE *stream = fopen64(MSG, "re");
+
+	say("fopen64", stream && fgets(again, sizeof(again), stream) && !strncmp(text, again, 20));
+	fclose(stream);
+	stream = fopen(MSG, "re");
 
 	say("fgets", stream && fgets(again, sizeof(again), stream) && !strncmp(text, again, 20));
 	say("rewind", fseek(stream, 0, SEEK_SET));
@@ -307,6 +343,8 @@ int main(int argc, char **argv)
 	if (argc != 2)
 		return 2;
 	paths(argv[1]);
+	listing("/proc/sysvipc", "msg sem shm");
+	listing("/proc/sys/kernel", "msgmax msgmnb msgmni auto_msgmni sem shmmax shmall shmmni shm_rmid_forced msg_next_id sem_next_id shm_next_id");
 	reading();
 	writing();
 	streams();
