@@ -492,12 +492,14 @@ impl Service {
             }
         }
         client::with(|ctx| {
-            let clients = self.clients.values().map(|c| (c.pid, c.process, c.peer.is_some()));
+            // One that has ended is among them until its last call is over.
+            let is_unseen = |c: &Client| c.peer.is_some() && !c.has_ended() && !segments::can_see(c.pid);
+            let clients = self.clients.values().map(|c| (c.pid, c.process, is_unseen(c)));
             let trapped = trapped.iter().map(|(pid, process)| (pid.cast_signed(), *process, false));
-            for (pid, process, is_stranger) in
+            for (_, process, is_unseen) in
                 clients.chain(trapped).filter(|(pid, ..)| !counts.contains_key(pid))
             {
-                if is_stranger && !segments::can_see(pid) {
+                if is_unseen {
                     // What it has told counts.
                     total += shm::attached_by(ctx, process, id);
                 } else if shm::has_attached(ctx, process, id) {
