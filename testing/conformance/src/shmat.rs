@@ -1,6 +1,6 @@
 //! shmat(2): addresses, permissions, what it notes; and how mappings are counted through fork, exec and death.
 
-use std::{process::Command, time::Duration};
+use std::process::Command;
 
 use libc::{IPC_CREAT, PROT_EXEC, PROT_READ, PROT_WRITE};
 
@@ -12,7 +12,7 @@ use crate::{
     case::cases,
     check::{Failure, Outcome, ok, same},
     errno::{EACCES, EINVAL},
-    task::{Task, become_root, become_user, now, sleep_for_ever},
+    task::{Task, become_root, become_user, now, sleep_for_ever, wait_until},
 };
 
 cases! { "shmat":
@@ -325,16 +325,6 @@ fn counted_through_exec() -> Outcome {
     wait_until(|| Ok(ok!(shm_stat(id)).shm_lpid == pid && ok!(nattch(id)) == 0))?;
     same!(ok!(shm_stat(id)).shm_dtime != 0, true);
     Ok(())
-}
-
-fn wait_until(mut done: impl FnMut() -> Outcome<bool>) -> Outcome {
-    for _ in 0..5000 {
-        if done()? {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Err(Failure("it does not come to that".into()))
 }
 
 fn counted_through_exit() -> Outcome {

@@ -318,3 +318,14 @@ pub(crate) fn have_only(capability: Option<Capability>) {
     let set = unsafe { capset(&raw mut header, &raw const sets) };
     assert_eq!((got, set), (0, 0), "what is permitted can be made effective");
 }
+
+/// Waits for something that comes by itself, for seconds at most.
+pub(crate) fn wait_until(mut done: impl FnMut() -> Outcome<bool>) -> Outcome {
+    for _ in 0..5000 {
+        if done()? {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Err(Failure("it does not come to that".into()))
+}
