@@ -38,9 +38,10 @@ use crate::{
     },
     util::{
         CORRUPT, Ends, GUTTED, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS, STATE_DYING,
-        STATE_LIVE, STATE_POISONED, add_id, begin_sleep, end_listing, ensure_tables, find_key, free_object,
-        gut, has_ended, heed, ids_ref, insist, lock_object, missing_table, new_object, obtain_object_idx,
-        prepare_sleep, release_sleepers, rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
+        STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing, ensure_span,
+        ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave, lock_object,
+        missing_table, new_object, obtain_object_idx, outcome_of, own_block, prepare_sleep, release_sleepers,
+        rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
     },
 };
 
@@ -480,18 +481,7 @@ fn ensure_users<'a, T: Task>(
     if ns.mq_users.load(Acquire) != 0 {
         return Ok(());
     }
-    let block = ctx.alloc(SPAN).or_errno()?;
-    ctx.arena.zero(ctx.host, block, 0, SPAN as usize).or_errno()?;
-    let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
-    if ns.mq_users.load(Relaxed) == 0 {
-        tx.set(ns, |n| &n.mq_users, block.0);
-        taken(&mut tx);
-        tx.commit();
-    } else {
-        drop(tx);
-        ctx.free(block);
-    }
-    Ok(())
+    ensure_span(ctx, ids, ns.part(|ns| &ns.mq_users))
 }
 
 /// The bytes that a user has, or a place for them.
@@ -881,8 +871,7 @@ fn complete<'a, T: Task>(
     result: Result<()>,
 ) -> Result<()> {
     end_listing(tx, q.handle(), list.ends(q), who)?;
-    tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
-    tx.commit_completing(who, Phase::Done);
+    complete_sleep(tx, who, Phase::Done, result);
     Ok(())
 }
 
@@ -963,20 +952,6 @@ fn pipelined_receive<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<(
         complete(tx, q, List::Senders, &who, Ok(()))?;
     }
     Ok(())
-}
-
-/// Ends a sleep of this thread that nobody has completed: takes it off its list. Returns false if somebody has.
-fn leave<'a, T: Task>(ctx: &Ctx<'a, T>, list: List) -> Result<bool> {
-    let me = ctx.slot.part(|s| &s.waiter);
-    let object: Q<'a> = ctx.at(Handle(me.object.load(Relaxed))).or_errno()?;
-    let Locked { object: q, mut tx } = lock_object(ctx, object)?;
-    if me.phase() != Phase::Waiting {
-        return Ok(false);
-    }
-    end_listing(&mut tx, q.handle(), list.ends(&q), &me)?;
-    tx.commit();
-    me.end();
-    Ok(true)
 }
 
 /// Ends the sleep of a dead thread.
@@ -1173,28 +1148,13 @@ fn pipelined_send<'a, T: Task>(
 pub fn resume_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
     let queue = Handle(me.object.load(Relaxed));
-    let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, List::Senders) };
+    let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, |q| List::Senders.ends(q)) };
     let left = heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))?;
     // What it had brought and was not needed, or all of it.
     own_block(ctx, &me);
     ctx.free_chain();
-    let result = me.result.load(Relaxed);
     me.end();
-    if left { Err(interrupted(cause)) } else { outcome(result, 0) }
-}
-
-/// What was given to the sleep, or given back, is the thread's.
-fn own_block<T: Task>(ctx: &Ctx<'_, T>, me: &Waiter) -> Handle {
-    let block = me.block.load(Relaxed);
-    ctx.slot.in_flight.chain.store(block, Relaxed);
-    arena::sync::ordered();
-    me.block.store(0, Relaxed);
-    Handle(block)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "an error number")]
-fn outcome(result: i64, value: i64) -> Result<Outcome> {
-    if result < 0 { Err(Errno::from_raw(-result as i32)) } else { Ok(Outcome::Done(value)) }
+    if left { Err(interrupted(cause)) } else { outcome_of(&me).map(|_| Outcome::Done(0)) }
 }
 
 // ---- mq_timedreceive
@@ -1294,13 +1254,12 @@ pub fn resume_mq_timedreceive<T: Task>(
 ) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
     let queue = Handle(me.object.load(Relaxed));
-    let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, List::Receivers) };
+    let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, |q| List::Receivers.ends(q)) };
     if heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))? {
         return Err(interrupted(cause));
     }
-    let result = me.result.load(Relaxed);
     me.end();
-    outcome(result, 0)?;
+    outcome_of(&me)?;
     let block = own_block(ctx, &me);
     let delivered = ctx.at(block).or_errno().and_then(|msg| deliver(ctx, &msg, call));
     heed_queue(ctx, queue, delivered)
@@ -1381,9 +1340,8 @@ pub fn resume_mq_notify_thread<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Resul
             return Err(Errno::EINTR);
         }
     }
-    let result = me.result.load(Relaxed);
     me.end();
-    outcome(result, result)
+    outcome_of(&me).map(Outcome::Done)
 }
 
 /// Whether the registration is the calling process's.

@@ -37,9 +37,10 @@ use crate::{
     usage::{charge_more, charge_new},
     util::{
         CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
-        STATE_LIVE, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget, ipcperms,
-        is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check, obtain_object_idx,
-        obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids, taken,
+        STATE_LIVE, check_owner, complete_sleep, find_object, free_object, gut, insist, ipc_update_perm,
+        ipcget, ipcperms, is_object, kernel_to_ipc64_perm, leave, lock_object, new_object,
+        obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, own_block, release_sleepers,
+        rm_id, set_chain, set_dying, settle_ids, taken,
     },
     util::{Ends, SLEEPERS, begin_sleep, end_listing, has_ended, sleeper},
 };
@@ -446,11 +447,10 @@ fn complete<'a, T: Task>(
     list: List,
     who: &Ref<'a, Waiter>,
     phase: Phase,
-    result: core::result::Result<(), Errno>,
+    result: Result<()>,
 ) -> Result<()> {
     dequeue(tx, q, list, who)?;
-    tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
-    tx.commit_completing(who, phase);
+    complete_sleep(tx, who, phase, result);
     Ok(())
 }
 
@@ -514,20 +514,6 @@ fn fits(q: &MsgQueue, size: u64) -> bool {
     size + q.cbytes.load(Relaxed) <= qbytes && q.qnum.load(Relaxed) < qbytes
 }
 
-/// Ends a sleep of this thread that nobody has completed: takes it off its list. Returns false if somebody has.
-fn leave<'a, T: Task>(ctx: &Ctx<'a, T>, list: List) -> Result<bool> {
-    let me = ctx.slot.part(|s| &s.waiter);
-    let object: Q<'a> = ctx.at(Handle(me.object.load(Relaxed))).or_errno()?;
-    let Locked { object: q, mut tx } = lock_object(ctx, object)?;
-    if me.phase() != Phase::Waiting {
-        return Ok(false);
-    }
-    dequeue(&mut tx, &q, list, &me)?;
-    tx.commit();
-    me.end();
-    Ok(true)
-}
-
 // ---- msgsnd
 
 /// `msgsnd(2)`; `msgp` points to the type, followed by the text.
@@ -564,12 +550,10 @@ pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags
 /// As [`do_msgsnd`], and `EINTR`.
 pub fn resume_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, flags: i32, cause: Cause) -> Result<Outcome> {
     let me = ctx.slot.part(|s| &s.waiter);
-    let left = cause != Cause::Woken && leave(ctx, List::Senders).inspect_err(|_| give_up(ctx))?;
+    let left =
+        cause != Cause::Woken && leave(ctx, |q| List::Senders.ends(q)).inspect_err(|_| give_up(ctx))?;
     // The message is the thread's again.
-    let block = me.block.load(Relaxed);
-    ctx.slot.in_flight.chain.store(block, Relaxed);
-    arena::sync::ordered();
-    me.block.store(0, Relaxed);
+    own_block(ctx, &me);
     let phase = me.phase();
     me.end();
     let sent = match phase {
@@ -759,7 +743,7 @@ pub fn do_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
 /// # Errors
 /// As [`do_msgrcv`], and `EINTR`.
 pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> Result<Outcome> {
-    if cause != Cause::Woken && leave(ctx, List::Receivers).inspect_err(|_| give_up(ctx))? {
+    if cause != Cause::Woken && leave(ctx, |q| List::Receivers.ends(q)).inspect_err(|_| give_up(ctx))? {
         return Err(Errno::EINTR);
     }
     let me = ctx.slot.part(|s| &s.waiter);
@@ -771,16 +755,8 @@ pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> 
         ctx.flush_wakes();
         return again;
     }
-    let result = me.result.load(Relaxed);
-    if result < 0 {
-        #[expect(clippy::cast_possible_truncation, reason = "an error number")]
-        return Err(Errno::from_raw(-result as i32));
-    }
-    let block = Handle(me.block.load(Relaxed));
-    ctx.slot.in_flight.chain.store(block.0, Relaxed);
-    arena::sync::ordered();
-    me.block.store(0, Relaxed);
-    deliver(ctx, &ctx.at(block).or_errno()?, call)
+    outcome_of(&me)?;
+    deliver(ctx, &ctx.at(own_block(ctx, &me)).or_errno()?, call)
 }
 
 #[inline(always)]

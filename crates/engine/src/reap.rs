@@ -8,7 +8,7 @@ use crate::{
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
     task::Task,
-    util::KernIpcPerm,
+    util::{KernIpcPerm, own_block},
 };
 
 /// Ends all that a dead thread had begun, and frees its slot.
@@ -66,11 +66,8 @@ pub fn give_up<T: Task>(ctx: &Ctx<'_, T>) {
 
 /// Frees what a sleeper had been given.
 fn free_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
-    if let Some(block) = Handle(who.block.load(Relaxed)).some() {
-        ctx.slot.in_flight.chain.store(block.0, Relaxed);
-        // In this order: whoever settles the slot after a death in between finds it in both places, and takes one.
-        arena::sync::ordered();
-        who.block.store(0, Relaxed);
+    if who.block.load(Relaxed) != 0 {
+        own_block(ctx, who);
         ctx.free_chain();
     }
 }

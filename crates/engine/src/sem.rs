@@ -35,9 +35,10 @@ use crate::{
     usage::{charge_more, charge_new},
     util::{
         CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
-        STATE_LIVE, Table, check_owner, find_object, free_object, gut, insist, ipc_update_perm, ipcget,
-        ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object, obtain_object_check,
-        obtain_object_idx, obtain_to_remove, release_sleepers, rm_id, set_chain, set_dying, settle_ids,
+        STATE_LIVE, Table, check_owner, complete_sleep, find_object, free_object, gut, insist,
+        ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object,
+        obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, release_sleepers, rm_id,
+        set_chain, set_dying, settle_ids,
     },
     util::{SLEEPERS, WAITER_PROCESS, has_ended, sleeper},
 };
@@ -440,8 +441,7 @@ fn complete<'a, T: Task>(
     result: core::result::Result<(), Errno>,
 ) -> Result<()> {
     dequeue(tx, set, who)?;
-    tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
-    tx.commit_completing(who, Phase::Done);
+    complete_sleep(tx, who, Phase::Done, result);
     Ok(())
 }
 
@@ -1141,7 +1141,7 @@ pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outc
         } else if me.phase() == Phase::Retry {
             try_again(ctx, &me, cause)?.transpose()
         } else {
-            outcome_of(&me).map(Some)
+            outcome_of(&me).map(|_| Some(()))
         }
     });
     ctx.flush_wakes();
@@ -1158,15 +1158,6 @@ fn out_of_patience(cause: Cause) -> Errno {
     if cause == Cause::Timeout { Errno::EAGAIN } else { Errno::EINTR }
 }
 
-/// What whoever completed a sleep has written.
-fn outcome_of(who: &Waiter) -> Result<()> {
-    match who.result.load(Relaxed) {
-        0.. => Ok(()),
-        #[expect(clippy::cast_possible_truncation, reason = "an error number")]
-        error => Err(Errno::from_raw(-error as i32)),
-    }
-}
-
 /// With barging: the try of a sleeper that was woken. What came of it; `None` if it sleeps on, in its place.
 fn try_again<'a, T: Task>(
     ctx: &Ctx<'a, T>,
@@ -1176,7 +1167,7 @@ fn try_again<'a, T: Task>(
     let Locked { object: set, mut tx } = lock_object(ctx, set(ctx, Handle(me.object.load(Relaxed)))?)?;
     if me.kind.load(Relaxed) != KIND_SEM {
         // Taken off the list since: the set is gone.
-        return Ok(Some(outcome_of(me)));
+        return Ok(Some(outcome_of(me).map(drop)));
     }
     let sops = Sops::of(ctx, me)?;
     let undo = undo_of(ctx, me)?;

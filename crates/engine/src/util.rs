@@ -216,18 +216,27 @@ fn bucket<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, key: i32) -> Result<Ref<'
 /// Allocates the tables of a class that are not there yet.
 pub(crate) fn ensure_tables<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &Ref<'a, IpcIds>) -> Result<()> {
     while let Some(which) = missing_table(ids) {
-        let place = |ids: &'a IpcIds| ids.tables(which);
-        let block = ctx.alloc(SPAN).or_errno()?;
-        ctx.arena.zero(ctx.host, block, 0, SPAN as usize).or_errno()?;
-        let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
-        if place(ids.get()).load(Relaxed) == 0 {
-            tx.set(ids, place, block.0);
-            taken(&mut tx);
-            tx.commit();
-        } else {
-            drop(tx);
-            ctx.free(block);
-        }
+        ensure_span(ctx, ids, ids.part(|ids| ids.tables(which)))?;
+    }
+    Ok(())
+}
+
+/// Puts a span of zeros where a class's lock guards the place for one, unless there is one by then.
+pub(crate) fn ensure_span<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    ids: &Ref<'a, IpcIds>,
+    place: Ref<'a, AtomicU32>,
+) -> Result<()> {
+    let block = ctx.alloc(SPAN).or_errno()?;
+    ctx.arena.zero(ctx.host, block, 0, SPAN as usize).or_errno()?;
+    let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+    if place.load(Relaxed) == 0 {
+        tx.set(&place, |p| p, block.0);
+        taken(&mut tx);
+        tx.commit();
+    } else {
+        drop(tx);
+        ctx.free(block);
     }
     Ok(())
 }
@@ -849,6 +858,54 @@ pub(crate) fn end_listing<'a, T: Task>(
     }
     tx.set(who, |w| &w.kind, 0);
     Ok(())
+}
+
+/// Ends the sleep of one that is on no list any more, as one change with what was done before.
+#[inline(always)]
+pub(crate) fn complete_sleep<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    who: &Ref<'a, Waiter>,
+    phase: Phase,
+    result: Result<()>,
+) {
+    tx.set(who, |w| &w.result, result.map_or_else(|e| -i64::from(e.raw()), |()| 0));
+    tx.commit_completing(who, phase);
+}
+
+/// What whoever completed a sleep has written.
+pub(crate) fn outcome_of(who: &Waiter) -> Result<i64> {
+    match who.result.load(Relaxed) {
+        value @ 0.. => Ok(value),
+        #[expect(clippy::cast_possible_truncation, reason = "an error number")]
+        error => Err(Errno::from_raw(-error as i32)),
+    }
+}
+
+/// Ends a sleep of this thread that nobody has completed: takes it off the list with these ends. Returns false if somebody has.
+pub(crate) fn leave<'a, O: Object + 'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    ends: impl FnOnce(&Ref<'a, O>) -> Ends<'a>,
+) -> Result<bool> {
+    let me = ctx.slot.part(|s| &s.waiter);
+    let object: Ref<'a, O> = ctx.at(Handle(me.object.load(Relaxed))).or_errno()?;
+    let Locked { object, mut tx } = lock_object(ctx, object)?;
+    if me.phase() != Phase::Waiting {
+        return Ok(false);
+    }
+    end_listing(&mut tx, object.handle(), ends(&object), &me)?;
+    tx.commit();
+    me.end();
+    Ok(true)
+}
+
+/// The block that belonged to a sleep is the thread's: whoever settles its slot after a death in between finds it in both places, and
+/// takes one.
+pub(crate) fn own_block<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) -> Handle {
+    let block = Handle(who.block.load(Relaxed));
+    ctx.slot.in_flight.chain.store(block.0, Relaxed);
+    arena::sync::ordered();
+    who.block.store(0, Relaxed);
+    block
 }
 
 /// Where a waiter's arguments name its process.
