@@ -15,6 +15,7 @@ const IMPORTS: &str = "
     __errno_location bcmp clock_gettime fdopen fileno getenv memcpy memmove memset sched_getcpu setenv strlen time
     ---
     dlsym __libc_dlopen_mode __libc_dlsym __register_atfork pthread_atfork
+    pthread_create pthread_detach pthread_self
     pthread_setcanceltype pthread_testcancel _pthread_cleanup_push _pthread_cleanup_pop
 ";
 

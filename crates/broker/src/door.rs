@@ -255,6 +255,10 @@ impl Door {
         } else if which == wire::ASK_HAS {
             let has = segments::has(arg.cast_signed());
             reply(&link, if has { Ok([0; 2]) } else { Err(Errno::ESRCH) }, None);
+        } else if which == wire::ASK_QUEUE {
+            // SAFETY: just opened, nobody else has it.
+            let file = client::mqd::open_for(arg, high).map(|fd| unsafe { OwnedFd::from_raw_fd(fd.leak()) });
+            reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
         } else if which == wire::ASK_MEMORY_USAGE {
             reply(&link, segments::memory_usage(memory).map(small), None);
         } else if which == wire::ASK_MEMORY || which == wire::ASK_MEMORY_TO_READ {

@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -166,7 +166,10 @@ impl Place {
         let directory = socket.parent().unwrap_or(socket).to_owned();
         check_own(&directory)?;
         match lock(&directory) {
-            Ok(Some(lock)) => Ok(Place { directory, is_ours: false, _lock: lock }),
+            Ok(Some(lock)) => {
+                remove_queues(&directory);
+                Ok(Place { directory, is_ours: false, _lock: lock })
+            }
             Ok(None) => Err(Error::Taken),
             Err(error) => Err(Error::File(directory, error)),
         }
@@ -187,6 +190,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         if self.is_ours {
             remove(&self.directory);
+        } else {
+            remove_queues(&self.directory);
         }
     }
 }
@@ -202,8 +207,23 @@ fn remove(directory: &Path) {
     let socket = directory.join("socket");
     // What is missing was not made yet, or is gone already.
     let _ = fs::remove_file(given_beside(&socket));
+    remove_queues(directory);
     let _ = fs::remove_file(socket);
     let _ = fs::remove_dir(directory);
+}
+
+/// Removes what descriptors of POSIX queues are of.
+fn remove_queues(directory: &Path) {
+    let prefix = format!("socket{}", wire::QUEUE);
+    let is_queue = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        name.to_str().is_some_and(|name| name.starts_with(&prefix))
+            && entry.file_type().is_ok_and(|kind| kind.is_fifo())
+    };
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten().filter(is_queue) {
+        let _ = fs::remove_file(entry.path());
+    }
 }
 
 /// Locks a directory of this user's, unless somebody has it locked.
@@ -261,6 +281,8 @@ mod tests {
             fs::create_dir(&directory).unwrap();
             fs::write(directory.join("socket"), "").unwrap();
             fs::write(directory.join("socket.given"), "").unwrap();
+            let fifo = directory.join("socket.queue.00000040");
+            nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
             directory
         };
         let (served, left, foreign) = (make("served"), make(".run-1"), make("foreign"));

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use abi::Errno;
 use arena::{Handle, ProcSlot, sync::Ordering::*};
 use client::wire;
-use engine::{IpcNamespace, Limit, ipc_sysctl::Sysctl, namespace, reap, shm};
+use engine::{IpcNamespace, Limit, ipc_sysctl::Sysctl, mqueue, namespace, reap, shm};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -430,11 +430,13 @@ impl Service {
         due.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Ends the segments that are over, and lets their memory go. Whether some have to be looked at again.
+    /// Ends the segments and POSIX queues that are over, and lets their memory go. Whether some have to be looked at again.
     fn end_segments(&self) -> bool {
         let left = client::with(|ctx| {
             IpcNamespace::of(ctx.arena, ctx.host)?.asks.fetch_and(!namespace::ASK_SEGMENTS, AcqRel);
-            shm::sweep(ctx)
+            // Each may be left when the other is over.
+            let (segments, queues) = (shm::sweep(ctx), mqueue::settle_unlinked(ctx));
+            Ok(segments? | queues?)
         });
         segments::release_unneeded();
         segments::must_look();
@@ -685,6 +687,8 @@ impl Service {
                 reap::end_threads(ctx, process);
                 if !same_program {
                     shm::detach_all(ctx, process);
+                    // Its descriptors of queues were closed by exec.
+                    mqueue::exit_process(ctx, process)?;
                 }
                 Ok(())
             })?;

@@ -134,7 +134,7 @@ pub fn limit(limit: Limit) -> Result<i32> {
     Ok(IpcNamespace::of(&ARENA, &host)?.limit(limit))
 }
 
-fn path() -> Result<&'static [u8]> {
+pub(crate) fn path() -> Result<&'static [u8]> {
     if PATH_LEN.load(Acquire) == 0 {
         let name = variable();
         // SAFETY: a terminated name; the value is a string of the environment.
@@ -434,6 +434,7 @@ pub(crate) fn unmap_all(quiet: bool) {
         // of zero is no lock.
         unsafe { sys::map_zeros(pair, PROC_SLOT_SIZE) };
     }
+    crate::mqd::forget_all();
     PROCESS.store(0, Relaxed);
     INODE.store(0, Relaxed);
 }

@@ -12,7 +12,7 @@ use arena::{
     Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::*},
 };
-use engine::{Cred, Descriptors, Task, namespace};
+use engine::{Cred, Task, namespace};
 
 use crate::{Operation, attach, signal, tls::Tls};
 
@@ -25,13 +25,24 @@ unsafe extern "C" {
     fn clock_gettime(clock: i32, now: *mut abi::time::Timespec) -> i32;
 }
 
+/// A clock of the vDSO, nanoseconds.
+fn clock_ns(clock: i32) -> u64 {
+    let mut now = abi::time::Timespec::default();
+    // SAFETY: a valid place.
+    unsafe { clock_gettime(clock, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
 /// The monotonic clock without a system call, nanoseconds.
 pub(crate) fn monotonic_ns() -> u64 {
     const CLOCK_MONOTONIC: i32 = 1;
-    let mut now = abi::time::Timespec::default();
-    // SAFETY: a valid place.
-    unsafe { clock_gettime(CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+    clock_ns(CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds since 1970.
+pub(crate) fn realtime_ns() -> u64 {
+    const CLOCK_REALTIME: i32 = 0;
+    clock_ns(CLOCK_REALTIME)
 }
 
 /// A thread of this process.
@@ -170,9 +181,6 @@ unsafe impl Host for LinuxHost {
         attach::ring(self, namespace::ASK_TRIM);
     }
 }
-
-/// Programs have no descriptors of our queues yet: their calls go to the kernel's.
-impl Descriptors for LinuxHost {}
 
 impl Task for LinuxHost {
     #[inline(always)]

@@ -60,7 +60,7 @@ impl UserChange {
 static LEFT: AtomicBool = AtomicBool::new(false);
 
 /// Whether the process is a stranger by its own doing. To be asked before what is no call of the program's.
-pub(crate) fn has_left() -> bool {
+pub fn has_left() -> bool {
     LEFT.load(Acquire)
 }
 

@@ -12,6 +12,7 @@ mod cancel;
 mod host;
 mod leave;
 mod memory;
+pub mod mqd;
 mod park;
 pub mod signal;
 mod stranger;
@@ -30,7 +31,7 @@ pub use attach::{found, have_segments_looked_at, limit, use_socket, wait_doorbel
 pub use attachments::{Unmapping, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
-pub use leave::{Leaving, UserChange, before_user_change};
+pub use leave::{Leaving, UserChange, before_user_change, has_left};
 pub use memory::{Keeper, keep_memory};
 pub use park::wait;
 pub use switch::{CLONE_NEWIPC, Target, is_within};
@@ -195,6 +196,23 @@ pub fn shmdt(addr: u64) -> Result<i64> {
     match call(&engine::syscall::Shmdt { addr }) {
         Err(Errno::EACCES) if leave::has_left() => attachments::unmap_alone(addr).map(|()| 0),
         done => done,
+    }
+}
+
+/// Makes a system call that the kernel begins anew after a handler with `SA_RESTART`. Its timeout, if it has one, is a time of day.
+///
+/// # Errors
+/// The call's.
+#[inline(always)]
+pub fn call_again<C: Call>(made: &C) -> Result<i64> {
+    let tls = tls::get();
+    loop {
+        tls.handled.store(0, Relaxed);
+        let done = call(made);
+        // One that was not seen to run ends the call.
+        if done != Err(Errno::EINTR) || tls.handled.load(Relaxed) != signal::RAN {
+            return done;
+        }
     }
 }
 

@@ -48,9 +48,14 @@ pub fn keep_memory(keeper: &'static Keeper) {
     KEEPER.store(core::ptr::from_ref(keeper).cast_mut(), Release);
 }
 
-fn keeper() -> Option<&'static Keeper> {
+pub(crate) fn keeper() -> Option<&'static Keeper> {
     // SAFETY: null, or what was stored: a reference that lives for ever.
     unsafe { KEEPER.load(Acquire).as_ref() }
+}
+
+/// Whether this process is the keeper.
+pub(crate) fn is_keeper() -> bool {
+    keeper().is_some()
 }
 
 /// Whether an inode on this device can be a segment's.

@@ -22,8 +22,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 
 use abi::Result;
 use sys::signal::{
-    Context, FAULTS, KernelSigaction, LIBC, Mask, SA_RESETHAND, SA_RESTORER, SA_SIGINFO, SIG_DFL, SIG_IGN,
-    SIGBUS, SIGSEGV, Siginfo, WITHOUT_HANDLER, bit, rt_sigaction, set_mask,
+    Context, FAULTS, KernelSigaction, LIBC, Mask, SA_RESETHAND, SA_RESTART, SA_RESTORER, SA_SIGINFO, SIG_DFL,
+    SIG_IGN, SIGBUS, SIGSEGV, Siginfo, WITHOUT_HANDLER, bit, rt_sigaction, set_mask,
 };
 
 use crate::{
@@ -44,7 +44,14 @@ const PLAIN: usize = 1 << 63;
 const ONCE: usize = 1 << 62;
 /// The program has no restorer.
 const BARE: usize = 1 << 61;
-const BITS: usize = PLAIN | ONCE | BARE;
+/// The program has `SA_RESTART`.
+const AGAIN: usize = 1 << 60;
+const BITS: usize = PLAIN | ONCE | BARE | AGAIN;
+
+/// A handler has run.
+pub(crate) const RAN: u32 = 1;
+/// One that ends calls has run.
+pub(crate) const ENDED: u32 = 2;
 
 /// Whether handlers are replaced in this process: since it attached first.
 static REPLACING: AtomicBool = AtomicBool::new(false);
@@ -63,6 +70,7 @@ fn replaced(program: &KernelSigaction) -> (KernelSigaction, usize) {
         (PLAIN, program.flags & SA_SIGINFO == 0),
         (ONCE, program.flags & SA_RESETHAND != 0),
         (BARE, program.flags & SA_RESTORER == 0),
+        (AGAIN, program.flags & SA_RESTART != 0),
     ] {
         word |= if set { bit } else { 0 };
     }
@@ -242,8 +250,11 @@ fn run(tls: &Tls, signal: i32, info: *mut Siginfo, context: *mut u8, fault: bool
             let handler: Handler = unsafe { core::mem::transmute(address) };
             // What it runs under blocks may be SIGSEGV.
             let before = tls.unsure.swap(1, Relaxed);
+            let handled = tls.handled.load(Relaxed);
             handler(signal, info, context);
             tls.unsure.store(before, Relaxed);
+            let ends = if word & AGAIN == 0 { ENDED } else { 0 };
+            tls.handled.store(handled | RAN | ends, Relaxed);
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Tls {
     // From here on, nothing that each call needs.
     /// Whether the call is none of those that cancellation ends, though its sleep looks like it.
     pub(crate) uncancellable: AtomicU32,
+    /// Which handlers of the program's have run since the thread's last restartable call began: [`crate::signal::RAN`], and more.
+    pub(crate) handled: AtomicU32,
     /// How often in a row it did not pay to wait awake.
     pub(crate) in_vain: AtomicU32,
     /// How many sleeps are to be slept before it is tried again.

@@ -25,6 +25,8 @@ pub const ASK_USAGE: u32 = 8;
 
 /// Take what was given.
 pub const ASK_TAKE: u32 = 9;
+/// Give me a descriptor of the POSIX queue whose handle is the first argument; the second one is the flags.
+pub const ASK_QUEUE: u32 = 14;
 /// How much of this memory, whose number the arguments are, there is: answered as [`ASK_USAGE`].
 pub const ASK_MEMORY_USAGE: u32 = 11;
 /// Keep this memory, whose number the arguments are, from being swapped out.
@@ -52,6 +54,8 @@ pub const INHERITED: usize = 64;
 /// I am a stranger: make my calls for me, over this connection. See [`calls`].
 pub const ASK_CALLS: u32 = 26;
 
+/// What a POSIX queue's descriptors are of: the socket's name with this behind it, and the queue's handle in eight digits.
+pub const QUEUE: &str = ".queue.";
 /// Files are given at a socket of their own: the other one's name with this behind it.
 pub const GIVEN: &str = ".given";
 /// Here is the memory of the segment whose handle is the first argument; the second one is the giver's process id.

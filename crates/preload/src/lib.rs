@@ -1,10 +1,10 @@
 //! The libc symbols of System V IPC, for dynamic programs.
 //!
-//! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl shmget shmat shmdt shmctl`, and `syscall`
-//! with their numbers, act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
+//! What users see: `msgget msgsnd msgrcv msgctl semget semop semtimedop semctl shmget shmat shmdt shmctl`, those of POSIX queues
+//! ([`mqueue`]), and `syscall` with their numbers, act on the namespace of `ipcspace run`, and so do the files in /proc that show it ([`files`]); the calls that change
 //! credentials are watched, `unshare`, `setns` and `clone` go to other namespaces of ours ([`namespaces`]), those that install signal handlers or change signal masks are, and `dlopen` is, for its
 //! `RTLD_DEEPBIND`.
-//! What is missing: POSIX queues, which are the kernel's still.
+//! What is missing: see [`mqueue`].
 //!
 //! No logic here, but for that of descriptors in [`files`]: decode, call, encode. `errno` is written in [`finish`] only.
 //!
@@ -22,6 +22,8 @@ mod files;
 mod loader;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod mappings;
+#[expect(unreachable_pub, reason = "exported to C by name")]
+mod mqueue;
 #[expect(unreachable_pub, reason = "exported to C by name")]
 mod namespaces;
 #[expect(unreachable_pub, reason = "exported to C by name")]
@@ -171,7 +173,8 @@ pub extern "C" fn syscall(
     f: usize,
 ) -> c_long {
     let ours = Syscall::decode(number, [a, b, c, d, e, f].map(|register| register as u64));
-    let result = match ours.filter(|_| !abi::syscall::is_mq(number)) {
+    let result = match ours {
+        Some(call) if abi::syscall::is_mq(number) => client::uncancellable(|| client::call_again(&call)),
         Some(call) => client::uncancellable(|| client::call(&call)),
         None => {
             let ours = signal::raw(number, [a, b, c, d]);
@@ -179,6 +182,7 @@ pub extern "C" fn syscall(
                 // SAFETY: the program's own call, with its own arguments.
                 let result = unsafe { sys::syscall6(number, a, b, c, d, e, f) };
                 credentials::note_raw(number);
+                mqueue::note_raw(number, [a, b], result);
                 sys::check(result).map(|value| value as i64)
             })
         }

@@ -16,6 +16,7 @@ pub mod file;
 pub mod memory;
 pub mod net;
 pub mod park;
+pub mod queue;
 pub mod robust;
 pub mod signal;
 pub mod thread;

@@ -32,10 +32,8 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
             let opens_files = case.name.starts_with("sysctl/");
             let is_posix = case.name.starts_with("mqueue/");
             let fits = match door {
-                // Programs don't have them yet.
-                Door::Preload | Door::Stranger | Door::Trap | Door::Kernel32 | Door::Trap32 if is_posix => {
-                    false
-                }
+                // These have none yet.
+                Door::Stranger | Door::Trap | Door::Kernel32 | Door::Trap32 if is_posix => false,
                 // A simulated machine has no files: the case would open the real ones.
                 Door::Host => !opens_files && !case.needs_mappings(),
                 Door::Stranger => !opens_files && !case.needs_root,

@@ -8,10 +8,11 @@
 
 use core::{
     arch::naked_asm,
-    ffi::{CStr, c_char, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_uint, c_void},
 };
 
 use abi::Errno;
+use client::mqd;
 
 use crate::{loader::Next, namespaces};
 
@@ -208,8 +209,8 @@ macro_rules! by_table {
                 "pop rsi",
                 "pop rdi",
                 "jmp rax",
-                numbers = const write::NUMBERS,
-                table = sym write::MAY_BE_OURS,
+                numbers = const client::mqd::NUMBERS,
+                table = sym client::mqd::MAY_BE_OURS,
                 next = sym $next,
                 address = const Next::ADDRESS,
                 choose = sym choose,
@@ -241,6 +242,9 @@ libc_functions! {
     libc_dup = DUP: Dup;
     libc_dup2 = DUP2: Dup;
     libc_dup3 = DUP3: Dup;
+    libc_close = CLOSE: extern "C" fn(c_int) -> c_int;
+    libc_close_range = CLOSE_RANGE: extern "C" fn(c_uint, c_uint, c_int) -> c_int;
+    libc_closefrom = CLOSEFROM: extern "C" fn(c_int);
     libc_fcntl = FCNTL: Dup;
     libc_fcntl64 = FCNTL64: Dup;
 }
@@ -251,7 +255,7 @@ pub(super) fn find_all() {
     find_behind();
     find_in_front();
     find_by_table();
-    for next in [&DUP, &DUP2, &DUP3] {
+    for next in [&DUP, &DUP2, &DUP3, &CLOSE_RANGE, &CLOSEFROM] {
         next.find();
     }
 }
@@ -427,22 +431,30 @@ fn as_int(register: usize) -> c_int {
     register as c_int
 }
 
+/// Which function writes to a descriptor of ours.
+fn choose_writing(fd: c_int, ours: *const ()) -> Option<usize> {
+    if mqd::is_queue(fd) {
+        return Some(write_queue as *const () as usize);
+    }
+    write::of_descriptor(fd).map(|_| ours as usize)
+}
+
 fn choose_write(fd: c_int) -> Option<usize> {
-    write::of_descriptor(fd).map(|_| write_ours as *const () as usize)
+    choose_writing(fd, write_ours as *const ())
 }
 
 fn choose_pwrite(fd: usize, _: usize) -> Option<usize> {
-    write::of_descriptor(as_int(fd)).map(|_| pwrite_ours as *const () as usize)
+    choose_writing(as_int(fd), pwrite_ours as *const ())
 }
 
 fn choose_writev(fd: usize, _: usize) -> Option<usize> {
-    write::of_descriptor(as_int(fd)).map(|_| writev_ours as *const () as usize)
+    choose_writing(as_int(fd), writev_ours as *const ())
 }
 
 fn choose_close(fd: c_int) -> Option<usize> {
     // Its last chance; nobody hears of an error.
     let _ = stream::carry(fd);
-    None
+    mqd::is_queue(fd).then_some(close_queue as *const () as usize)
 }
 
 fn is_dup(command: usize) -> bool {
@@ -451,12 +463,22 @@ fn is_dup(command: usize) -> bool {
     matches!(as_int(command), F_DUPFD | F_DUPFD_CLOEXEC)
 }
 
-fn choose_fcntl(_: usize, command: usize) -> Option<usize> {
-    is_dup(command).then_some(fcntl_dup as *const () as usize)
+/// Whether it asks for the flags of a queue's descriptor, which has others than it shows.
+fn asks_for_flags(fd: usize, command: usize) -> bool {
+    const F_GETFL: c_int = 3;
+    as_int(command) == F_GETFL && mqd::is_queue(as_int(fd))
 }
 
-fn choose_fcntl64(_: usize, command: usize) -> Option<usize> {
-    is_dup(command).then_some(fcntl64_dup as *const () as usize)
+fn choose_fcntl(fd: usize, command: usize) -> Option<usize> {
+    match () {
+        () if is_dup(command) => Some(fcntl_dup as *const () as usize),
+        () if asks_for_flags(fd, command) => Some(fcntl_getfl as *const () as usize),
+        () => None,
+    }
+}
+
+fn choose_fcntl64(fd: usize, command: usize) -> Option<usize> {
+    if is_dup(command) { Some(fcntl64_dup as *const () as usize) } else { choose_fcntl(fd, command) }
 }
 
 fn of_stream(stream: usize) -> bool {
@@ -484,6 +506,36 @@ fn write_to<T: engine::ipc_sysctl::Text>(
         .ok_or(Errno::EBADF)
         .and_then(|sysctl| write::write(fd, sysctl, offset, load));
     crate::finish(written) as isize
+}
+
+/// As the kernel: a queue is not written to so.
+extern "C" fn write_queue(fd: c_int) -> isize {
+    crate::finish(Err(if mqd::is_for_writing(fd) { Errno::EINVAL } else { Errno::EBADF })) as isize
+}
+
+extern "C" fn fcntl_getfl(fd: c_int) -> c_int {
+    crate::finish_int(sys::file::flags(fd).map(|flags| mqd::flags_shown(flags).into()))
+}
+
+/// What had the number before `close` made it another's, or nobody's: a queue is told that a descriptor is closed.
+fn closing(fd: c_int, close: impl FnOnce() -> c_int) -> c_int {
+    let queue = mqd::forget(fd);
+    let result = close();
+    if result >= 0
+        && let Some(queue) = queue
+    {
+        mqd::closed(queue);
+    }
+    result
+}
+
+extern "C" fn close_queue(fd: c_int) -> c_int {
+    closing(fd, || libc_close()(fd))
+}
+
+/// `close` for a descriptor that may be a queue's.
+pub(crate) fn close_number(fd: c_int) -> c_int {
+    if choose_close(fd).is_some() { close_queue(fd) } else { libc_close()(fd) }
 }
 
 extern "C" fn write_ours(fd: c_int, start: usize, size: usize) -> isize {
@@ -521,20 +573,49 @@ pub extern "C" fn dup(fd: c_int) -> c_int {
     copied(fd, libc_dup()(fd, 0, 0))
 }
 
+/// What had the number goes, if another descriptor is put there.
+fn replacing(fd: c_int, to: c_int, dup: impl FnOnce() -> c_int) -> c_int {
+    if fd == to {
+        return dup();
+    }
+    choose_close(to);
+    copied(fd, closing(to, dup))
+}
+
 /// `dup2(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
-    if fd != to {
-        choose_close(to);
-    }
-    copied(fd, libc_dup2()(fd, to, 0))
+    replacing(fd, to, || libc_dup2()(fd, to, 0))
 }
 
 /// `dup3(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
-    if fd != to {
-        choose_close(to);
+    replacing(fd, to, || libc_dup3()(fd, to, flags))
+}
+
+static CLOSE_RANGE: Next = Next::new(c"close_range");
+static CLOSEFROM: Next = Next::new(c"closefrom");
+
+/// `close_range(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    if flags == 0 {
+        close_queues(first, last);
     }
-    copied(fd, libc_dup3()(fd, to, flags))
+    libc_close_range()(first, last, flags)
+}
+
+/// `closefrom(3)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn closefrom(first: c_int) {
+    close_queues(first.try_into().unwrap_or(0), c_uint::MAX);
+    libc_closefrom()(first);
+}
+
+fn close_queues(first: c_uint, last: c_uint) {
+    let int = |number: c_uint| c_int::try_from(number).unwrap_or(c_int::MAX);
+    for fd in mqd::numbers(int(first), int(last)) {
+        close_queue(fd);
+    }
 }

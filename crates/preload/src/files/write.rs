@@ -11,16 +11,11 @@
 use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
 
 use abi::{Errno, Result};
+use client::mqd::{MAY_BE_OURS, SYSCTL};
 use engine::ipc_sysctl::{Sysctl, Text};
 use sys::file;
 
 use super::{WRITTEN, symbols, with};
-
-/// Numbers that the table has.
-pub(super) const NUMBERS: usize = 1 << 16;
-
-/// Which numbers may be ours: not 0.
-pub(super) static MAY_BE_OURS: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
 
 /// One more than the highest number that was ever ours.
 static END: AtomicI32 = AtomicI32::new(0);
@@ -31,7 +26,7 @@ fn place(fd: i32) -> Option<&'static AtomicU8> {
 
 /// Whether a number may be ours.
 pub(super) fn may_be_ours(fd: i32) -> bool {
-    place(fd).is_some_and(|p| p.load(Relaxed) != 0)
+    place(fd).is_some_and(|p| p.load(Relaxed) & SYSCTL != 0)
 }
 
 /// A number is ours now.
@@ -39,7 +34,7 @@ pub(super) fn may_be_ours(fd: i32) -> bool {
 /// # Errors
 /// `EMFILE` if the table does not reach so far.
 pub(super) fn opened(fd: i32) -> Result<()> {
-    place(fd).ok_or(Errno::EMFILE)?.store(1, Relaxed);
+    place(fd).ok_or(Errno::EMFILE)?.fetch_or(SYSCTL, Relaxed);
     END.fetch_max(fd + 1, Relaxed);
     Ok(())
 }
@@ -51,6 +46,7 @@ pub(super) fn numbers() -> impl Iterator<Item = i32> {
 
 /// `new` is what `old` is, since `dup`.
 pub(super) fn copied(old: i32, new: i32) {
+    client::mqd::copied(old, new);
     if new >= 0 && (may_be_ours(old) || look(old).is_some()) {
         let _ = opened(new);
     }
@@ -72,10 +68,10 @@ static AT_START: extern "C" fn() = at_start;
 
 /// The sysctl that a descriptor is open for writing of.
 pub(super) fn of_descriptor(fd: i32) -> Option<&'static Sysctl> {
-    let place = place(fd).filter(|p| p.load(Relaxed) != 0)?;
+    let place = place(fd).filter(|p| p.load(Relaxed) & SYSCTL != 0)?;
     let found = look(fd);
     if found.is_none() {
-        place.store(0, Relaxed);
+        place.fetch_and(!SYSCTL, Relaxed);
     }
     found
 }

@@ -1,0 +1,301 @@
+//! Descriptors of POSIX queues.
+//!
+//! What users see: a queue's descriptor is that of a FIFO beside the namespace's socket, opened anew by each `mq_open`, so the kernel keeps what is the
+//! description's: `O_NONBLOCK`, whoever has it by dup, fork or `SCM_RIGHTS`. What it was opened for stands in flags that mean nothing to a
+//! FIFO and that nobody can change. Whether anybody has the queue open, the FIFO tells.
+//! What is missing: who polls a descriptor sees an empty FIFO, whatever the queue has.
+//!
+//! A table says which queue a number is of, so that sending and receiving ask the kernel nothing. A number that is not in it is asked for
+//! its link in /proc, each time in a vfork child: its numbers are not those of the process whose memory it uses.
+
+use core::ffi::CStr;
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use abi::{
+    Errno, Result,
+    mqueue::{O_ACCMODE, O_NONBLOCK, O_RDWR, O_WRONLY},
+};
+use arena::Handle;
+use engine::{Descriptors, Mqd, Notice, namespace};
+use sys::{file, net::Fd, queue};
+
+use crate::{LinuxHost, attach, host, memory, tls, vfork, wire};
+
+/// Descriptors that the tables have room for.
+pub const NUMBERS: usize = 1 << 16;
+/// A number may be one of ours in this way: a sysctl that is open for writing.
+pub const SYSCTL: u8 = 1;
+/// A number may be one of ours in this way: a queue's descriptor.
+pub const QUEUE: u8 = 2;
+/// In which ways a number may be ours; mostly 0.
+pub static MAY_BE_OURS: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
+/// The queue of a number, and what it was opened for; 0 if that is not known.
+static QUEUES: [AtomicU64; NUMBERS] = [const { AtomicU64::new(0) }; NUMBERS];
+/// One more than the highest number that was ever a queue's.
+static END: AtomicI32 = AtomicI32::new(0);
+
+/// Not opened for reading.
+const NO_READING: i32 = 0o10_000; // O_DSYNC
+/// Not opened for writing.
+const NO_WRITING: i32 = 0o400_000; // O_NOFOLLOW
+const READ: u64 = 1 << 32;
+const WRITE: u64 = 1 << 33;
+
+fn place<T>(table: &[T; NUMBERS], fd: i32) -> Option<&T> {
+    table.get(usize::try_from(fd).ok()?)
+}
+
+/// The flags that a queue's FIFO is opened with.
+fn flags_of(oflag: i32) -> i32 {
+    let kept = match oflag & O_ACCMODE {
+        O_RDWR => 0,
+        O_WRONLY => NO_READING,
+        _ => NO_WRITING,
+    };
+    kept | oflag & O_NONBLOCK
+}
+
+/// The flags of `mq_open`, for what `F_GETFL` says of a queue's FIFO.
+pub fn flags_shown(flags: i32) -> i32 {
+    let mode = match (flags & NO_READING, flags & NO_WRITING) {
+        (0, 0) => O_RDWR,
+        (0, _) => 0,
+        _ => O_WRONLY,
+    };
+    /// `open` sets it, `mq_open` doesn't.
+    const O_LARGEFILE: i32 = 0o100_000;
+    flags & !(NO_READING | NO_WRITING | O_LARGEFILE | O_ACCMODE) | mode
+}
+
+// ---- the table
+
+fn learn(fd: i32, mqd: Mqd) {
+    if vfork::is_child(tls::get()) {
+        return;
+    }
+    let (Some(word), Some(kind)) = (place(&QUEUES, fd), place(&MAY_BE_OURS, fd)) else { return };
+    let rights = if mqd.read { READ } else { 0 } | if mqd.write { WRITE } else { 0 };
+    word.store(rights | u64::from(mqd.queue.0), Relaxed);
+    kind.fetch_or(QUEUE, Relaxed);
+    END.fetch_max(fd + 1, Relaxed);
+}
+
+fn known(fd: i32) -> Option<Mqd> {
+    match place(&QUEUES, fd)?.load(Relaxed) {
+        0 => None,
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        word => Some(Mqd { queue: Handle(word as u32), read: word & READ != 0, write: word & WRITE != 0 }),
+    }
+}
+
+/// A number is about to be closed: the queue that it was of, for [`closed`].
+pub fn forget(fd: i32) -> Option<Handle> {
+    let queue = known(fd)?.queue;
+    place(&QUEUES, fd)?.store(0, Relaxed);
+    place(&MAY_BE_OURS, fd)?.fetch_and(!QUEUE, Relaxed);
+    Some(queue)
+}
+
+/// Whether a number is a queue's, as far as is known.
+pub fn is_queue(fd: i32) -> bool {
+    known(fd).is_some()
+}
+
+/// Whether a queue's number was opened for writing.
+pub fn is_for_writing(fd: i32) -> bool {
+    known(fd).is_some_and(|mqd| mqd.write)
+}
+
+/// A descriptor of the queue has been closed. A process that has made no call yet has no registration to lose; if it was the last to hold a
+/// queue without a name, the broker finds out.
+pub fn closed(queue: Handle) {
+    if attach::generation() == 0 || vfork::is_child(tls::get()) {
+        return;
+    }
+    let _ = crate::with(|ctx| engine::mqueue::do_close(ctx, queue));
+}
+
+/// `new` is what `old` is, since `dup`.
+pub fn copied(old: i32, new: i32) {
+    if let Some(mqd) = known(old) {
+        learn(new, mqd);
+    }
+}
+
+/// Numbers of queues, from one to another.
+pub fn numbers(from: i32, to: i32) -> impl Iterator<Item = i32> {
+    (from..END.load(Relaxed).min(to.saturating_add(1))).filter(|fd| known(*fd).is_some())
+}
+
+/// Nothing is known of any number: the process has left the namespace that the queues are in.
+pub(crate) fn forget_all() {
+    for fd in numbers(0, i32::MAX) {
+        forget(fd);
+    }
+}
+
+// ---- FIFOs
+
+/// A FIFO's path, terminated.
+struct Path {
+    text: [u8; 128],
+    /// Where the digits begin.
+    digits: usize,
+}
+
+impl Path {
+    fn of(queue: Handle) -> Result<Path> {
+        let mut path = Path { text: [0; 128], digits: 0 };
+        let parts = attach::path()?.iter().chain(wire::QUEUE.as_bytes());
+        for (to, from) in path.text.iter_mut().zip(parts) {
+            *to = *from;
+            path.digits += 1;
+        }
+        let digits = path.text.get_mut(path.digits..path.digits + 8).ok_or(Errno::ENOSYS)?;
+        for (at, digit) in digits.iter_mut().enumerate() {
+            *digit = b"0123456789abcdef"[(queue.0 >> (28 - 4 * at)) as usize & 15];
+        }
+        Ok(path)
+    }
+
+    fn text(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.text).unwrap_or_default()
+    }
+}
+
+/// The queue that a descriptor is of, by its link in /proc.
+fn queue_of(fd: i32) -> Option<Handle> {
+    let expected = Path::of(Handle::NULL).ok()?;
+    let mut room = [0; 128];
+    let link = file::link_of(fd, &mut room).ok()?;
+    let digits = link.strip_prefix(&expected.text[..expected.digits])?;
+    let number = u32::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
+    (digits.len() == 8).then_some(Handle(number))
+}
+
+/// Opens a queue's FIFO, which is made if it is not there yet.
+fn open(queue: Handle, flags: i32) -> Result<Fd> {
+    let path = Path::of(queue)?;
+    let opened = queue::open_fifo(path.text(), flags).or_else(|error| match error {
+        Errno::ENOENT => queue::make_fifo(path.text()).and_then(|()| queue::open_fifo(path.text(), flags)),
+        _ => Err(error),
+    });
+    match opened {
+        Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(error),
+        // Who has given the owner's rights up for a while can't, but the broker can.
+        Err(_) if !memory::is_keeper() => {
+            let (_, file) = attach::ask(wire::ASK_QUEUE, [queue.0, flags.cast_unsigned()])?;
+            file.ok_or(Errno::EMFILE)
+        }
+        opened => opened,
+    }
+}
+
+/// What the broker does when it is asked for a queue's descriptor.
+///
+/// # Errors
+/// Those of `open`.
+pub fn open_for(queue: u32, flags: u32) -> Result<Fd> {
+    let kept = (NO_READING | NO_WRITING | O_NONBLOCK).cast_unsigned();
+    open(Handle(queue), (flags & kept).cast_signed())
+}
+
+// ---- umask
+
+/// The process's umask plus one; 0 if it is not known.
+static UMASK: AtomicU32 = AtomicU32::new(0);
+
+/// The program has set its umask.
+pub fn umask_set(mask: u32) {
+    UMASK.store((mask & 0o777) + 1, Relaxed);
+}
+
+impl Descriptors for LinuxHost {
+    fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
+        let fd = open(queue, flags_of(oflag))?.leak();
+        let mode = oflag & O_ACCMODE;
+        learn(fd, Mqd { queue, read: mode != O_WRONLY, write: mode != 0 });
+        Ok(fd)
+    }
+
+    fn drop_mqd(&self, fd: i32) {
+        forget(fd);
+        file::close(fd);
+    }
+
+    #[inline(always)]
+    fn mqd(&self, fd: i32) -> Result<Mqd> {
+        match known(fd) {
+            Some(mqd) if !vfork::is_child(self.tls) => Ok(mqd),
+            _ => look(fd),
+        }
+    }
+
+    fn mqd_nonblock(&self, fd: i32) -> bool {
+        file::flags(fd).is_ok_and(|flags| flags & O_NONBLOCK != 0)
+    }
+
+    fn set_mqd_nonblock(&self, fd: i32, nonblock: bool) {
+        if let Ok(flags) = file::flags(fd) {
+            queue::set_flags(fd, flags & !O_NONBLOCK | if nonblock { O_NONBLOCK } else { 0 });
+        }
+    }
+
+    fn queue_held(&self, queue: Handle) -> bool {
+        Path::of(queue).is_ok_and(|path| queue::fifo_is_open(path.text()))
+    }
+
+    fn notify(&self, notice: &Notice) {
+        // Who has other rights than the one that registered can't.
+        let from = (notice.from_pid, notice.from_uid);
+        let _ = queue::send_notice(notice.pid, notice.signo, notice.value, from);
+    }
+
+    fn watch_unlinked(&self) {
+        match memory::keeper() {
+            Some(keeper) => (keeper.look)(),
+            None => attach::ring(self, namespace::ASK_SEGMENTS),
+        }
+    }
+
+    fn notify_socket(&self, fd: i32) -> Result<()> {
+        queue::check_netlink(fd)
+    }
+
+    fn msgqueue_limit(&self) -> u64 {
+        queue::msgqueue_limit()
+    }
+
+    fn umask(&self) -> u32 {
+        match UMASK.load(Relaxed).checked_sub(1) {
+            Some(mask) => mask,
+            None => {
+                let mask = queue::umask();
+                umask_set(mask);
+                mask
+            }
+        }
+    }
+
+    fn scheduling_priority(&self) -> i32 {
+        queue::scheduling_priority()
+    }
+
+    fn realtime_ns(&self) -> u64 {
+        host::realtime_ns()
+    }
+}
+
+/// What a descriptor is that is not in the table.
+#[cold]
+#[inline(never)]
+fn look(fd: i32) -> Result<Mqd> {
+    let queue = queue_of(fd).ok_or(Errno::EBADF)?;
+    let flags = file::flags(fd)?;
+    if flags & file::O_PATH != 0 || flags & O_ACCMODE != O_RDWR {
+        return Err(Errno::EBADF);
+    }
+    let mqd = Mqd { queue, read: flags & NO_READING == 0, write: flags & NO_WRITING == 0 };
+    learn(fd, mqd);
+    Ok(mqd)
+}

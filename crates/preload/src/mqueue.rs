@@ -1,0 +1,286 @@
+//! The libc symbols of POSIX queues.
+//!
+//! What users see: `mq_open` and all others, which libc makes of six system calls, as glibc does: names begin with a slash, and a notification by a
+//! thread has one that waits for it. That is ours: it sleeps in the namespace, where the kernel's would listen at a socket.
+//! What is missing: readiness of descriptors, see `client::mqd`; `__mq_open_2` with `O_CREAT` is `EINVAL`, where glibc ends the program.
+//!
+//! # Safety
+//! As in the crate's head; the names of queues are read here as libc reads them. libc's functions have the signatures that they are called by.
+
+use core::{
+    ffi::{c_char, c_int, c_long, c_uint, c_void},
+    sync::atomic::{AtomicU32, Ordering::*},
+};
+
+use abi::{
+    Errno, Result,
+    mqueue::{O_CREAT, SIGEV_THREAD, Sigevent},
+};
+use engine::{
+    Cause, Outcome, mqueue,
+    syscall::{MqGetsetattr, MqNotify, MqOpen, MqTimedreceive, MqTimedsend, MqUnlink},
+};
+use sys::{
+    libc_function,
+    signal::{FAULTS, LIBC},
+};
+
+use crate::{finish, finish_int, loader::Next};
+
+/// A queue's name without its slash.
+///
+/// # Safety
+/// A terminated string.
+unsafe fn name_of(name: *const c_char) -> Result<u64> {
+    // SAFETY: the caller's promise.
+    if unsafe { name.read() } != b'/'.cast_signed() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(name.addr() as u64 + 1)
+}
+
+/// `mq_open(3)`. Variadic in C: mode and attributes are there with `O_CREAT`.
+///
+/// # Safety
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_open(name: *const c_char, oflag: c_int, mode: c_uint, attr: usize) -> c_int {
+    let (mode, attr) = if oflag & O_CREAT != 0 { (mode, attr as u64) } else { (0, 0) };
+    // SAFETY: the caller's promise.
+    let name = unsafe { name_of(name) };
+    finish_int(name.and_then(|name| client::call(&MqOpen { name, oflag, mode, attr })))
+}
+
+/// `mq_open` as glibc's headers name it in programs that are fortified, where only two arguments are given.
+///
+/// # Safety
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __mq_open_2(name: *const c_char, oflag: c_int) -> c_int {
+    if oflag & O_CREAT != 0 {
+        return finish_int(Err(Errno::EINVAL));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { mq_open(name, oflag, 0, 0) }
+}
+
+/// `mq_close(3)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_close(fd: c_int) -> c_int {
+    crate::files::close_number(fd)
+}
+
+/// `mq_unlink(3)`.
+///
+/// # Safety
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_unlink(name: *const c_char) -> c_int {
+    // SAFETY: the caller's promise.
+    let name = unsafe { name_of(name) };
+    finish_int(name.and_then(|name| client::call(&MqUnlink { name })).map_err(|error| match error {
+        // As POSIX names it.
+        Errno::EPERM => Errno::EACCES,
+        error => error,
+    }))
+}
+
+/// `mq_getattr(3)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_getattr(fd: c_int, attr: usize) -> c_int {
+    finish_int(client::call(&MqGetsetattr { fd, new: 0, old: attr as u64 }))
+}
+
+/// `mq_setattr(3)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn mq_setattr(fd: c_int, new: usize, old: usize) -> c_int {
+    finish_int(client::call(&MqGetsetattr { fd, new: new as u64, old: old as u64 }))
+}
+
+/// `mq_send(3)`; a cancellation point.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn mq_send(fd: c_int, msg: usize, len: usize, prio: c_uint) -> c_int {
+    mq_timedsend(fd, msg, len, prio, 0)
+}
+
+/// `mq_timedsend(3)`; a cancellation point.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn mq_timedsend(
+    fd: c_int,
+    msg: usize,
+    len: usize,
+    prio: c_uint,
+    timeout: usize,
+) -> c_int {
+    client::test_cancel();
+    let call = MqTimedsend { fd, msg: msg as u64, len: len as u64, prio, timeout: timeout as u64 };
+    finish_int(client::call_again(&call))
+}
+
+/// `mq_receive(3)`; a cancellation point.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn mq_receive(fd: c_int, msg: usize, len: usize, prio: usize) -> isize {
+    mq_timedreceive(fd, msg, len, prio, 0)
+}
+
+/// `mq_timedreceive(3)`; a cancellation point.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn mq_timedreceive(
+    fd: c_int,
+    msg: usize,
+    len: usize,
+    prio: usize,
+    timeout: usize,
+) -> isize {
+    client::test_cancel();
+    let call =
+        MqTimedreceive { fd, msg: msg as u64, len: len as u64, prio: prio as u64, timeout: timeout as u64 };
+    #[expect(clippy::cast_possible_truncation, reason = "the same width")]
+    let received = finish(client::call_again(&call)) as isize;
+    received
+}
+
+/// `mq_notify(3)`.
+///
+/// # Safety
+/// As libc's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_notify(fd: c_int, event: *const Sigevent) -> c_int {
+    // SAFETY: the caller's promise: null, or what libc reads as well.
+    let by_thread = unsafe { event.as_ref() }.filter(|event| event.sigev_notify == SIGEV_THREAD);
+    finish_int(match by_thread {
+        Some(event) => notify_by_thread(fd, event),
+        None => client::call(&MqNotify { fd, sevp: event.addr() as u64 }),
+    })
+}
+
+/// The program has made a call by its number.
+#[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "ints in registers")]
+pub(crate) fn note_raw(number: c_long, [first, second]: [usize; 2], result: isize) {
+    const CLOSE: c_long = 3;
+    const DUP2: c_long = 33;
+    const UMASK: c_long = 95;
+    const DUP3: c_long = 292;
+    let gone = match number {
+        CLOSE => first as i32,
+        DUP2 | DUP3 if first != second => second as i32,
+        UMASK => return client::mqd::umask_set(first as u32),
+        _ => return,
+    };
+    if result >= 0
+        && let Some(queue) = client::mqd::forget(gone)
+    {
+        client::mqd::closed(queue);
+    }
+}
+
+// ---- notification by a thread
+
+/// What the thread is told, until it has registered: on the stack of who waits for that.
+struct Order {
+    fd: c_int,
+    function: u64,
+    value: u64,
+    /// What became of it.
+    registered: AtomicU32,
+}
+
+const PENDING: u32 = 0;
+/// An error's number is less.
+const DONE: u32 = 1 << 16;
+
+type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+type PthreadCreate = extern "C" fn(*mut usize, *const c_void, Start, *mut c_void) -> c_int;
+
+#[expect(clippy::cast_possible_truncation, reason = "addresses")]
+fn notify_by_thread(fd: c_int, event: &Sigevent) -> Result<i64> {
+    let create = libc_function!("pthread_create");
+    if create == 0 {
+        return Err(Errno::ENOSYS);
+    }
+    // SAFETY: libc's function.
+    let create = unsafe { core::mem::transmute::<usize, PthreadCreate>(create) };
+    let [function, attributes] = event.sigev_thread;
+    let order = Order { fd, function, value: event.sigev_value, registered: AtomicU32::new(PENDING) };
+    let mut thread = 0;
+    // The thread begins with this one's mask.
+    let mask = sys::signal::block(!(FAULTS | LIBC));
+    let attributes = core::ptr::with_exposed_provenance(attributes as usize);
+    let created = create(&raw mut thread, attributes, wait_for_message, (&raw const order).cast_mut().cast());
+    sys::signal::set_mask(mask);
+    if created != 0 {
+        return Err(Errno::from_raw(created));
+    }
+    loop {
+        match order.registered.load(Acquire) {
+            PENDING => {
+                let _ = sys::futex_wait(&order.registered, PENDING, 1_000_000_000);
+            }
+            DONE => return Ok(0),
+            error => return Err(Errno::from_raw(error.cast_signed())),
+        }
+    }
+}
+
+/// Registers, sleeps until there is a message, and calls the program's function.
+extern "C" fn wait_for_message(order: *mut c_void) -> *mut c_void {
+    detach();
+    // SAFETY: it is there until it is told that this thread has registered.
+    let Order { fd, function, value, registered } = unsafe { &*order.cast::<Order>() };
+    let (function, value) = (*function, *value);
+    let tell = |what| {
+        registered.store(what, Release);
+        // Nothing is read there: it may be gone by now.
+        sys::futex_wake(registered, 1);
+    };
+    let mut told = false;
+    let woken = client::with(|ctx| {
+        let outcome = mqueue::do_mq_notify_thread(ctx, *fd)?;
+        tell(DONE);
+        told = true;
+        client::wait(ctx, outcome, None, |cause| match cause {
+            // One of libc's own: the program's are blocked.
+            Cause::Signal if !client::has_left() => Ok(Outcome::Blocked),
+            cause => mqueue::resume_mq_notify_thread(ctx, cause),
+        })
+    });
+    match woken {
+        Ok(mqueue::NOTIFY_WOKENUP) => {
+            sys::signal::set_mask(0);
+            #[expect(clippy::cast_possible_truncation, reason = "an address")]
+            // SAFETY: the program's function, of this signature.
+            let function = unsafe { core::mem::transmute::<usize, extern "C" fn(usize)>(function as usize) };
+            #[expect(clippy::cast_possible_truncation, reason = "a union sigval in a register")]
+            function(value as usize);
+        }
+        Err(error) if !told => tell(error.raw().cast_unsigned()),
+        _ => {}
+    }
+    core::ptr::null_mut()
+}
+
+/// Nobody joins the thread.
+fn detach() {
+    let (own, detach) = (libc_function!("pthread_self"), libc_function!("pthread_detach"));
+    if own != 0 && detach != 0 {
+        // SAFETY: libc's functions.
+        unsafe {
+            let own: extern "C" fn() -> usize = core::mem::transmute(own);
+            core::mem::transmute::<usize, extern "C" fn(usize) -> c_int>(detach)(own());
+        }
+    }
+}
+
+// ---- umask
+
+static UMASK: Next = Next::new(c"umask");
+
+/// `umask(2)`: new queues heed it.
+#[unsafe(no_mangle)]
+pub extern "C" fn umask(mask: c_uint) -> c_uint {
+    // SAFETY: libc's function of that name.
+    let set: extern "C" fn(c_uint) -> c_uint = unsafe { core::mem::transmute(UMASK.get()) };
+    let before = set(mask);
+    client::mqd::umask_set(mask);
+    before
+}

@@ -1,0 +1,138 @@
+//! What descriptors of POSIX queues are made of, and what the queues ask of the kernel besides.
+//!
+//! # Safety
+//! Every call is given integers, terminated strings and places that are valid for their length.
+
+use core::ffi::CStr;
+
+use abi::{
+    Errno, Result,
+    mqueue::{O_NONBLOCK, O_RDWR, O_WRONLY, SI_MESGQ},
+};
+
+use crate::{
+    check,
+    file::{AT_FDCWD, O_CLOEXEC, openat, read_start},
+    net::Fd,
+    syscall6,
+};
+
+const CWD: usize = AT_FDCWD as isize as usize;
+
+/// A FIFO that only its owner has, whatever the umask.
+///
+/// # Errors
+/// Those of `mknod`, but for `EEXIST`.
+pub fn make_fifo(path: &CStr) -> Result<()> {
+    const S_IFIFO: usize = 0o010_000;
+    const OWNERS: usize = 0o600;
+    let path = path.as_ptr() as usize;
+    // SAFETY: a terminated string.
+    match check(unsafe { syscall6(259, CWD, path, S_IFIFO | OWNERS, 0, 0, 0) }) {
+        Err(Errno::EEXIST) => return Ok(()),
+        made => made?,
+    };
+    // SAFETY: as above.
+    check(unsafe { syscall6(268, CWD, path, OWNERS, 0, 0, 0) }).map(|_| ())
+}
+
+/// Opens a FIFO, for reading and writing.
+///
+/// # Errors
+/// Those of `open`.
+pub fn open_fifo(path: &CStr, flags: i32) -> Result<Fd> {
+    // SAFETY: a terminated string.
+    unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_RDWR | O_CLOEXEC | flags) }
+}
+
+/// Whether somebody has a FIFO open for reading, in so far as it can be found out.
+pub fn fifo_is_open(path: &CStr) -> bool {
+    // SAFETY: as above.
+    let opened = unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_NONBLOCK | O_CLOEXEC) };
+    !matches!(opened, Err(Errno::ENXIO | Errno::ENOENT))
+}
+
+/// Sets the flags of an open descriptor, of those that can be set.
+pub fn set_flags(fd: i32, flags: i32) {
+    const F_SETFL: usize = 4;
+    // SAFETY: integers.
+    unsafe { syscall6(72, fd as usize, F_SETFL, flags as usize, 0, 0, 0) };
+}
+
+/// `RLIMIT_MSGQUEUE`, bytes; all ones if there is none.
+pub fn msgqueue_limit() -> u64 {
+    let mut limit = [0u64; 2];
+    // SAFETY: room for a `struct rlimit`.
+    unsafe { syscall6(97, 12, limit.as_mut_ptr() as usize, 0, 0, 0, 0) };
+    limit[0]
+}
+
+/// The thread's `prio` as the kernel counts: the less, the more urgent.
+pub fn scheduling_priority() -> i32 {
+    const SCHED_FIFO: u32 = 1;
+    const SCHED_RR: u32 = 2;
+    const SCHED_DEADLINE: u32 = 6;
+    const OF_NICE_0: i32 = 120;
+    // struct sched_attr: size, policy, flags, nice, priority, ...
+    let mut attr = [0u32; 12];
+    // SAFETY: room for as many bytes as the call is told.
+    let asked = check(unsafe { syscall6(315, 0, attr.as_mut_ptr() as usize, size_of_val(&attr), 0, 0, 0) });
+    match attr[1] {
+        _ if asked.is_err() => OF_NICE_0,
+        SCHED_FIFO | SCHED_RR => 99 - attr[5].cast_signed(),
+        SCHED_DEADLINE => -1,
+        _ => OF_NICE_0 + attr[4].cast_signed(),
+    }
+}
+
+/// The process's umask. That of the file's line, as the call that tells it would change it.
+pub fn umask() -> u32 {
+    let mut text = [0; 256];
+    // SAFETY: a terminated string.
+    let status = unsafe { openat(AT_FDCWD, c"/proc/thread-self/status".as_ptr() as usize, O_CLOEXEC) };
+    let len = status.and_then(|file| read_start(&file, &mut text)).unwrap_or(0);
+    let line = text[..len].split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"Umask:\t"));
+    line.map_or_else(umask_by_changing, |digits| {
+        digits.iter().fold(0, |mask, digit| mask * 8 + u32::from(digit.wrapping_sub(b'0') & 7))
+    })
+}
+
+/// Meanwhile what other threads create is their owner's alone.
+fn umask_by_changing() -> u32 {
+    // SAFETY: integers.
+    let mask = unsafe { syscall6(95, 0o077, 0, 0, 0, 0, 0) };
+    // SAFETY: as above.
+    unsafe { syscall6(95, mask as usize, 0, 0, 0, 0, 0) };
+    mask as u32 & 0o777
+}
+
+/// Whether a descriptor is a netlink socket.
+///
+/// # Errors
+/// `EBADF`, `ENOTSOCK`, and `EINVAL` for another socket.
+pub fn check_netlink(fd: i32) -> Result<()> {
+    const SOL_SOCKET: usize = 1;
+    const SO_DOMAIN: usize = 39;
+    const AF_NETLINK: i32 = 16;
+    let (mut domain, mut size) = (0i32, 4u32);
+    let (at, size_at) = (&raw mut domain as usize, &raw mut size as usize);
+    // SAFETY: room for an int, and its size.
+    check(unsafe { syscall6(55, fd as usize, SOL_SOCKET, SO_DOMAIN, at, size_at, 0) })?;
+    if domain == AF_NETLINK { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Sends a process the signal of a queue's message.
+///
+/// # Errors
+/// `EPERM ESRCH EAGAIN`.
+pub fn send_notice(pid: u32, signo: i32, value: u64, (from_pid, from_uid): (u32, u32)) -> Result<()> {
+    let words = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    // struct siginfo: number, errno, code, a gap, sender, its user, value.
+    let mut info = [0u64; 16];
+    info[0] = words(signo.cast_unsigned(), 0);
+    info[1] = words(SI_MESGQ.cast_unsigned(), 0);
+    info[2] = words(from_pid, from_uid);
+    info[3] = value;
+    // SAFETY: a whole siginfo.
+    check(unsafe { syscall6(129, pid as usize, signo as usize, info.as_ptr() as usize, 0, 0, 0) }).map(|_| ())
+}
