@@ -3,7 +3,9 @@
 //! What users see: a queue's descriptor is that of a FIFO beside the namespace's socket, opened anew by each `mq_open`, so the kernel keeps what is the
 //! description's: `O_NONBLOCK`, whoever has it by dup, fork or `SCM_RIGHTS`. What it was opened for stands in flags that mean nothing to a
 //! FIFO and that nobody can change. Whether anybody has the queue open, the FIFO tells.
-//! What is missing: who polls a descriptor sees an empty FIFO, whatever the queue has.
+//! Who polls one sees what the queue has: as none, one or both of the FIFO's two pages are in use. That costs two system calls a message, so it is
+//! done only once somebody in any process is about to poll, or has handed a descriptor on ([`watch`]).
+//! What is missing: to read a descriptor takes that away.
 //!
 //! A table says which queue a number is of, so that sending and receiving ask the kernel nothing. A number that is not in it is asked for
 //! its link in /proc, each time in a vfork child: its numbers are not those of the process whose memory it uses.
@@ -16,7 +18,7 @@ use abi::{
     mqueue::{O_ACCMODE, O_NONBLOCK, O_RDWR, O_WRONLY},
 };
 use arena::Handle;
-use engine::{Descriptors, Mqd, Notice, namespace};
+use engine::{Descriptors, Mqd, Notice, Readiness, Task, namespace};
 use sys::{file, net::Fd, queue};
 
 use crate::{LinuxHost, attach, host, memory, tls, vfork, wire};
@@ -40,6 +42,8 @@ const NO_READING: i32 = 0o10_000; // O_DSYNC
 const NO_WRITING: i32 = 0o400_000; // O_NOFOLLOW
 const READ: u64 = 1 << 32;
 const WRITE: u64 = 1 << 33;
+/// The queue shows its readiness since this process has the number.
+const WATCHED: u64 = 1 << 34;
 
 fn place<T>(table: &[T; NUMBERS], fd: i32) -> Option<&T> {
     table.get(usize::try_from(fd).ok()?)
@@ -113,6 +117,35 @@ pub fn closed(queue: Handle) {
         return;
     }
     let _ = crate::with(|ctx| engine::mqueue::do_close(ctx, queue));
+}
+
+/// The number is about to be polled, or handed on to who may poll it.
+pub fn watch(fd: i32) {
+    let Some(word) = place(&QUEUES, fd) else { return };
+    let before = word.load(Relaxed);
+    if before != 0
+        && before & WATCHED == 0
+        && !vfork::is_child(tls::get())
+        && crate::with(|ctx| engine::mqueue::watch(ctx, fd)).is_ok()
+    {
+        // Unless it has become something else.
+        let _ = word.compare_exchange(before, before | WATCHED, Relaxed, Relaxed);
+    }
+}
+
+/// Those of an array of `struct pollfd` are about to be polled.
+pub fn watch_polled(polled: u64, count: usize) {
+    let host = LinuxHost { tls: tls::get() };
+    for at in 0..count.min(NUMBERS) as u64 {
+        // What can't be read the kernel will refuse.
+        let Ok([fd, _]) = host.get_user::<[u32; 2]>(polled.wrapping_add(at * 8)) else { return };
+        watch(fd.cast_signed());
+    }
+}
+
+/// Whether the process has ever had a queue's number.
+pub fn has_any() -> bool {
+    END.load(Relaxed) != 0
 }
 
 /// `new` is what `old` is, since `dup`.
@@ -243,6 +276,20 @@ impl Descriptors for LinuxHost {
 
     fn queue_held(&self, queue: Handle) -> bool {
         Path::of(queue).is_ok_and(|path| queue::fifo_is_open(path.text()))
+    }
+
+    fn show_readiness(&self, queue: Handle, fd: i32, from: Readiness, to: Readiness) {
+        let own = if fd == engine::mqueue::NO_FD { open(queue, O_NONBLOCK).ok() } else { None };
+        let fd = own.as_ref().map_or(fd, Fd::raw);
+        if from == Readiness::Unknown {
+            queue::make_small(fd);
+        }
+        let pages = match to {
+            Readiness::Empty | Readiness::Unknown => 0,
+            Readiness::Between => 1,
+            Readiness::Full => 2,
+        };
+        queue::fill_pages(fd, pages);
     }
 
     fn notify(&self, notice: &Notice) {

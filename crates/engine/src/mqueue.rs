@@ -71,6 +71,9 @@ pub const NOTIFY_REMOVED: i64 = 2;
 const SIZEOF_MSG: u64 = 48;
 const SIZEOF_NODE: u64 = 48;
 
+/// No descriptor, for a host that has none of the queue.
+pub const NO_FD: i32 = -1;
+
 /// `open` is tried again if the queue that it found has ended meanwhile.
 const TRIES: u32 = 1000;
 
@@ -646,6 +649,8 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
             remove_notification(&mut tx, &q)?;
             tx.commit();
         }
+        // It may have ended between changing the queue and showing that.
+        show(ctx, &q, NO_FD);
         let unlinked = q.unlinked.load(Relaxed) != 0;
         drop(tx);
         ctx.flush_wakes();
@@ -768,9 +773,9 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
 pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32) -> Result<()> {
     let Mqd { queue, .. } = ctx.host.mqd(fd)?;
     let watched = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
-        if q.watched.swap(1, Relaxed) == 0 {
-            q.shown.store(Readiness::Unknown as u32, Relaxed);
-        }
+        q.watched.store(1, Relaxed);
+        // What was shown once may have gone with the last descriptor.
+        q.shown.store(Readiness::Unknown as u32, Relaxed);
         show(ctx, &q, fd);
         drop(tx);
     });

@@ -194,7 +194,8 @@ pub trait Descriptors {
     fn queue_held(&self, _queue: Handle) -> bool {
         true
     }
-    /// Makes all descriptors of a queue show something else to who polls them; `fd` is one of them. Is called with the queue's lock held.
+    /// Makes all descriptors of a queue show something else to who polls them; `fd` is one of them,
+    /// or [`NO_FD`](crate::mqueue::NO_FD). What they show now is `from`, unless all have been closed meanwhile. Is called with the queue's lock held.
     fn show_readiness(&self, _queue: Handle, _fd: i32, _from: Readiness, _to: Readiness) {}
     /// Sends the signal of a notification. Is called with the queue's lock held.
     fn notify(&self, _notice: &Notice) {}

@@ -2,7 +2,7 @@
 //!
 //! What users see: `mq_open` and all others, which libc makes of six system calls, as glibc does: names begin with a slash, and a notification by a
 //! thread has one that waits for it. That is ours: it sleeps in the namespace, where the kernel's would listen at a socket.
-//! What is missing: readiness of descriptors, see `client::mqd`; `__mq_open_2` with `O_CREAT` is `EINVAL`, where glibc ends the program.
+//! What is missing: `__mq_open_2` with `O_CREAT` is `EINVAL`, where glibc ends the program.
 //!
 //! # Safety
 //! As in the crate's head; the names of queues are read here as libc reads them. libc's functions have the signatures that they are called by.

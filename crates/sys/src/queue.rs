@@ -4,6 +4,7 @@
 //! Every call is given integers, terminated strings and places that are valid for their length.
 
 use core::ffi::CStr;
+use core::sync::atomic::AtomicU8;
 
 use abi::{
     Errno, Result,
@@ -50,6 +51,65 @@ pub fn fifo_is_open(path: &CStr) -> bool {
     // SAFETY: as above.
     let opened = unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_NONBLOCK | O_CLOEXEC) };
     !matches!(opened, Err(Errno::ENXIO | Errno::ENOENT))
+}
+
+/// Bytes of the two pages that a queue's FIFO has room for.
+const PAGE: usize = 4096;
+/// What is written to them and read from them, which is nothing.
+static PAGES: [AtomicU8; 2 * PAGE] = [const { AtomicU8::new(0) }; 2 * PAGE];
+
+/// Gives a FIFO room for two pages.
+pub fn make_small(fd: i32) {
+    const F_SETPIPE_SZ: usize = 1031;
+    // SAFETY: integers.
+    unsafe { syscall6(72, fd as usize, F_SETPIPE_SZ, 2 * PAGE, 0, 0, 0) };
+}
+
+/// Has none, one or both of a FIFO's two pages in use, so that it can be written to, both, or read from: by one byte in one page, or one and a
+/// whole page. On the way from one to another it is nothing else. What somebody else has put there is thrown away.
+pub fn fill_pages(fd: i32, wanted: usize) {
+    /// Bytes that are there when so many pages are in use.
+    const BYTES: [usize; 3] = [0, 1, 1 + PAGE];
+    let there = waiting(fd);
+    let pages = BYTES.iter().position(|bytes| *bytes == there).unwrap_or_else(|| {
+        take(fd, there);
+        0
+    });
+    match BYTES[wanted.min(2)].checked_sub(BYTES[pages]) {
+        // As one call, which nobody sees half done. No part goes to a page that is in use.
+        Some(more) => put(fd, more),
+        // What is left of two pages is one byte of the last.
+        None => take(fd, BYTES[pages] - BYTES[wanted]),
+    }
+}
+
+/// Bytes that can be read.
+fn waiting(fd: i32) -> usize {
+    const FIONREAD: usize = 0x541b;
+    let mut bytes = 0i32;
+    // SAFETY: room for an int.
+    unsafe { syscall6(16, fd as usize, FIONREAD, &raw mut bytes as usize, 0, 0, 0) };
+    bytes as usize
+}
+
+/// Writes so much, for which there is room.
+fn put(fd: i32, bytes: usize) {
+    if bytes > 0 {
+        // SAFETY: the pages are as long, and nobody minds what is in them.
+        unsafe { syscall6(1, fd as usize, PAGES.as_ptr() as usize, bytes.min(2 * PAGE), 0, 0, 0) };
+    }
+}
+
+/// Reads so much, which is there.
+fn take(fd: i32, mut bytes: usize) {
+    while bytes > 0 {
+        let size = bytes.min(2 * PAGE);
+        // SAFETY: as above, and atomics may be written.
+        match check(unsafe { syscall6(0, fd as usize, PAGES.as_ptr() as usize, size, 0, 0, 0) }) {
+            Ok(taken @ 1..) => bytes -= taken.min(bytes),
+            _ => return,
+        }
+    }
 }
 
 /// Sets the flags of an open descriptor, of those that can be set.

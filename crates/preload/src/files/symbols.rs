@@ -147,7 +147,11 @@ macro_rules! in_front {
                 "push rdx",
                 "push rcx",
                 "push r8",
+                "push r9",
+                "sub rsp, 8",
                 "call {choose}",
+                "add rsp, 8",
+                "pop r9",
                 "pop r8",
                 "pop rcx",
                 "pop rdx",
@@ -166,6 +170,14 @@ in_front! {
     writev = c"writev", WRITEV, choose_writev;
     fcntl = c"fcntl", FCNTL, choose_fcntl;
     fcntl64 = c"fcntl64", FCNTL64, choose_fcntl64;
+    poll = c"poll", POLL, before_poll;
+    __poll_chk = c"__poll_chk", POLL_CHK, before_poll;
+    ppoll = c"ppoll", PPOLL, before_poll;
+    __ppoll_chk = c"__ppoll_chk", PPOLL_CHK, before_poll;
+    select = c"select", SELECT, before_select;
+    pselect = c"pselect", PSELECT, before_select;
+    sendmsg = c"sendmsg", SENDMSG, before_sendmsg;
+    sendmmsg = c"sendmmsg", SENDMMSG, before_sendmsg;
     fflush = c"fflush", FFLUSH, choose_flush;
     fflush_unlocked = c"fflush_unlocked", FFLUSH_UNLOCKED, choose_flush;
     fclose = c"fclose", FCLOSE, choose_fclose;
@@ -243,6 +255,7 @@ libc_functions! {
     libc_dup2 = DUP2: Dup;
     libc_dup3 = DUP3: Dup;
     libc_close = CLOSE: extern "C" fn(c_int) -> c_int;
+    libc_epoll_ctl = EPOLL_CTL: extern "C" fn(c_int, c_int, c_int, usize) -> c_int;
     libc_close_range = CLOSE_RANGE: extern "C" fn(c_uint, c_uint, c_int) -> c_int;
     libc_closefrom = CLOSEFROM: extern "C" fn(c_int);
     libc_fcntl = FCNTL: Dup;
@@ -255,7 +268,7 @@ pub(super) fn find_all() {
     find_behind();
     find_in_front();
     find_by_table();
-    for next in [&DUP, &DUP2, &DUP3, &CLOSE_RANGE, &CLOSEFROM] {
+    for next in [&DUP, &DUP2, &DUP3, &EPOLL_CTL, &CLOSE_RANGE, &CLOSEFROM] {
         next.find();
     }
 }
@@ -469,9 +482,18 @@ fn asks_for_flags(fd: usize, command: usize) -> bool {
     as_int(command) == F_GETFL && mqd::is_queue(as_int(fd))
 }
 
+fn keeps_over_exec(command: usize) -> bool {
+    const F_SETFD: c_int = 2;
+    as_int(command) == F_SETFD
+}
+
 fn choose_fcntl(fd: usize, command: usize) -> Option<usize> {
     match () {
         () if is_dup(command) => Some(fcntl_dup as *const () as usize),
+        () if keeps_over_exec(command) => {
+            mqd::watch(as_int(fd));
+            None
+        }
         () if asks_for_flags(fd, command) => Some(fcntl_getfl as *const () as usize),
         () => None,
     }
@@ -479,6 +501,26 @@ fn choose_fcntl(fd: usize, command: usize) -> Option<usize> {
 
 fn choose_fcntl64(fd: usize, command: usize) -> Option<usize> {
     if is_dup(command) { Some(fcntl64_dup as *const () as usize) } else { choose_fcntl(fd, command) }
+}
+
+// Who polls a queue's descriptor, or is handed one, has to see what the queue has from now on. Always libc's own function follows.
+
+fn before_poll(polled: usize, count: usize) -> Option<usize> {
+    if mqd::has_any() {
+        mqd::watch_polled(polled as u64, count);
+    }
+    None
+}
+
+fn before_select(end: usize, _: usize) -> Option<usize> {
+    mqd::numbers(0, as_int(end).saturating_sub(1)).for_each(mqd::watch);
+    None
+}
+
+/// What is sent along isn't looked at: few programs with queues send messages so, and those that do may well send descriptors.
+fn before_sendmsg(_: usize, _: usize) -> Option<usize> {
+    mqd::numbers(0, c_int::MAX).for_each(mqd::watch);
+    None
 }
 
 fn of_stream(stream: usize) -> bool {
@@ -592,6 +634,15 @@ pub extern "C" fn dup2(fd: c_int, to: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
     replacing(fd, to, || libc_dup3()(fd, to, flags))
+}
+
+static EPOLL_CTL: Next = Next::new(c"epoll_ctl");
+
+/// `epoll_ctl(2)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: usize) -> c_int {
+    mqd::watch(fd);
+    libc_epoll_ctl()(epoll, operation, fd, event)
 }
 
 static CLOSE_RANGE: Next = Next::new(c"close_range");

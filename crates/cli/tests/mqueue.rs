@@ -1,0 +1,160 @@
+//! Descriptors of POSIX queues, and what libc adds to the kernel's calls.
+
+mod python;
+
+use python::python;
+
+const QUEUES: &str = r#"
+import fcntl, select, socket
+O_CREAT, O_EXCL = os.O_CREAT, os.O_EXCL
+def open_queue(name, flags, maxmsg=2, mode=0o600):
+    return call("mq_open", name.encode(), flags, mode, (ctypes.c_long * 8)(0, maxmsg, 16))
+def mq_send(fd): return call("mq_send", fd, b"hello", 5, 0)
+def mq_receive(fd): return call("mq_receive", fd, ctypes.create_string_buffer(16), 16, None)
+def ready(fd):
+    poll = select.poll(); poll.register(fd, select.POLLIN | select.POLLOUT)
+    return poll.poll(0)[0][1]
+IN, OUT = select.POLLIN, select.POLLOUT
+"#;
+
+#[test]
+fn a_queue_shows_what_it_has_to_who_polls() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+for maxmsg in (1, 2, 3):
+    fd = open_queue("/q", O_CREAT | O_EXCL | os.O_RDWR, maxmsg)
+    reader = open_queue("/q", os.O_RDONLY)
+    mq_send(fd)
+    states = [OUT] + [IN | OUT] * (maxmsg - 1) + [IN]
+    same(ready(reader), states[1]); same(mq_receive(fd), 5)
+    edges = select.epoll(); edges.register(fd, select.EPOLLIN | select.EPOLLET)
+    for round in range(3):
+        for there in range(maxmsg):
+            same([ready(fd), ready(reader)], [states[there]] * 2); same(mq_send(fd), 0)
+        same(len(edges.poll(0)), 1); same(edges.poll(0), [])
+        for there in range(maxmsg, 0, -1):
+            same([ready(fd), ready(reader)], [states[there]] * 2); same(mq_receive(reader), 5)
+        same(select.select([fd], [fd], [], 0), ([], [fd], []))
+    # All that was shown goes with the last descriptor.
+    mq_send(fd); same(ready(fd), states[1])
+    edges.close()
+    for each in (fd, reader): same(call("mq_close", each), 0)
+    fd = open_queue("/q", os.O_RDWR)
+    same(ready(fd), states[1])
+    same((call("mq_unlink", b"/q"), call("mq_close", fd)), (0, 0))
+"#
+        ),
+    );
+}
+
+#[test]
+fn who_is_given_a_descriptor_polls_it() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+fd = open_queue("/q", O_CREAT | os.O_RDWR)
+ours, theirs = socket.socketpair()
+child = os.fork()
+if child == 0:
+    os.close(fd)
+    fd = socket.recv_fds(theirs, 1, 1)[1][0]
+    same(select.select([fd], [], [], 20)[0], [fd])
+    same((mq_receive(fd), ready(fd)), (5, OUT))
+    os._exit(0)
+socket.send_fds(ours, [b"x"], [fd])
+time.sleep(0.2)
+mq_send(fd)
+same(os.waitpid(child, 0)[1], 0)
+same(ready(fd), OUT)
+"#
+        ),
+    );
+}
+
+#[test]
+fn a_descriptor_says_how_it_was_opened() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+flags = lambda fd: fcntl.fcntl(fd, fcntl.F_GETFL)
+os.umask(0o777)
+fd = open_queue("/q", O_CREAT | os.O_RDWR | os.O_NONBLOCK)
+reader, writer = open_queue("/q", os.O_RDONLY), open_queue("/q", os.O_WRONLY)
+same([flags(each) for each in (fd, reader, writer)], [os.O_RDWR | os.O_NONBLOCK, os.O_RDONLY, os.O_WRONLY])
+assert all(fcntl.fcntl(each, fcntl.F_GETFD) == fcntl.FD_CLOEXEC for each in (fd, reader, writer))
+# Flags are the description's: of all its descriptors, and of no others.
+copy = os.dup(fd)
+fcntl.fcntl(copy, fcntl.F_SETFL, 0)
+same([flags(each) & os.O_NONBLOCK for each in (fd, copy)], [0, 0])
+os.set_blocking(copy, False)
+same(mq_receive(fd), "EAGAIN")
+same([call("write", each, b"x", 1) for each in (fd, writer, reader)], ["EINVAL", "EINVAL", "EBADF"])
+same([mq_send(reader), mq_receive(writer)], ["EBADF"] * 2)
+# What a number was does not matter once it is another's.
+null = os.open("/dev/null", os.O_RDWR)
+os.dup2(null, writer); same([mq_send(writer), os.write(writer, b"x")], ["EBADF", 1])
+os.dup2(fd, writer); same(mq_send(writer), 0)
+same((call("close_range", 3, ctypes.c_uint(2**32 - 1), 0), mq_send(fd)), (0, "EBADF"))
+same([open_queue("q", os.O_RDWR), open_queue("/q", os.O_RDWR) >= 0], ["EINVAL", True])
+"#
+        ),
+    );
+}
+
+#[test]
+fn a_queue_goes_with_the_last_descriptor_however_that_goes() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+directory = os.path.dirname(os.environ["IPCSPACE_SOCKET"])
+child = os.fork()
+fds = [open_queue("/%d" % i, O_CREAT | os.O_RDWR) for i in range(3)]
+if child == 0:
+    time.sleep(20)
+    os._exit(0)
+os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
+for i in range(3): same(call("mq_unlink", b"/%d" % i), 0)
+held = lambda: sum(name.startswith("socket.queue.") for name in os.listdir(directory))
+before = held()
+os.close(fds[0]); os.dup2(1, fds[1]); libc.syscall(3, fds[2])
+# What is over is used again: no more of them are needed.
+fds = [open_queue("/%d" % i, O_CREAT | O_EXCL | os.O_RDWR) for i in range(3)]
+same(held(), before)
+"#
+        ),
+    );
+}
+
+#[test]
+fn a_thread_is_told_of_a_message() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+class Sigevent(ctypes.Structure):
+    _fields_ = [("value", ctypes.c_void_p), ("signo", ctypes.c_int), ("notify", ctypes.c_int),
+                ("function", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("pad", ctypes.c_long * 4)]
+told = []
+function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda value: told.append((value, signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+event = Sigevent(7, 0, 2, ctypes.cast(function, ctypes.c_void_p), None)
+notify = lambda: call("mq_notify", fd, ctypes.byref(event))
+fd = open_queue("/q", O_CREAT | os.O_RDWR)
+same([notify(), notify()], [0, "EBUSY"])
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+same(mq_send(fd), 0)
+while not told: time.sleep(0.01)
+same(told, [(7, set())])
+# Removed, and by the close of another descriptor: nobody is told.
+same([mq_receive(fd), notify(), call("mq_notify", fd, None), mq_send(fd), mq_receive(fd)], [5, 0, 0, 0, 5])
+same([notify(), os.close(os.dup(fd)), mq_send(fd), mq_receive(fd), notify()], [0, None, 0, 5, 0])
+same(len(told), 1)
+same(call("mq_notify", 1, ctypes.byref(event)), "EBADF")
+"#
+        ),
+    );
+}
