@@ -154,6 +154,11 @@ impl Waiter {
         }
     }
 
+    /// Whether others stand before it on its list. A hint, as its object's lock is not held.
+    pub fn has_others_before(&self) -> bool {
+        self.prev.load(Relaxed) != 0
+    }
+
     /// Where whoever ended the last sleep ran: the next one is likely to come from there too.
     pub fn waker_cpu(&self) -> Option<u32> {
         self.waker.load(Relaxed).checked_sub(1)

@@ -82,6 +82,10 @@ const RELUCTANCE: u32 = 8;
 
 /// Waits awake for the end of the sleep, if that is likely to come soon. Whether it came.
 fn woken_awake(ctx: &Operation<'_>, tls: &Tls) -> bool {
+    // Whoever is before this one sleeps and has to be woken first.
+    if ctx.slot.waiter.has_others_before() {
+        return false;
+    }
     let at_once = tls.asleep_at_once.load(Relaxed);
     if at_once != 0 {
         tls.asleep_at_once.store(at_once - 1, Relaxed);

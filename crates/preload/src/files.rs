@@ -25,7 +25,7 @@ use engine::{
 use sys::{file, net::Fd};
 
 use path::File;
-pub(crate) use symbols::close_number;
+pub(crate) use symbols::{close_number, find_all};
 
 const O_ACCMODE: i32 = 3;
 const O_RDONLY: i32 = 0;

@@ -13,6 +13,8 @@ use sys::signal::{
     KernelSigaction, LIBC, Mask, SA_INTERRUPT, SA_NODEFER, SA_RESETHAND, SA_RESTART, SA_RESTORER, bit,
 };
 
+use crate::files;
+
 /// libc's `struct sigaction`.
 #[repr(C)]
 pub struct Sigaction {
@@ -35,6 +37,9 @@ fn checked(signal: c_int) -> Result<c_int> {
 }
 
 fn install(signal: c_int, new: Option<&KernelSigaction>) -> Result<KernelSigaction> {
+    if new.is_some() {
+        files::find_all();
+    }
     // SAFETY: the program's own handler.
     unsafe { signal::sigaction(checked(signal)?, new) }
 }

@@ -9,6 +9,7 @@
 use core::{
     arch::naked_asm,
     ffi::{CStr, c_char, c_int, c_uint, c_void},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use abi::Errno;
@@ -181,6 +182,8 @@ in_front! {
     fflush = c"fflush", FFLUSH, choose_flush;
     fflush_unlocked = c"fflush_unlocked", FFLUSH_UNLOCKED, choose_flush;
     fclose = c"fclose", FCLOSE, choose_fclose;
+    pthread_create = c"pthread_create", PTHREAD_CREATE, before_thread;
+    thrd_create = c"thrd_create", THRD_CREATE, before_thread;
 }
 
 /// `name` goes to libc's at once if the table says so of its descriptor, and asks `choose` otherwise.
@@ -263,14 +266,23 @@ libc_functions! {
 }
 
 /// Finds all of libc's functions, before there are threads and handlers: `dlsym` takes the loader's lock, which a `dlopen` holds while it
-/// runs constructors, and those may wait for another thread's `write`.
-pub(super) fn find_all() {
+/// runs constructors, and those may wait for another thread's `write`. Not when a program starts: it would cost each some 9 µs.
+pub(crate) fn find_all() {
+    static FOUND: AtomicBool = AtomicBool::new(false);
+    if FOUND.swap(true, Relaxed) {
+        return;
+    }
     find_behind();
     find_in_front();
     find_by_table();
     for next in [&DUP, &DUP2, &DUP3, &EPOLL_CTL, &CLOSE_RANGE, &CLOSEFROM] {
         next.find();
     }
+}
+
+fn before_thread(_: usize, _: usize) -> Option<usize> {
+    find_all();
+    None
 }
 
 // ---- what is behind

@@ -15,7 +15,7 @@ use client::mqd::{MAY_BE_OURS, SYSCTL};
 use engine::ipc_sysctl::{Sysctl, Text};
 use sys::file;
 
-use super::{WRITTEN, symbols, with};
+use super::{WRITTEN, with};
 
 /// One more than the highest number that was ever ours.
 static END: AtomicI32 = AtomicI32::new(0);
@@ -54,7 +54,6 @@ pub(super) fn copied(old: i32, new: i32) {
 
 /// What the program was started with: its standard output may be ours.
 extern "C" fn at_start() {
-    symbols::find_all();
     for fd in [1, 2] {
         if look(fd).is_some() {
             let _ = opened(fd);
