@@ -556,7 +556,9 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         if q.perm.state.load(Relaxed) != STATE_LIVE || q.unlinked.load(Relaxed) == 0 {
             return Ok(());
         }
-        if ctx.host.queue_held(q.handle()) {
+        // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
+        let sleeps = |list: List| list.first(&q) != 0;
+        if sleeps(List::Receivers) || sleeps(List::Senders) || ctx.host.queue_held(q.handle()) {
             drop(tx);
             ctx.host.watch_unlinked();
             return Ok(());
@@ -981,8 +983,9 @@ pub(crate) fn abandon<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>, kind
     Ok(())
 }
 
-/// What a sleep has come to, if it was not completed.
-fn interrupted(cause: Cause) -> Errno {
+/// The thread has left a list, without what it waited for; it may have been the last to hold the queue.
+fn interrupted<T: Task>(ctx: &Ctx<'_, T>, handle: Handle, cause: Cause) -> Errno {
+    let _ = heed_queue(ctx, handle, queue(ctx, handle).and_then(|q| mq_put(ctx, &q)));
     if cause == Cause::Timeout { Errno::ETIMEDOUT } else { Errno::EINTR }
 }
 
@@ -1159,7 +1162,7 @@ pub fn resume_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Ou
     own_block(ctx, &me);
     ctx.free_chain();
     me.end();
-    if left { Err(interrupted(cause)) } else { outcome_of(&me).map(|_| Outcome::Done(0)) }
+    if left { Err(interrupted(ctx, queue, cause)) } else { outcome_of(&me).map(|_| Outcome::Done(0)) }
 }
 
 // ---- mq_timedreceive
@@ -1261,7 +1264,7 @@ pub fn resume_mq_timedreceive<T: Task>(
     let queue = Handle(me.object.load(Relaxed));
     let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, |q| List::Receivers.ends(q)) };
     if heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))? {
-        return Err(interrupted(cause));
+        return Err(interrupted(ctx, queue, cause));
     }
     me.end();
     outcome_of(&me)?;

@@ -75,6 +75,7 @@ cases! { "mqueue":
     a_woken_sender_does_not_notify,
     a_child_has_the_descriptors,
     threads_share_descriptors,
+    a_sleepers_queue_lives_on,
 }
 
 const RW: i32 = O_CREAT | O_RDWR;
@@ -809,5 +810,22 @@ fn threads_share_descriptors() -> Outcome {
     let_others_run();
     ok!(mq_send(fd, b"x", 0));
     same!(waiting.join(), Some(Ok((b"x".to_vec(), 0))));
+    Ok(())
+}
+
+/// Closed and unlinked below a thread that sleeps in it.
+fn a_sleepers_queue_lives_on() -> Outcome {
+    let fd = ok!(small());
+    let waiting = Thread::start(move || mq_timedreceive(fd, 16, 300_000_000));
+    let_others_run();
+    ok!(mq_unlink("q"));
+    ok!(close(fd));
+    same!(waiting.join(), Some(Err(ETIMEDOUT)));
+    let fd = full()?;
+    let waiting = Thread::start(move || mq_timedsend(fd, b"c", 0, 300_000_000));
+    let_others_run();
+    ok!(mq_unlink("q"));
+    ok!(close(fd));
+    same!(waiting.join(), Some(Err(ETIMEDOUT)));
     Ok(())
 }
