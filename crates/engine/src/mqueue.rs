@@ -5,8 +5,9 @@
 //! users; a timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
 //!
 //! A queue is an object as those of System V: its identifier is for the namespace only, its key is its name's hash. A descriptor is the system's
-//! ([`Descriptors`](crate::Descriptors)), which also knows whether anybody holds one. A queue ends when it has no name and nobody holds it: who
-//! takes the name looks, who closes a descriptor looks, and the broker does, for those who are gone.
+//! ([`Descriptors`](crate::Descriptors)), which also knows whether anybody holds one. A queue ends when it has no name and nobody holds it, by a
+//! descriptor or by sleeping on it: who takes the name looks, who closes a descriptor or leaves off sleeping looks, and the broker does, for those
+//! who are gone.
 //!
 //! The lock of `mq_ids` guards names, which a queue loses once (`unlinked`), and what each user has. The queue's lock guards all else of
 //! [`MqueueInodeInfo`], its messages' links, and the waiters on its two lists. `pending` names work that a holder began and did not finish.
@@ -556,7 +557,13 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         if q.perm.state.load(Relaxed) != STATE_LIVE || q.unlinked.load(Relaxed) == 0 {
             return Ok(());
         }
-        if ctx.host.queue_held(q.handle()) {
+        // A call holds it until it is over, whatever has become of the descriptor.
+        let mut sleeps = false;
+        for list in [List::Receivers, List::Senders] {
+            sleeps |= wq_get_first_waiter(&mut tx, &q, list)?.is_some();
+        }
+        tx.commit();
+        if sleeps || ctx.host.queue_held(q.handle()) {
             drop(tx);
             ctx.host.watch_unlinked();
             return Ok(());
@@ -564,6 +571,12 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         doom(&mut tx, &q)?;
     }
     evict_inode(ctx, q)
+}
+
+/// A sleep on the queue has ended without anybody's doing: that may have been the last there was of it.
+fn put_left<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
+    let q = queue(ctx, handle)?;
+    if q.unlinked.load(Relaxed) == 0 { Ok(()) } else { mq_put(ctx, &q) }
 }
 
 /// Nobody finds the queue any more, and whoever sleeps on it is told that it is gone.
@@ -1159,7 +1172,12 @@ pub fn resume_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Ou
     own_block(ctx, &me);
     ctx.free_chain();
     me.end();
-    if left { Err(interrupted(cause)) } else { outcome_of(&me).map(|_| Outcome::Done(0)) }
+    if !left {
+        return outcome_of(&me).map(|_| Outcome::Done(0));
+    }
+    let put = put_left(ctx, queue);
+    heed_queue(ctx, queue, put)?;
+    Err(interrupted(cause))
 }
 
 // ---- mq_timedreceive
@@ -1261,6 +1279,8 @@ pub fn resume_mq_timedreceive<T: Task>(
     let queue = Handle(me.object.load(Relaxed));
     let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, |q| List::Receivers.ends(q)) };
     if heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))? {
+        let put = put_left(ctx, queue);
+        heed_queue(ctx, queue, put)?;
         return Err(interrupted(cause));
     }
     me.end();
