@@ -131,6 +131,11 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
             "differential",
             &["--calls", "5000", "--seed", "1", "--area", "sem"],
         ),
+        tool(
+            "differential, POSIX queues",
+            "differential",
+            &["--calls", "5000", "--seed", "1", "--area", "mq"],
+        ),
         tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
         tool("hostile strangers", "hostile", &["flood", "--seconds", "5"]),
         tool("random messages", "hostile", &["fuzz", "--seconds", "20"]),

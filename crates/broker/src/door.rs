@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
+use arena::Handle;
 use client::wire;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
@@ -259,6 +260,9 @@ impl Door {
             // SAFETY: just opened, nobody else has it.
             let file = client::mqd::open_for(arg, high).map(|fd| unsafe { OwnedFd::from_raw_fd(fd.leak()) });
             reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
+        } else if which == wire::ASK_QUEUE_HELD {
+            let held = client::mqd::is_held(Handle(arg));
+            reply(&link, held.map(|held| [held.into(), 0]), None);
         } else if which == wire::ASK_MEMORY_USAGE {
             reply(&link, segments::memory_usage(memory).map(small), None);
         } else if which == wire::ASK_MEMORY || which == wire::ASK_MEMORY_TO_READ {

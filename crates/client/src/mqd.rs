@@ -54,6 +54,7 @@ fn flags_of(oflag: i32) -> i32 {
     let kept = match oflag & O_ACCMODE {
         O_RDWR => 0,
         O_WRONLY => NO_READING,
+        O_ACCMODE => NO_READING | NO_WRITING,
         _ => NO_WRITING,
     };
     kept | oflag & O_NONBLOCK
@@ -64,7 +65,8 @@ pub fn flags_shown(flags: i32) -> i32 {
     let mode = match (flags & NO_READING, flags & NO_WRITING) {
         (0, 0) => O_RDWR,
         (0, _) => 0,
-        _ => O_WRONLY,
+        (_, 0) => O_WRONLY,
+        _ => O_ACCMODE,
     };
     /// `open` sets it, `mq_open` doesn't.
     const O_LARGEFILE: i32 = 0o100_000;
@@ -233,6 +235,14 @@ pub fn open_for(queue: u32, flags: u32) -> Result<Fd> {
     open(Handle(queue), (flags & kept).cast_signed())
 }
 
+/// Whether anybody has a descriptor of the queue.
+///
+/// # Errors
+/// Those of who may not look.
+pub fn is_held(queue: Handle) -> Result<bool> {
+    queue::fifo_is_open(Path::of(queue)?.text())
+}
+
 // ---- umask
 
 /// The process's umask plus one; 0 if it is not known.
@@ -246,8 +256,7 @@ pub fn umask_set(mask: u32) {
 impl Descriptors for LinuxHost {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
         let fd = open(queue, flags_of(oflag))?.leak();
-        let mode = oflag & O_ACCMODE;
-        learn(fd, Mqd { queue, read: mode != O_WRONLY, write: mode != 0 });
+        learn(fd, Mqd::opened(queue, oflag));
         Ok(fd)
     }
 
@@ -275,7 +284,13 @@ impl Descriptors for LinuxHost {
     }
 
     fn queue_held(&self, queue: Handle) -> bool {
-        Path::of(queue).is_ok_and(|path| queue::fifo_is_open(path.text()))
+        let held = is_held(queue).or_else(|error| match memory::keeper() {
+            // Who has given the owner's rights up for a while can't tell, but the broker can.
+            None => attach::ask(wire::ASK_QUEUE_HELD, [queue.0, 0]).map(|(words, _)| words[2] != 0),
+            Some(_) => Err(error),
+        });
+        // One that is kept too long is looked at again.
+        held.unwrap_or(true)
     }
 
     fn show_readiness(&self, queue: Handle, fd: i32, from: Readiness, to: Readiness) {

@@ -27,6 +27,8 @@ pub const ASK_USAGE: u32 = 8;
 pub const ASK_TAKE: u32 = 9;
 /// Give me a descriptor of the POSIX queue whose handle is the first argument; the second one is the flags.
 pub const ASK_QUEUE: u32 = 14;
+/// Has anybody a descriptor of the POSIX queue whose handle is the first argument? The answer's first word is 0 if not.
+pub const ASK_QUEUE_HELD: u32 = 15;
 /// How much of this memory, whose number the arguments are, there is: answered as [`ASK_USAGE`].
 pub const ASK_MEMORY_USAGE: u32 = 11;
 /// Keep this memory, whose number the arguments are, from being swapped out.

@@ -5,8 +5,9 @@
 //! users; a timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
 //!
 //! A queue is an object as those of System V: its identifier is for the namespace only, its key is its name's hash. A descriptor is the system's
-//! ([`Descriptors`](crate::Descriptors)), which also knows whether anybody holds one. A queue ends when it has no name and nobody holds it: who
-//! takes the name looks, who closes a descriptor looks, and the broker does, for those who are gone.
+//! ([`Descriptors`](crate::Descriptors)), which also knows whether anybody holds one. A queue ends when it has no name and nobody holds it, by a
+//! descriptor or by sleeping on it: who takes the name looks, who closes a descriptor or leaves off sleeping looks, and the broker does, for those
+//! who are gone.
 //!
 //! The lock of `mq_ids` guards names, which a queue loses once (`unlinked`), and what each user has. The queue's lock guards all else of
 //! [`MqueueInodeInfo`], its messages' links, and the waiters on its two lists. `pending` names work that a holder began and did not finish.

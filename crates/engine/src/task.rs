@@ -1,6 +1,9 @@
 //! What the engine needs to know of the caller.
 
-use abi::{Errno, Plain, Result};
+use abi::{
+    Errno, Plain, Result,
+    mqueue::{O_ACCMODE, O_RDWR, O_WRONLY},
+};
 use arena::{Ctx, Handle, Host, SharedBytes};
 
 use crate::usage::Usage;
@@ -132,6 +135,14 @@ pub struct Mqd {
     pub read: bool,
     /// Whether it was opened for writing.
     pub write: bool,
+}
+
+impl Mqd {
+    /// What a descriptor is that `mq_open` gives. With the fourth access mode, which only who makes a queue can ask for, neither is possible.
+    pub fn opened(queue: Handle, oflag: i32) -> Mqd {
+        let mode = oflag & O_ACCMODE;
+        Mqd { queue, read: mode == 0 || mode == O_RDWR, write: mode == O_WRONLY || mode == O_RDWR }
+    }
 }
 
 /// What a queue shows to who polls a descriptor of it.

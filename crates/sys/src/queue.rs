@@ -46,11 +46,16 @@ pub fn open_fifo(path: &CStr, flags: i32) -> Result<Fd> {
     unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_RDWR | O_CLOEXEC | flags) }
 }
 
-/// Whether somebody has a FIFO open for reading, in so far as it can be found out.
-pub fn fifo_is_open(path: &CStr) -> bool {
+/// Whether somebody has a FIFO open for reading.
+///
+/// # Errors
+/// Those of `open`: then it can't be found out.
+pub fn fifo_is_open(path: &CStr) -> Result<bool> {
     // SAFETY: as above.
-    let opened = unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_NONBLOCK | O_CLOEXEC) };
-    !matches!(opened, Err(Errno::ENXIO | Errno::ENOENT))
+    match unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_NONBLOCK | O_CLOEXEC) } {
+        Err(Errno::ENXIO | Errno::ENOENT) => Ok(false),
+        opened => opened.map(|_| true),
+    }
 }
 
 /// Bytes of the two pages that a queue's FIFO has room for.

@@ -42,6 +42,7 @@ cases! { "mqueue":
     rlimit.root().differs(&[Door::Preload], "a user who gives up the owner's rights is a stranger, and they have no queues yet"),
     an_unlinked_queue_lives_on,
     a_name_is_free_at_once,
+    a_call_holds_its_queue.root().limits(&[("fs.mqueue.queues_max", "1")]),
     bad_addresses,
     by_priority,
     fifo_in_a_priority,
@@ -183,6 +184,10 @@ fn access_modes() -> Outcome {
     same!(mq_receive(reads, 16), Ok((b"x".to_vec(), 0)));
     same!(mq_open("/q", 3, 0, None), Err(EINVAL));
     same!(mq_open("/q", 3 | O_CREAT, 0, None), Err(EINVAL));
+    let neither = ok!(mq_open("/neither", 3 | O_CREAT, 0o600, None));
+    same!(mq_send(neither, b"x", 0), Err(EBADF));
+    same!(mq_receive(neither, 8192), Err(EBADF));
+    same!(curmsgs(neither), Ok(0));
     same!(mq_getattr(fd).map(|attr| attr.curmsgs), Ok(0));
     Ok(())
 }
@@ -269,6 +274,19 @@ fn queues_max() -> Outcome {
     same!(mq_open("/c", RW, 0o600, sized(1, 8)), Err(ENOSPC));
     ok!(close(fd));
     same!(mq_open("/c", RW, 0o600, sized(1, 8)), Err(ENOSPC));
+    Ok(())
+}
+
+fn a_call_holds_its_queue() -> Outcome {
+    become_user(1000, 1000, &[]);
+    let fd = full()?;
+    let waiting = Thread::start(move || mq_timedsend(fd, b"c", 2, 400_000_000));
+    let_others_run();
+    ok!(mq_unlink("q"));
+    ok!(close(fd));
+    same!(mq_open("/other", RW, 0o600, sized(1, 8)), Err(ENOSPC));
+    same!(waiting.join(), Some(Err(ETIMEDOUT)));
+    same!(mq_open("/other", RW, 0o600, sized(1, 8)).is_ok(), true);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use world::{ARENA, Arg, Call, Ptr, SemBuf, Set, Text, Timeout};
+use world::{ARENA, Arg, Call, Event, NOTICE, Ptr, QueueSize, SemBuf, Set, Text, Timeout};
 
 use crate::lockstep::{Limits, Lockstep};
 use crate::step::{Action, Id, Name, Step};
@@ -17,6 +17,8 @@ pub enum Kind {
     Sem,
     /// Shared memory.
     Shm,
+    /// POSIX message queues.
+    Mq,
 }
 
 /// What the second world can do besides the calls themselves.
@@ -26,6 +28,10 @@ pub struct Abilities {
     pub other_users: bool,
     /// Files of /proc that show the namespace and change its limits.
     pub files: bool,
+    /// Such files of POSIX queues' limits.
+    pub queue_files: bool,
+    /// Descriptors can be polled.
+    pub polls: bool,
 }
 
 /// A source of steps.
@@ -84,17 +90,33 @@ impl Generator {
 
     /// The limits of a new sequence: often the defaults, often so tight that they are met.
     pub fn limits(&mut self) -> Limits {
+        let queues = if self.kinds.contains(&Kind::Mq) { self.queue_limits() } else { Limits::new() };
         if self.chance(40) {
-            return Vec::new();
+            return queues;
         }
         self.msgmax = self.pick(&[64, 100, 8192]);
         let limit = |name: &str, value: String| (format!("kernel.{name}"), value);
-        vec![
+        let mut limits = vec![
             limit("msgmax", self.msgmax.to_string()),
             limit("msgmnb", self.pick(&[0, 200, 4096, 16384]).to_string()),
             limit("msgmni", self.pick(&[3, 5, 32000]).to_string()),
             limit("sem", self.pick(&["40 100 20 6", "64 64 10 4", "64 1000 500 100"]).to_owned()),
-        ]
+        ];
+        limits.extend(queues);
+        limits
+    }
+
+    /// Queues that don't say how large they are to be are small: users' limit is for all namespaces of the kernel's.
+    fn queue_limits(&mut self) -> Limits {
+        let (msg_default, msgsize_default) = (self.pick(&["1", "2", "3", "10"]), self.pick(&["128", "200"]));
+        let defaults = [("msg_default", msg_default), ("msgsize_default", msgsize_default)];
+        let mut limits = defaults.to_vec();
+        if self.chance(50) {
+            limits.push(("queues_max", self.pick(&["0", "2", "3", "3", "256", "-1"])));
+            limits.push(("msg_max", self.pick(&["1", "2", "10", "1000"])));
+            limits.push(("msgsize_max", self.pick(&["128", "200", "8192", "100000"])));
+        }
+        limits.into_iter().map(|(name, value)| (format!("fs.mqueue.{name}"), value.to_owned())).collect()
     }
 
     /// The next step.
@@ -112,10 +134,13 @@ impl Generator {
             return self.disturb(pair);
         }
         let task = self.pick(&free);
-        if self.chance(3) {
+        // Threads of one process share descriptors, so there are to be more of them.
+        let life = if self.kinds == [Kind::Mq] { 5 } else { 3 };
+        if self.chance(life) {
             return self.life(pair, task);
         }
-        if self.abilities.files && self.chance(2) {
+        let files = if self.kinds == [Kind::Mq] { self.abilities.queue_files } else { self.abilities.files };
+        if files && self.chance(2) {
             return Step { task, action: Action::Call(self.file()), makes: 0 };
         }
         self.objects.retain(|(name, _, _)| pair.objects.contains_key(name) || *name == self.names);
@@ -127,6 +152,11 @@ impl Generator {
             Kind::Msg => self.msg(makes, careful),
             Kind::Sem => self.sem(makes, careful),
             Kind::Shm => self.shm(makes),
+            Kind::Mq => {
+                let known = pair.descriptors.get(&pair.tasks[&task].leader);
+                let known: Vec<Name> = known.into_iter().flatten().map(|(_, name)| *name).collect();
+                self.mq(&known, careful)
+            }
         };
         Step { task, action: Action::Call(call), makes }
     }
@@ -158,7 +188,8 @@ impl Generator {
             7..=8 => Call::Exit,
             9..=10 if !leads => Call::ExitThread,
             11..=12 if leads => Call::Exec,
-            13..=14 if self.abilities.files => self.sysctl(),
+            13..=14 if self.abilities.queue_files && self.kinds == [Kind::Mq] => self.queue_sysctl(),
+            13..=14 if self.abilities.files && self.kinds != [Kind::Mq] => self.sysctl(),
             15..=16 if self.abilities.other_users => self.user(),
             _ => Call::Handler { signal: libc::SIGUSR1, restart: self.chance(50) },
         };
@@ -167,6 +198,10 @@ impl Generator {
 
     /// What shows the namespace as text.
     fn file(&mut self) -> Call<Id> {
+        if self.kinds == [Kind::Mq] {
+            let names = ["queues_max", "msg_max", "msgsize_max", "msg_default", "msgsize_default"];
+            return Call::ReadFile { path: format!("/proc/sys/fs/mqueue/{}", self.pick(&names)) };
+        }
         let lists = ["sysvipc/msg", "sysvipc/sem", "sysvipc/shm"];
         let sysctls =
             ["sys/kernel/sem", "sys/kernel/msg_next_id", "sys/kernel/shmmax", "sys/kernel/shm_next_id"];
@@ -191,6 +226,17 @@ impl Generator {
             }
         };
         Call::WriteSysctl { name: format!("kernel.{name}"), value: value.to_owned() }
+    }
+
+    fn queue_sysctl(&mut self) -> Call<Id> {
+        let (name, value) = match self.random.random_range(0..5) {
+            0 => ("queues_max", self.pick(&["0", "2", "256", "-1", "x"])),
+            1 => ("msg_max", self.pick(&["0", "1", "2", "10", "1000", "65536", "65537"])),
+            2 => ("msgsize_max", self.pick(&["127", "128", "200", "8192", "16777216", "16777217"])),
+            3 => ("msg_default", self.pick(&["0", "1", "2", "10"])),
+            _ => ("msgsize_default", self.pick(&["127", "128", "200"])),
+        };
+        Call::WriteSysctl { name: format!("fs.mqueue.{name}"), value: value.to_owned() }
     }
 
     fn user(&mut self) -> Call<Id> {
@@ -564,5 +610,118 @@ impl Generator {
             values[0] = self.pick(&[32767, 32768, u16::MAX]);
         }
         Arg::Values(self.ptr(&[0, 1, 2]), values)
+    }
+
+    /// `known` are the descriptors that the task's process has.
+    fn mq(&mut self, known: &[Name], careful: bool) -> Call<Id> {
+        if known.is_empty() && self.chance(80) {
+            return self.mq_open();
+        }
+        let fd = match known {
+            [] => Id::Raw(self.pick(&[0, -1, 7, i32::MAX, i32::MIN])),
+            _ if self.chance(2) => Id::Raw(self.pick(&[0, 1, 2, -1, 7, i32::MAX, i32::MIN])),
+            known => Id::Of(self.pick(known)),
+        };
+        match self.random.random_range(0..100) {
+            0..=6 => self.mq_open(),
+            7..=9 => Call::MqUnlink { ptr: self.ptr(&[0, 1, 2]), name: self.queue_name() },
+            10..=12 => Call::Close { fd },
+            _ if known.len() > 8 => Call::Close { fd },
+            13..=14 => Call::Dup { fd },
+            15..=45 => self.mq_send(fd, careful),
+            46..=76 => self.mq_receive(fd, careful),
+            77..=82 => self.mq_notify(fd),
+            83..=86 => Call::TakeNotice,
+            87..=88 => Call::Umask { mask: self.pick(&[0, 0, 0o022, 0o077, 0o777]) },
+            89..=94 if self.abilities.polls => Call::Poll { fd },
+            _ => self.mq_getsetattr(fd),
+        }
+    }
+
+    fn queue_name(&mut self) -> String {
+        match self.random.random_range(0..60) {
+            0 => String::new(),
+            1 => self.pick(&[".", "..", "a/b", "/", "...", "abcdefgh"]).to_owned(),
+            2 => "x".repeat(self.pick(&[255, 256, 4094, 4095, 4096])),
+            _ => self.pick(&["a", "b", "c", "a b"]).to_owned(),
+        }
+    }
+
+    fn mq_open(&mut self) -> Call<Id> {
+        let mode = self.pick(&[libc::O_RDWR, libc::O_RDWR, libc::O_RDWR, libc::O_RDONLY, libc::O_WRONLY, 3]);
+        let create = self.pick(&[libc::O_CREAT, libc::O_CREAT, libc::O_CREAT | libc::O_EXCL, 0]);
+        let nonblock = if self.chance(40) { libc::O_NONBLOCK } else { 0 };
+        let attr = self.chance(85).then(|| QueueSize {
+            ptr: self.ptr(&[0, 8, 63]),
+            maxmsg: self.pick(&[1, 1, 2, 2, 3, 5, 10, 11, 1000, 0, -1, i64::MAX]),
+            msgsize: self.pick(&[1, 16, 16, 64, 64, 100, 129, 8193, 100_000, 0, -1, i64::MAX]),
+        });
+        Call::MqOpen {
+            ptr: self.ptr(&[0, 1, 2]),
+            name: self.queue_name(),
+            oflag: mode | create | nonblock,
+            mode: self.pick(&[0o600, 0o600, 0o666, 0o640, 0, 0o400, 0o222, 0o7777]),
+            attr,
+        }
+    }
+
+    fn queue_timeout(&mut self, careful: bool) -> Timeout {
+        let never = |ptr| Timeout { ptr, sec: 1000, nsec: 0 };
+        match self.random.random_range(0..20) {
+            0..=1 => self.timeout(),
+            2..=4 => Timeout { ptr: Ptr::Valid, sec: 0, nsec: 1_000_000 },
+            5..=8 => Timeout { ptr: Ptr::Valid, sec: 0, nsec: 0 },
+            _ if careful => Timeout { ptr: Ptr::Valid, sec: 0, nsec: 0 },
+            9..=10 => never(Ptr::Null),
+            _ => never(Ptr::Valid),
+        }
+    }
+
+    fn mq_send(&mut self, fd: Id, careful: bool) -> Call<Id> {
+        let len = match self.random.random_range(0..30) {
+            0 => self.pick(&[u64::MAX, 1 << 63, 1 << 32, 100_000, 8193]),
+            1..=3 => self.pick(&[64, 65, 100, 101]),
+            _ => self.random.random_range(0..=16),
+        };
+        self.text += 1;
+        let text = Text::Pattern { seed: self.text, len: len.min(20_000) as usize };
+        let prio = match self.random.random_range(0..30) {
+            0 => self.pick(&[32767, 32768, u32::MAX]),
+            _ => self.random.random_range(0..4),
+        };
+        let (ptr, timeout) = (self.ptr(&[0, 4, 8, 9, 16]), self.queue_timeout(careful));
+        Call::MqTimedsend { fd, ptr, text, len, prio, timeout }
+    }
+
+    fn mq_receive(&mut self, fd: Id, careful: bool) -> Call<Id> {
+        let len = match self.random.random_range(0..30) {
+            0 => self.pick(&[u64::MAX, 1 << 63, 1 << 32]),
+            1..=4 => self.pick(&[0, 1, 15, 16, 63, 64]),
+            _ => 100_000,
+        };
+        let (ptr, timeout) = (self.ptr(&[0, 4, 8, 9, 16]), self.queue_timeout(careful));
+        let prio = if self.chance(10) { Ptr::Null } else { self.ptr(&[0, 3]) };
+        Call::MqTimedreceive { fd, ptr, len, prio, timeout }
+    }
+
+    fn mq_notify(&mut self, fd: Id) -> Call<Id> {
+        if self.chance(25) {
+            return Call::MqNotify { fd, event: None };
+        }
+        let notify =
+            self.pick(&[libc::SIGEV_SIGNAL, libc::SIGEV_SIGNAL, libc::SIGEV_SIGNAL, libc::SIGEV_NONE]);
+        let notify = if self.chance(4) { self.pick(&[3, libc::SIGEV_THREAD_ID, -1]) } else { notify };
+        let signo = if self.chance(8) { self.pick(&[0, -1, 65, i32::MAX]) } else { NOTICE };
+        self.text += 1;
+        let event = Event { ptr: self.ptr(&[0, 8, 63]), notify, signo, value: self.text.into() };
+        Call::MqNotify { fd, event: Some(event) }
+    }
+
+    fn mq_getsetattr(&mut self, fd: Id) -> Call<Id> {
+        let nonblock = i64::from(libc::O_NONBLOCK);
+        let flags = self.pick(&[0, 0, nonblock, nonblock, nonblock | 1, 1, -1]);
+        let flags = self.chance(40).then(|| (self.ptr(&[0, 8, 63]), flags));
+        let old = if self.chance(10) { Ptr::Null } else { self.ptr(&[0, 8, 63]) };
+        Call::MqGetsetattr { fd, flags, old }
     }
 }

@@ -1,10 +1,8 @@
-//! Random sequences of System V calls, on the kernel and on ours in lockstep.
+//! Random sequences of calls of System V and of POSIX queues, on the kernel and on ours in lockstep.
 //!
 //! A [`Generator`] makes up [`Step`]s; a [`Lockstep`] takes each in two worlds and waits until every task is
 //! done or asleep; what the tasks then show must be equal, but for what [`tolerated`] lists. A difference ends
 //! its sequence, and is [shrunk](shrink()) by playing parts of the sequence again in fresh worlds.
-//!
-//! Missing: shared memory.
 
 mod generate;
 mod lockstep;

@@ -74,6 +74,8 @@ pub struct Lockstep {
     pub tasks: BTreeMap<Name, Task>,
     /// Ids, by the name of the call that gave them.
     pub objects: BTreeMap<Name, i32>,
+    /// The descriptors of POSIX queues that each process has, by its first task; each with the name of the call that gave it.
+    pub descriptors: BTreeMap<Name, BTreeMap<i32, Name>>,
     /// Which processes, by their first task, handle which signals.
     pub handles: BTreeSet<(Name, i32)>,
     /// Processes, by their first task, whose effective ids are not their real ones.
@@ -92,6 +94,7 @@ impl Lockstep {
             worlds: make.map(|make| make(limits)),
             tasks: BTreeMap::new(),
             objects: BTreeMap::new(),
+            descriptors: BTreeMap::new(),
             handles: BTreeSet::new(),
             borrowed_ids: BTreeSet::new(),
             attached: false,
@@ -241,6 +244,9 @@ impl Lockstep {
                 if self.borrowed_ids.contains(&leader) {
                     self.borrowed_ids.insert(step.makes);
                 }
+                if let Some(inherited) = self.descriptors.get(&leader) {
+                    self.descriptors.insert(step.makes, inherited.clone());
+                }
                 self.add(step.makes, ids, step.makes);
             }
             Call::SetIds { euid: 0, egid: 0, .. } => {
@@ -252,7 +258,20 @@ impl Lockstep {
             Call::SpawnThread => {
                 self.add(step.makes, ids, leader);
             }
-            Call::Exec => self.handles.retain(|(of, _)| *of != leader),
+            Call::Exec => {
+                self.handles.retain(|(of, _)| *of != leader);
+                self.descriptors.remove(&leader);
+            }
+            Call::MqOpen { .. } | Call::Dup { .. } => {
+                let fd = reply.ret as i32;
+                self.objects.insert(step.makes, fd);
+                self.descriptors.entry(leader).or_default().insert(fd, step.makes);
+            }
+            Call::Close { fd } => {
+                if let Some(descriptors) = self.descriptors.get_mut(&leader) {
+                    descriptors.remove(fd);
+                }
+            }
             Call::Handler { signal, .. } => {
                 self.handles.insert((leader, *signal));
             }

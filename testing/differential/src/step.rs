@@ -62,6 +62,9 @@ impl fmt::Display for Step {
             Action::Call(call @ (Call::Msgget { .. } | Call::Semget { .. } | Call::Shmget { .. })) => {
                 write!(f, "T{task}: id{makes} = {call}")
             }
+            Action::Call(call @ (Call::MqOpen { .. } | Call::Dup { .. })) => {
+                write!(f, "T{task}: id{makes} = {call}")
+            }
             Action::Call(call @ (Call::Fork | Call::SpawnThread)) => write!(f, "T{task}: T{makes} = {call}"),
             Action::Call(call) => write!(f, "T{task}: {call}"),
             Action::Spawn => write!(f, "T{makes} = a new process"),

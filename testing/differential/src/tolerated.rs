@@ -26,6 +26,7 @@ pub fn comparable(call: &Call, mut reply: Reply, task_of: impl Fn(i32) -> Option
             [&mut stat.atime, &mut stat.dtime, &mut stat.ctime].into_iter().for_each(clock);
         }
         Data::SemStat(stat) => [&mut stat.otime, &mut stat.ctime].into_iter().for_each(clock),
+        Data::Notice(notice) => notice.pid = task(notice.pid),
         Data::Text(text) => *text = comparable_list(text, task, clock),
         _ => {}
     }

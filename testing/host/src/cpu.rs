@@ -110,7 +110,7 @@ pub(crate) struct Description {
 pub(crate) type Files = BTreeMap<i32, Rc<Description>>;
 
 /// Descriptors below it are taken.
-const FIRST_FILE: i32 = 3;
+pub const FIRST_FILE: i32 = 3;
 /// Descriptors that a process can have.
 const FILES_MAX: i32 = 1024;
 /// `RLIMIT_MSGQUEUE`, bytes.
@@ -221,8 +221,7 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
         let mut files = self.files.borrow_mut();
         let fd = free_number(&files, 0)?;
-        let mode = oflag & mqueue::O_ACCMODE;
-        let mqd = Mqd { queue, read: mode != mqueue::O_WRONLY, write: mode != 0 };
+        let mqd = Mqd::opened(queue, oflag);
         let nonblock = Cell::new(oflag & mqueue::O_NONBLOCK != 0);
         let description = Rc::new(Description { mqd, nonblock });
         let mut open = self.hardware.open.borrow_mut();

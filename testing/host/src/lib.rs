@@ -8,7 +8,7 @@
 //!
 //! What users see: [`Machine`], whose arena can be looked at and overwritten, what it asks of a process's [`Memory`], and [`AddressSpace`], a simulated one.
 //!
-//! What is missing: nobody dies or is stopped between two instructions of a call; shared memory, POSIX queues.
+//! What is missing: nobody dies or is stopped between two instructions of a call; shared memory; descriptors are for calls on POSIX queues only.
 //!
 //! # Safety
 //! The unsafe code is in `cpu`: memory for the arena, and copies into and out of it.
@@ -19,6 +19,6 @@ mod machine;
 mod signal;
 
 pub use address_space::{Access, AddressSpace, PAGE};
-pub use cpu::Credentials;
+pub use cpu::{Credentials, FIRST_FILE};
 pub use machine::{Machine, Memory, State, Tid};
 pub use signal::{SIGCONT, SIGKILL, SIGSTOP};

@@ -650,8 +650,8 @@ impl<M: Memory> Machine<M> {
                 from = next;
             }
         } else {
-            let name = path.strip_prefix("/proc/sys/kernel/").unwrap_or_default();
-            let sysctl = Sysctl::of_file(name.as_bytes()).ok_or(Errno::ENOENT)?;
+            let name = path.strip_prefix("/proc/sys/").unwrap_or_default().replace('/', ".");
+            let sysctl = Sysctl::all().find(|sysctl| sysctl.name() == name).ok_or(Errno::ENOENT)?;
             self.on(tid, |ctx| sysctl.show(ctx, &mut line))?;
             text.extend(line.text());
         }

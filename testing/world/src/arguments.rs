@@ -5,10 +5,11 @@
 
 use std::ffi::c_long;
 use std::ptr;
+use std::time::Duration;
 
 use crate::name::{MSG_STAT_ANY, SEM_STAT_ANY, SHM_INFO, SHM_STAT, SHM_STAT_ANY};
 use crate::{Arg, Call, Data, MsgInfo, MsgStat, Perm, Ptr, Reply, SemBuf, SemInfo, SemStat, Timeout};
-use crate::{ShmInfo, ShmLimits, ShmStat};
+use crate::{Event, QueueAttr, QueueSize, ShmInfo, ShmLimits, ShmStat};
 
 /// Bytes that a valid pointer points to; behind them nothing can be accessed.
 pub(crate) const CAPACITY: usize = 1 << 20;
@@ -25,12 +26,16 @@ pub(crate) trait Buffers {
     fn fill(&mut self, byte: u8, length: usize);
     /// The first bytes of the valid area.
     fn read(&self, length: usize) -> Vec<u8>;
+    /// The first bytes of the second pointer's.
+    fn read_second(&self, length: usize) -> Vec<u8>;
+    /// The time of day, since 1970.
+    fn time(&self) -> Duration;
 }
 
 /// A system call: its number and its registers.
 pub(crate) type SystemCall = (c_long, [u64; 6]);
 
-/// Prepares the memory for a call. None for what is no System V call.
+/// Prepares the memory for a call; its descriptor is the real one. None for what is no call of System V or of POSIX queues.
 pub(crate) fn encode(buffers: &mut impl Buffers, call: &Call) -> Option<SystemCall> {
     let int = |value: i32| i64::from(value).cast_unsigned();
     Some(match call {
@@ -79,6 +84,42 @@ pub(crate) fn encode(buffers: &mut impl Buffers, call: &Call) -> Option<SystemCa
             let at = argument(buffers, arg, shm_set);
             (libc::SYS_shmctl, [int(*id), int(*cmd), at, 0, 0, 0])
         }
+        Call::MqOpen { ptr, name, oflag, mode, attr } => {
+            let at = place_name(buffers, *ptr, name);
+            let attr = attr.map_or(0, |QueueSize { ptr, maxmsg, msgsize }| {
+                buffers.place_second(ptr, &attributes(0, maxmsg, msgsize))
+            });
+            (libc::SYS_mq_open, [at, int(*oflag), (*mode).into(), attr, 0, 0])
+        }
+        Call::MqUnlink { ptr, name } => {
+            (libc::SYS_mq_unlink, [place_name(buffers, *ptr, name), 0, 0, 0, 0, 0])
+        }
+        Call::MqTimedsend { fd, ptr, text, len, prio, timeout } => {
+            buffers.fill(0, usize::try_from(*len).unwrap_or(0).min(CAPACITY));
+            let text = text.bytes();
+            let at = buffers.place(*ptr, &text[..text.len().min(CAPACITY)]);
+            let (_, until) = place_time(buffers, timeout);
+            (libc::SYS_mq_timedsend, [int(*fd), at, *len, (*prio).into(), until, 0])
+        }
+        Call::MqTimedreceive { fd, ptr, len, prio, timeout } => {
+            buffers.fill(UNTOUCHED, text_room(*len) + BEHIND);
+            let at = buffers.place(*ptr, &[]);
+            let (behind, until) = place_time(buffers, timeout);
+            let prio = if *prio == Ptr::Valid { behind } else { buffers.place_second(*prio, &[]) };
+            (libc::SYS_mq_timedreceive, [int(*fd), at, *len, prio, until, 0])
+        }
+        Call::MqNotify { fd, event } => {
+            let at = event.map_or(0, |Event { ptr, notify, signo, value }| {
+                let words = [signo, notify].map(i32::to_ne_bytes).concat();
+                buffers.place(ptr, &[&value.to_ne_bytes(), &words[..], &[0; 48]].concat())
+            });
+            (libc::SYS_mq_notify, [int(*fd), at, 0, 0, 0, 0])
+        }
+        Call::MqGetsetattr { fd, flags, old } => {
+            let new = flags.map_or(0, |(ptr, flags)| buffers.place(ptr, &attributes(flags, 1, 1)));
+            let old = buffers.place_second(*old, &attributes(0, 0, 0));
+            (libc::SYS_mq_getsetattr, [int(*fd), new, old, 0, 0, 0])
+        }
         _ => return None,
     })
 }
@@ -95,6 +136,18 @@ pub(crate) fn decode(buffers: &impl Buffers, call: &Call, result: Result<i64, i3
         reply.data = match bytes.get(written..) {
             Some(rest) if rest.iter().all(|&byte| byte == UNTOUCHED) => received(&bytes[..written]),
             _ => Data::Scribbled,
+        };
+    } else if let Call::MqTimedreceive { ptr: Ptr::Valid, len, prio, .. } = call {
+        let bytes = buffers.read(text_room(*len) + BEHIND);
+        let written = result.map_or(0, |length| length as usize);
+        reply.data = match bytes.get(written..) {
+            Some(rest) if !rest.iter().all(|&byte| byte == UNTOUCHED) => Data::Scribbled,
+            Some(_) if result.is_ok() => {
+                let mtype = if *prio == Ptr::Valid { told_prio(buffers) } else { NO_PRIO };
+                Data::Message { mtype, text: bytes[..written].to_vec() }
+            }
+            Some(_) => Data::None,
+            None => Data::Scribbled,
         };
     } else if result.is_ok() {
         reply.data = written(buffers, call);
@@ -122,6 +175,12 @@ fn written(buffers: &impl Buffers, call: &Call) -> Data {
             SHM_INFO => Data::ShmInfo(structure(buffers)),
             _ => Data::None,
         },
+        Call::MqGetsetattr { old: Ptr::Valid, .. } => {
+            let bytes = buffers.read_second(32);
+            let (words, _) = bytes.as_chunks::<8>();
+            let word = |at: usize| i64::from_ne_bytes(words[at]);
+            Data::QueueAttr(QueueAttr { flags: word(0), maxmsg: word(1), msgsize: word(2), curmsgs: word(3) })
+        }
         _ => Data::None,
     }
 }
@@ -145,6 +204,48 @@ fn place_message(buffers: &mut impl Buffers, ptr: Ptr, mtype: i64, text: &[u8], 
     buffers.fill(0, usize::try_from(size).unwrap_or(0).min(CAPACITY - 8) + 8);
     let message = [&mtype.to_ne_bytes(), text].concat();
     buffers.place(ptr, &message[..message.len().min(CAPACITY)])
+}
+
+/// The name of a POSIX queue as the system call takes it; the slash that libc wants is before it.
+fn place_name(buffers: &mut impl Buffers, ptr: Ptr, name: &str) -> u64 {
+    match buffers.place(ptr, &[b"/", name.as_bytes(), b"\0"].concat()) {
+        0 => 0,
+        at => at + 1,
+    }
+}
+
+/// `struct mq_attr`.
+fn attributes(flags: i64, maxmsg: i64, msgsize: i64) -> Vec<u8> {
+    [flags, maxmsg, msgsize, 0, 0, 0, 0, 0].map(i64::to_ne_bytes).concat()
+}
+
+/// Places the time that a timeout ends at, and gives the address of an int behind it, and its own.
+fn place_time(buffers: &mut impl Buffers, timeout: &Timeout) -> (u64, u64) {
+    const NO_PRIO_BYTES: [u8; 4] = [0xff; 4];
+    let Timeout { ptr, mut sec, mut nsec } = *timeout;
+    if sec >= 0 && (0..1_000_000_000).contains(&nsec) {
+        let now = buffers.time();
+        nsec += i64::from(now.subsec_nanos());
+        sec = sec.saturating_add(now.as_secs() as i64).saturating_add(nsec / 1_000_000_000);
+        nsec %= 1_000_000_000;
+    }
+    let time = [sec.to_ne_bytes(), nsec.to_ne_bytes()].concat();
+    let behind = buffers.place_second(Ptr::Valid, &[&[0; 16], &NO_PRIO_BYTES[..]].concat()) + 16;
+    (behind, buffers.place_second(ptr, &time))
+}
+
+/// What a receiver is told that asks for no priority.
+const NO_PRIO: i64 = -1;
+
+/// The priority that a receiver was told.
+fn told_prio(buffers: &impl Buffers) -> i64 {
+    let bytes = buffers.read_second(20);
+    bytes.last_chunk().map_or(NO_PRIO, |prio| u32::from_ne_bytes(*prio).into())
+}
+
+/// Bytes of the buffer of a POSIX queue's receiver.
+fn text_room(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX).min(CAPACITY - BEHIND)
 }
 
 fn place_operations(buffers: &mut impl Buffers, ptr: Ptr, ops: &[SemBuf]) -> u64 {

@@ -71,7 +71,8 @@ pub struct SemBuf {
     pub flags: i16,
 }
 
-/// The timeout of `semtimedop`, relative.
+/// The timeout of `semtimedop`, and of a POSIX queue's calls: relative. (Those take a time until when, which is made of it when the call is
+/// made; what is no time of day stays as it is.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeout {
     /// Where the structure is; [`Ptr::Null`] waits for ever.
@@ -80,6 +81,30 @@ pub struct Timeout {
     pub sec: i64,
     /// Nanoseconds.
     pub nsec: i64,
+}
+
+/// The attributes that a POSIX queue is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSize {
+    /// Where the structure is.
+    pub ptr: Ptr,
+    /// Most messages.
+    pub maxmsg: i64,
+    /// Longest message, bytes.
+    pub msgsize: i64,
+}
+
+/// How `mq_notify` is to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Where the structure is.
+    pub ptr: Ptr,
+    /// `SIGEV_*`.
+    pub notify: i32,
+    /// The signal: [`NOTICE`](crate::NOTICE), or none.
+    pub signo: i32,
+    /// What the signal brings.
+    pub value: u64,
 }
 
 /// What `IPC_SET` sets.
@@ -108,7 +133,8 @@ pub enum Arg {
     Values(Ptr, Vec<u16>),
 }
 
-/// A call of one task. `I` is how an object is named: by its id, or by a test's own symbol.
+/// A call of one task. `I` is how an object is named: by its id, or by a test's own symbol. A POSIX queue is named by its descriptor; those of
+/// a process are counted from 0, whatever else it has open.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are the arguments that the man pages name")]
 pub enum Call<I = i32> {
@@ -193,6 +219,63 @@ pub enum Call<I = i32> {
         addr: u64,
         value: u8,
     },
+    /// The name is without its slash; where it is elsewhere than at [`Ptr::Valid`], the call is made by syscall(2), as libc looks at it.
+    MqOpen {
+        ptr: Ptr,
+        name: String,
+        oflag: i32,
+        mode: u32,
+        attr: Option<QueueSize>,
+    },
+    /// Likewise.
+    MqUnlink {
+        ptr: Ptr,
+        name: String,
+    },
+    MqTimedsend {
+        fd: I,
+        ptr: Ptr,
+        text: Text,
+        len: u64,
+        prio: u32,
+        timeout: Timeout,
+    },
+    MqTimedreceive {
+        fd: I,
+        ptr: Ptr,
+        len: u64,
+        prio: Ptr,
+        timeout: Timeout,
+    },
+    /// Where the structure is elsewhere than at [`Ptr::Valid`], by syscall(2).
+    MqNotify {
+        fd: I,
+        event: Option<Event>,
+    },
+    /// `flags`: where the new attributes are, and their flags.
+    MqGetsetattr {
+        fd: I,
+        flags: Option<(Ptr, i64)>,
+        old: Ptr,
+    },
+    /// Of a POSIX queue's descriptor.
+    Close {
+        fd: I,
+    },
+    /// Of a POSIX queue's descriptor; the new one is closed by exec too.
+    Dup {
+        fd: I,
+    },
+    /// Asks for all events of a POSIX queue's descriptor, without waiting; `ret` is those there are.
+    Poll {
+        fd: I,
+    },
+    /// Takes a [`NOTICE`](crate::NOTICE) that has come to the process; `EAGAIN` if there is none.
+    TakeNotice,
+    /// `ret` is the mask before.
+    Umask {
+        mask: u32,
+    },
     /// A child process; `ret` is its [`TaskId`](crate::TaskId).
     Fork,
     /// A thread of the same process; `ret` is its [`TaskId`](crate::TaskId).
@@ -267,6 +350,20 @@ impl<I> Call<I> {
         Call::Semctl { id, num, cmd, arg: Arg::Int(value) }
     }
 
+    /// Does it name a POSIX queue, by a descriptor?
+    pub fn takes_descriptor(&self) -> bool {
+        matches!(
+            self,
+            Call::MqTimedsend { .. }
+                | Call::MqTimedreceive { .. }
+                | Call::MqNotify { .. }
+                | Call::MqGetsetattr { .. }
+                | Call::Close { .. }
+                | Call::Dup { .. }
+                | Call::Poll { .. }
+        )
+    }
+
     /// The same call, its object named in another way.
     pub fn map_id<J>(self, f: impl FnOnce(I) -> J) -> Call<J> {
         match self {
@@ -291,6 +388,21 @@ impl<I> Call<I> {
             Call::Munmap { addr, len } => Call::Munmap { addr, len },
             Call::Peek { addr } => Call::Peek { addr },
             Call::Poke { addr, value } => Call::Poke { addr, value },
+            Call::MqOpen { ptr, name, oflag, mode, attr } => Call::MqOpen { ptr, name, oflag, mode, attr },
+            Call::MqUnlink { ptr, name } => Call::MqUnlink { ptr, name },
+            Call::MqTimedsend { fd, ptr, text, len, prio, timeout } => {
+                Call::MqTimedsend { fd: f(fd), ptr, text, len, prio, timeout }
+            }
+            Call::MqTimedreceive { fd, ptr, len, prio, timeout } => {
+                Call::MqTimedreceive { fd: f(fd), ptr, len, prio, timeout }
+            }
+            Call::MqNotify { fd, event } => Call::MqNotify { fd: f(fd), event },
+            Call::MqGetsetattr { fd, flags, old } => Call::MqGetsetattr { fd: f(fd), flags, old },
+            Call::Close { fd } => Call::Close { fd: f(fd) },
+            Call::Dup { fd } => Call::Dup { fd: f(fd) },
+            Call::Poll { fd } => Call::Poll { fd: f(fd) },
+            Call::TakeNotice => Call::TakeNotice,
+            Call::Umask { mask } => Call::Umask { mask },
             Call::Fork => Call::Fork,
             Call::SpawnThread => Call::SpawnThread,
             Call::Exit => Call::Exit,
@@ -322,6 +434,25 @@ impl fmt::Display for Text {
         match self {
             Text::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
             Text::Pattern { seed, len } => write!(f, "text {seed} of {len}"),
+        }
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Timeout { ptr, sec, nsec } = self;
+        write!(f, "{ptr} {{{sec} s, {nsec} ns}}")
+    }
+}
+
+/// A queue's name, at its place.
+struct QueueName<'a>(Ptr, &'a str);
+
+impl fmt::Display for QueueName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QueueName(Ptr::Valid, name) => write!(f, "\"/{name}\""),
+            QueueName(ptr, name) => write!(f, "{ptr} \"{name}\""),
         }
     }
 }
@@ -373,8 +504,8 @@ impl<I: fmt::Display> fmt::Display for Call<I> {
                 write!(f, "semget({key}, {nsems}, {})", name::get_flags(*flags))
             }
             Call::Semop { id, ptr, ops, count } => write!(f, "semop({id}, {})", Ops(*ptr, ops, *count)),
-            Call::Semtimedop { id, ptr, ops, count, timeout: Timeout { ptr: at, sec, nsec } } => {
-                write!(f, "semtimedop({id}, {}, {at} {{{sec} s, {nsec} ns}})", Ops(*ptr, ops, *count))
+            Call::Semtimedop { id, ptr, ops, count, timeout } => {
+                write!(f, "semtimedop({id}, {}, {timeout})", Ops(*ptr, ops, *count))
             }
             Call::Semctl { id, num, cmd, arg } => {
                 write!(f, "semctl({id}, {num}, {}, {arg})", name::sem_cmd(*cmd))
@@ -390,6 +521,35 @@ impl<I: fmt::Display> fmt::Display for Call<I> {
             Call::Munmap { addr, len } => write!(f, "munmap({addr:#x}, {len:#x})"),
             Call::Peek { addr } => write!(f, "read of {addr:#x}"),
             Call::Poke { addr, value } => write!(f, "write of {value} to {addr:#x}"),
+            Call::MqOpen { ptr, name, oflag, mode, attr } => {
+                write!(f, "mq_open({}, {}, {mode:#o}, ", QueueName(*ptr, name), name::open_flags(*oflag))?;
+                match attr {
+                    Some(QueueSize { ptr, maxmsg, msgsize }) => {
+                        write!(f, "{ptr} {{{maxmsg} messages of {msgsize}}})")
+                    }
+                    None => f.write_str("NULL)"),
+                }
+            }
+            Call::MqUnlink { ptr, name } => write!(f, "mq_unlink({})", QueueName(*ptr, name)),
+            Call::MqTimedsend { fd, ptr, text, len, prio, timeout } => {
+                write!(f, "mq_timedsend({fd}, {ptr} {{{text}}}, {len}, {prio}, now + {timeout})")
+            }
+            Call::MqTimedreceive { fd, ptr, len, prio, timeout } => {
+                write!(f, "mq_timedreceive({fd}, {ptr}, {len}, {prio}, now + {timeout})")
+            }
+            Call::MqNotify { fd, event: None } => write!(f, "mq_notify({fd}, NULL)"),
+            Call::MqNotify { fd, event: Some(Event { ptr, notify, signo, value }) } => {
+                write!(f, "mq_notify({fd}, {ptr} {{kind {notify}, signal {signo}, value {value}}})")
+            }
+            Call::MqGetsetattr { fd, flags: None, old } => write!(f, "mq_getsetattr({fd}, NULL, {old})"),
+            Call::MqGetsetattr { fd, flags: Some((ptr, flags)), old } => {
+                write!(f, "mq_getsetattr({fd}, {ptr} {{flags {flags:#o}}}, {old})")
+            }
+            Call::Close { fd } => write!(f, "close({fd})"),
+            Call::Dup { fd } => write!(f, "dup({fd})"),
+            Call::Poll { fd } => write!(f, "poll({fd})"),
+            Call::TakeNotice => f.write_str("sigtimedwait(NOTICE, 0)"),
+            Call::Umask { mask } => write!(f, "umask({mask:#o})"),
             Call::Fork => f.write_str("fork()"),
             Call::SpawnThread => f.write_str("pthread_create()"),
             Call::Exit => f.write_str("_exit(0)"),

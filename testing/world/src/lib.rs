@@ -1,4 +1,4 @@
-//! Tasks (processes and threads) that make System V calls in a controlled order, so that the same story
+//! Tasks (processes and threads) that make calls of System V and of POSIX queues in a controlled order, so that the same story
 //! can be told on the kernel and on every door of ours and its replies compared.
 //!
 //! A [`Call`] is plain data; a [`World`] carries it out in one of its tasks and gives a [`Reply`]. Between
@@ -10,7 +10,7 @@
 //! An executable that uses [`Processes`] calls [`run_worker_if_asked`] first thing in `main`: the workers
 //! are the same executable, started again.
 //!
-//! Missing: POSIX message queues; mprotect(2) and mremap(2) of attachments; shared memory in the simulated world.
+//! Missing: a POSIX queue's notification by a thread, and what its descriptor is besides; mprotect(2) and mremap(2) of attachments; shared memory in the simulated world.
 
 mod arguments;
 mod call;
@@ -23,15 +23,20 @@ mod simulated;
 mod wire;
 mod worker;
 
-pub use call::{Arg, Call, Ptr, SemBuf, Set, Text, Timeout};
+pub use call::{Arg, Call, Event, Ptr, QueueSize, SemBuf, Set, Text, Timeout};
 pub use processes::{Processes, Start};
-pub use reply::{Data, MsgInfo, MsgStat, Perm, Reply, SemInfo, SemStat, ShmInfo, ShmLimits, ShmStat};
+pub use reply::{
+    Data, MsgInfo, MsgStat, Notice, Perm, QueueAttr, Reply, SemInfo, SemStat, ShmInfo, ShmLimits, ShmStat,
+};
 pub use simulated::Simulated;
 pub use worker::run_worker_if_asked;
 
 /// Addresses at which nothing is mapped but what calls of tasks map there: so they mean the same in every world. 32-bit programs have
 /// them too.
 pub const ARENA: std::ops::Range<u64> = 0x2000_0000..0x2010_0000;
+
+/// The signal of POSIX queues that all tasks block, to take it when they like.
+pub const NOTICE: i32 = 40;
 
 /// A task of a world: a process, or a thread of one. Numbers are given in order of birth and never again.
 pub type TaskId = u32;

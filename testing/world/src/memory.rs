@@ -6,6 +6,7 @@
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
@@ -50,6 +51,14 @@ impl Buffers for Memory {
 
     fn read(&self, length: usize) -> Vec<u8> {
         self.first.read(length)
+    }
+
+    fn read_second(&self, length: usize) -> Vec<u8> {
+        self.second.read(length)
+    }
+
+    fn time(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock that is set")
     }
 }
 

@@ -24,6 +24,15 @@ pub(crate) fn get_flags(flags: i32) -> String {
     bits(flags, &[(libc::IPC_CREAT, "IPC_CREAT"), (libc::IPC_EXCL, "IPC_EXCL")])
 }
 
+pub(crate) fn open_flags(flags: i32) -> String {
+    let mode = named(flags & libc::O_ACCMODE, &[(0, "O_RDONLY"), (1, "O_WRONLY"), (2, "O_RDWR")]);
+    let names = [(libc::O_CREAT, "O_CREAT"), (libc::O_EXCL, "O_EXCL"), (libc::O_NONBLOCK, "O_NONBLOCK")];
+    match flags & !libc::O_ACCMODE {
+        0 => mode,
+        rest => format!("{mode}|{}", bits(rest, &names)),
+    }
+}
+
 pub(crate) fn msg_flags(flags: i32) -> String {
     let names = [
         (libc::IPC_NOWAIT, "IPC_NOWAIT"),

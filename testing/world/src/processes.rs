@@ -223,7 +223,7 @@ impl Processes {
         );
         worker.phase = Phase::InCall { at_rest: false };
         worker.sleeps = may_sleep(call);
-        worker.expires = matches!(call, Call::Semtimedop { timeout, .. } if is_short(timeout));
+        worker.expires = timeout_of(call).is_some_and(is_short);
         let sent = worker.channel.send(&wire::Command { call: call.clone(), child });
         if sent.is_err() {
             assert!(worker.process_ended(), "task {task} does not listen");
@@ -490,7 +490,17 @@ impl Drop for Processes {
 }
 
 fn may_sleep(call: &Call) -> bool {
-    matches!(call, Call::Msgsnd { .. } | Call::Msgrcv { .. } | Call::Semop { .. } | Call::Semtimedop { .. })
+    let untimed = matches!(call, Call::Msgsnd { .. } | Call::Msgrcv { .. } | Call::Semop { .. });
+    untimed || timeout_of(call).is_some()
+}
+
+fn timeout_of(call: &Call) -> Option<&Timeout> {
+    match call {
+        Call::Semtimedop { timeout, .. }
+        | Call::MqTimedsend { timeout, .. }
+        | Call::MqTimedreceive { timeout, .. } => Some(timeout),
+        _ => None,
+    }
 }
 
 fn is_short(timeout: &Timeout) -> bool {

@@ -52,6 +52,8 @@ pub enum Data {
     ShmInfo(ShmInfo),
     ShmLimits(ShmLimits),
     Values(Vec<u16>),
+    QueueAttr(QueueAttr),
+    Notice(Notice),
     Text(String),
     /// The call wrote where it should not have: behind the message, or although it failed.
     Scribbled,
@@ -164,6 +166,26 @@ pub struct SemInfo {
     pub semusz: i32,
     pub semvmx: i32,
     pub semaem: i32,
+}
+
+/// `struct mq_attr`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named by the man pages")]
+pub struct QueueAttr {
+    pub flags: i64,
+    pub maxmsg: i64,
+    pub msgsize: i64,
+    pub curmsgs: i64,
+}
+
+/// What a signal of a POSIX queue brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named by the man pages")]
+pub struct Notice {
+    pub code: i32,
+    pub pid: i32,
+    pub uid: u32,
+    pub value: u64,
 }
 
 impl fmt::Display for Reply {

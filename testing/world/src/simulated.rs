@@ -1,10 +1,12 @@
 //! The world of a simulated machine: every task is data, all of it in the caller's thread, and time passes when
 //! [`World::settle`] says so. The same story goes the same way every time.
 
+use std::time::Duration;
+
 use host::{Access, AddressSpace, Credentials, Machine, Memory, PAGE, SIGSTOP, Tid};
 
 use crate::arguments::{self, Buffers, CAPACITY, WILD, failed, returned};
-use crate::{Call, Data, Ptr, Reply, SHORT, State, TaskId, World};
+use crate::{Call, Data, NOTICE, Notice, Ptr, Reply, SHORT, State, TaskId, World};
 
 /// Tasks on a [`Machine`], whose kernel is the engine.
 pub struct Simulated {
@@ -55,13 +57,19 @@ impl Simulated {
 
     fn system_call(&mut self, task: TaskId, call: &Call) {
         let Task { tid, buffers, .. } = *self.task(task);
-        let mut buffers = InMemory { places: buffers, memory: self.machine.memory(tid) };
-        let (number, registers) = arguments::encode(&mut buffers, call).expect("a System V call");
+        let real = if call.takes_descriptor() { &call.clone().map_id(real_descriptor) } else { call };
+        let mut buffers = self.in_memory(tid, buffers);
+        let (number, registers) = arguments::encode(&mut buffers, real).expect("a call of the engine's");
         self.task(task).doing = Doing::Call(call.clone());
         self.machine.call_by_number(tid, number, registers);
     }
 
-    /// What a call does that is none of System V; none if it ends the task.
+    fn in_memory(&mut self, tid: Tid, places: Places) -> InMemory<'_> {
+        let time = Duration::from_nanos(self.machine.realtime_ns());
+        InMemory { places, memory: self.machine.memory(tid), time }
+    }
+
+    /// What a call does that is none of the engine's; none if it ends the task.
     fn other_call(&mut self, task: TaskId, call: &Call) -> Option<Reply> {
         let Task { tid, buffers, .. } = *self.task(task);
         let machine = &mut self.machine;
@@ -101,7 +109,26 @@ impl Simulated {
                 Ok(text) => return Some(Reply { ret: 0, errno: 0, data: Data::Text(text) }),
                 Err(error) => return Some(failed(error.raw())),
             },
-            _ => unreachable!("a System V call"),
+            Call::Umask { mask } => machine.umask(tid, *mask).into(),
+            Call::TakeNotice => {
+                let Some(notice) = machine.take_notice(tid) else { return Some(failed(libc::EAGAIN)) };
+                assert_eq!(notice.signo, NOTICE, "the only signal that queues are asked to send");
+                let (pid, uid) = (notice.from_pid.cast_signed(), notice.from_uid);
+                let notice = Notice { code: abi::mqueue::SI_MESGQ, pid, uid, value: notice.value };
+                return Some(Reply { ret: NOTICE.into(), errno: 0, data: Data::Notice(notice) });
+            }
+            Call::Close { fd } => match machine.close(tid, real_descriptor(*fd)) {
+                Ok(()) => 0,
+                Err(error) => return Some(failed(error.raw())),
+            },
+            Call::Dup { fd } => match machine.dup(tid, real_descriptor(*fd)) {
+                Ok(fd) => (fd - host::FIRST_FILE).into(),
+                Err(error) => return Some(failed(error.raw())),
+            },
+            Call::Poll { .. } => {
+                unreachable!("descriptors of the simulated machine are for calls on queues only")
+            }
+            _ => unreachable!("a call of the engine's"),
         };
         Some(returned(ret))
     }
@@ -124,7 +151,13 @@ impl World for Simulated {
             | Call::Semget { .. }
             | Call::Semop { .. }
             | Call::Semtimedop { .. }
-            | Call::Semctl { .. } => self.system_call(task, call),
+            | Call::Semctl { .. }
+            | Call::MqOpen { .. }
+            | Call::MqUnlink { .. }
+            | Call::MqTimedsend { .. }
+            | Call::MqTimedreceive { .. }
+            | Call::MqNotify { .. }
+            | Call::MqGetsetattr { .. } => self.system_call(task, call),
             _ => {
                 let reply = self.other_call(task, call);
                 self.task(task).doing = reply.map_or(Doing::Dead, Doing::Done);
@@ -153,8 +186,11 @@ impl World for Simulated {
             (doing, host::State::Stopped) => (doing, State::Stopped),
             (Doing::Call(call), host::State::Returned(result)) => {
                 self.machine.take(tid);
-                let memory = InMemory { places: buffers, memory: self.machine.memory(tid) };
-                let reply = arguments::decode(&memory, &call, result.map_err(abi::Errno::raw));
+                let memory = self.in_memory(tid, buffers);
+                let mut reply = arguments::decode(&memory, &call, result.map_err(abi::Errno::raw));
+                if let (Call::MqOpen { .. }, Ok(_)) = (&call, result) {
+                    reply.ret -= i64::from(host::FIRST_FILE);
+                }
                 (Doing::Nothing, State::Done(reply))
             }
             (doing @ Doing::Call(_), _) => (doing, State::Blocked),
@@ -184,6 +220,11 @@ impl World for Simulated {
         let index = self.tasks.iter().position(|task| i64::from(task.tid) == i64::from(pid))?;
         Some(index as TaskId + 1)
     }
+}
+
+/// Descriptors are counted from 0, and a process of the machine has none but those of queues.
+fn real_descriptor(fd: i32) -> i32 {
+    host::FIRST_FILE.saturating_add(fd)
 }
 
 /// Has this process `CAP_SYS_RESOURCE`? In a container also root may be without.
@@ -230,9 +271,16 @@ impl Places {
 struct InMemory<'a> {
     places: Places,
     memory: &'a mut AddressSpace,
+    time: Duration,
 }
 
 impl InMemory<'_> {
+    fn read_at(&self, half: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length.min(CAPACITY)];
+        self.memory.read(half, &mut bytes).expect("mapped by Places::map");
+        bytes
+    }
+
     fn place_at(&mut self, half: u64, ptr: Ptr, bytes: &[u8]) -> u64 {
         assert!(bytes.len() <= CAPACITY);
         let (at, bytes) = match ptr {
@@ -266,9 +314,15 @@ impl Buffers for InMemory<'_> {
     }
 
     fn read(&self, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length.min(CAPACITY)];
-        self.memory.read(self.places.base, &mut bytes).expect("mapped by Places::map");
-        bytes
+        self.read_at(self.places.base, length)
+    }
+
+    fn read_second(&self, length: usize) -> Vec<u8> {
+        self.read_at(self.places.base + HALF, length)
+    }
+
+    fn time(&self) -> Duration {
+        self.time
     }
 }
 

@@ -4,7 +4,8 @@
 //! Pointers handed to the calls come from [`Memory`], or are meant to be bad ones that the callee must
 //! answer with EFAULT.
 
-use std::ffi::{c_int, c_long, c_void};
+use std::collections::BTreeMap;
+use std::ffi::{c_int, c_long, c_uint, c_void};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -20,7 +21,7 @@ use nix::unistd::{self, ForkResult, Gid, Pid, Uid};
 use crate::arguments::{self, SystemCall, failed, returned};
 use crate::memory::Memory;
 use crate::wire::{self, Channel, Hello};
-use crate::{ARENA, Call, Data, Reply, TaskId};
+use crate::{ARENA, Call, Data, NOTICE, Notice, Ptr, Reply, TaskId};
 
 /// The first argument of an executable that is to be a worker.
 pub(crate) const ARGUMENT: &str = "--world-worker";
@@ -76,6 +77,7 @@ pub fn run_worker_if_asked() {
         if task == FACTORY {
             become_factory(mode);
         }
+        block_notices();
         // In the kernel an exec detaches at once; ours learns of it by the new program's first call.
         by_libc((libc::SYS_shmctl, [0, libc::IPC_INFO as u64, 0, 0, 0, 0]));
         Worker::new(address.clone(), task, mode).serve();
@@ -186,6 +188,14 @@ impl Worker {
             Call::Munmap { addr, len } => munmap(addr, len),
             Call::Peek { addr } => peek(addr),
             Call::Poke { addr, value } => poke(addr, value),
+            Call::Umask { mask } => {
+                // SAFETY: no pointers, no failure.
+                returned(unsafe { libc::umask(mask) }.into())
+            }
+            Call::TakeNotice => take_notice(),
+            Call::Close { fd } => close(fd),
+            Call::Dup { fd } => dup(fd),
+            Call::Poll { fd } => poll(fd),
             // Where there was room differs from world to world.
             Call::Shmdt { addr: 1 } => {
                 let addr = floating().pop().unwrap_or(1);
@@ -204,10 +214,12 @@ impl Worker {
     }
 
     fn system_call(&mut self, call: &Call) -> Reply {
-        let system_call = arguments::encode(&mut self.memory, call).expect("a System V call");
+        let real = if call.takes_descriptor() { &call.clone().map_id(real_descriptor) } else { call };
+        let system_call = arguments::encode(&mut self.memory, real).expect("a call of System V or of queues");
         let returned =
             |value: c_long| if value == -1 { Err(nix::errno::Errno::last_raw()) } else { Ok(value) };
         let result = match self.mode.entry {
+            Entry::Symbol if looked_at_by_libc(call) => returned(raw(system_call)),
             Entry::Symbol => returned(by_libc(system_call)),
             Entry::Syscall => returned(raw(system_call)),
             Entry::Int80 => int80::call(system_call.0, system_call.1),
@@ -219,7 +231,19 @@ impl Worker {
             floating().push(at as u64);
             reply.ret = 1;
         }
+        if let (Call::MqOpen { .. }, Ok(fd)) = (call, result) {
+            reply.ret = note_descriptor(fd as c_int).into();
+        }
         reply
+    }
+}
+
+/// Has the call a bad pointer that libc itself follows?
+fn looked_at_by_libc(call: &Call) -> bool {
+    match call {
+        Call::MqOpen { ptr, .. } | Call::MqUnlink { ptr, .. } => *ptr != Ptr::Valid,
+        Call::MqNotify { event, .. } => event.is_some_and(|event| event.ptr != Ptr::Valid),
+        _ => false,
     }
 }
 
@@ -249,6 +273,16 @@ fn by_libc((number, [a, b, c, d, e, _]): SystemCall) -> c_long {
             libc::SYS_shmat => libc::shmat(int(a), at(b), int(c)) as c_long,
             libc::SYS_shmdt => libc::shmdt(at(a)).into(),
             libc::SYS_shmctl => libc::shmctl(int(a), int(b), at(c).cast()).into(),
+            libc::SYS_mq_open => libc::mq_open(at(a - 1).cast(), int(b), c as c_uint, at(d)).into(),
+            libc::SYS_mq_unlink => libc::mq_unlink(at(a - 1).cast()).into(),
+            libc::SYS_mq_timedsend => {
+                libc::mq_timedsend(int(a), at(b).cast(), size(c), d as c_uint, at(e).cast()).into()
+            }
+            libc::SYS_mq_timedreceive => {
+                libc::mq_timedreceive(int(a), at(b).cast(), size(c), at(d).cast(), at(e).cast()) as c_long
+            }
+            libc::SYS_mq_notify => libc::mq_notify(int(a), at(b).cast()).into(),
+            libc::SYS_mq_getsetattr => libc::mq_setattr(int(a), at(b).cast(), at(c).cast()).into(),
             _ => unreachable!("arguments::encode gives no other"),
         }
     }
@@ -258,6 +292,85 @@ fn by_libc((number, [a, b, c, d, e, _]): SystemCall) -> c_long {
 fn floating() -> MutexGuard<'static, Vec<u64>> {
     static FLOATING: Mutex<Vec<u64>> = Mutex::new(Vec::new());
     FLOATING.lock().expect("nobody panics with it")
+}
+
+/// This process's descriptors of POSIX queues, by the numbers they are called by. (Exec closes them.)
+fn descriptors() -> MutexGuard<'static, BTreeMap<i32, c_int>> {
+    static DESCRIPTORS: Mutex<BTreeMap<i32, c_int>> = Mutex::new(BTreeMap::new());
+    DESCRIPTORS.lock().expect("nobody panics with it")
+}
+
+/// More descriptors than this no process has.
+const NO_DESCRIPTOR: c_int = 100_000;
+
+/// A number that is no queue's is none at all.
+fn real_descriptor(fd: i32) -> c_int {
+    descriptors().get(&fd).copied().unwrap_or(NO_DESCRIPTOR)
+}
+
+fn note_descriptor(real: c_int) -> i32 {
+    let mut descriptors = descriptors();
+    let free = (0..).find(|fd| !descriptors.contains_key(fd)).expect("an int");
+    descriptors.insert(free, real);
+    free
+}
+
+fn result_of(value: c_int) -> Result<c_int, Reply> {
+    if value == -1 { Err(failed(nix::errno::Errno::last_raw())) } else { Ok(value) }
+}
+
+fn close(fd: i32) -> Reply {
+    let real = descriptors().remove(&fd).unwrap_or(NO_DESCRIPTOR);
+    // SAFETY: a descriptor that nobody else owns.
+    result_of(unsafe { libc::close(real) }).map_or_else(|error| error, |_| returned(0))
+}
+
+fn dup(fd: i32) -> Reply {
+    // SAFETY: no pointers.
+    let new = result_of(unsafe { libc::fcntl(real_descriptor(fd), libc::F_DUPFD_CLOEXEC, 0) });
+    new.map_or_else(|error| error, |new| returned(note_descriptor(new).into()))
+}
+
+fn poll(fd: i32) -> Reply {
+    let events = libc::POLLIN | libc::POLLRDNORM | libc::POLLOUT | libc::POLLWRNORM | libc::POLLPRI;
+    let mut polled = libc::pollfd { fd: real_descriptor(fd), events, revents: 0 };
+    // SAFETY: one structure.
+    let ready = result_of(unsafe { libc::poll(&raw mut polled, 1, 0) });
+    ready.map_or_else(|error| error, |_| returned(polled.revents.into()))
+}
+
+fn notices() -> libc::sigset_t {
+    // SAFETY: the set is made empty before it is used.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, NOTICE);
+        set
+    }
+}
+
+/// For this thread and those that it makes.
+fn block_notices() {
+    // SAFETY: a set, and nothing to be written.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &notices(), ptr::null_mut()) };
+}
+
+fn take_notice() -> Reply {
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a structure of integers and of pointers that nobody follows; the call fills it. Its sender and value are there, as who sends this
+    // signal says so.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        match result_of(libc::sigtimedwait(&notices(), &raw mut info, &at_once)) {
+            Ok(signo) => {
+                let value = info.si_value().sival_ptr.addr() as u64;
+                let (pid, uid) = (info.si_pid(), info.si_uid());
+                let notice = Notice { code: info.si_code, pid, uid, value };
+                Reply { ret: signo.into(), errno: 0, data: Data::Notice(notice) }
+            }
+            Err(error) => error,
+        }
+    }
 }
 
 fn munmap(addr: u64, len: u64) -> Reply {
