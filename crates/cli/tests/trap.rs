@@ -152,6 +152,16 @@ fn no_message_is_lost_under_signals() {
 }
 
 #[test]
+fn lists_are_those_of_the_namespace_for_programs_of_any_kind() {
+    for (kind, _) in peers() {
+        for door in ["auto", "trap"] {
+            let output = run(door, &format!("$static make 3; ${kind} lists"));
+            assert_eq!(text(&output), "3 queues\n", "{kind}, {door}");
+        }
+    }
+}
+
+#[test]
 fn the_kernel_sees_nothing_of_it() {
     let count = || std::fs::read_to_string("/proc/sysvipc/msg").unwrap().lines().count();
     let before = count();
@@ -171,7 +181,7 @@ fn a_run_within_a_run_is_in_its_own_namespace() {
     // The peers' queue has a key, so one of the outer namespace would be found by them.
     let talk = "$static serve & $static ask; wait; ";
     // Who has lost the variable is where its parent is.
-    let inner = format!("{talk} env -u IPCSPACE_SOCKET $static count; true");
+    let inner = format!("{talk} env -u IPCSPACE_SOCKET $static lists; true");
     for doors in [["trap", "trap", "trap"], ["auto", "trap", "auto"], ["auto", "auto", "auto"]] {
         let script = doors[1..].iter().rev().zip(2..).fold(inner.clone(), |within, (door, queues)| {
             let within = within.replace('\'', "'\\''");
