@@ -115,8 +115,12 @@ fn what_the_library_serves_does_not_come_to_the_trap() {
 #[test]
 fn a_kernel_namespace_of_its_own_leads_nowhere() {
     // Whoever has the right to make one is where it was all the same.
-    let output = run("trap", "$static make 2; $static apart");
-    assert_eq!(text(&output), "2 queues\n");
+    for (kind, _) in peers() {
+        for how in ["unshare", "clone", "clone3"] {
+            let output = run("trap", &format!("$static make 2; ${kind} apart {how}"));
+            assert_eq!(text(&output), "2 queues\n", "{kind}, {how}");
+        }
+    }
 }
 
 #[test]
