@@ -149,8 +149,8 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         },
         programs("programs, kernel", "kernel", &[]),
         programs("programs, ours", "auto", &[]),
-        // All of them take too long here, and those of files want the library.
-        programs("programs, trap", "trap", &["hello", "sysv-ipc", "perl-ipc-sysv", "svsematest"]),
+        // All of them take too long here.
+        programs("programs, trap", "trap", &["hello", "files", "sysv-ipc", "perl-ipc-sysv", "svsematest"]),
         Step {
             name: "packages",
             needs: Needs::Both(root.join("target/programs/bin/musl")),

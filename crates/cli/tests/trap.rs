@@ -115,8 +115,12 @@ fn what_the_library_serves_does_not_come_to_the_trap() {
 #[test]
 fn a_kernel_namespace_of_its_own_leads_nowhere() {
     // Whoever has the right to make one is where it was all the same.
-    let output = run("trap", "$static make 2; $static apart");
-    assert_eq!(text(&output), "2 queues\n");
+    for (kind, _) in peers() {
+        for how in ["unshare", "clone", "clone3"] {
+            let output = run("trap", &format!("$static make 2; ${kind} apart {how}"));
+            assert_eq!(text(&output), "2 queues\n", "{kind}, {how}");
+        }
+    }
 }
 
 #[test]
@@ -152,6 +156,16 @@ fn no_message_is_lost_under_signals() {
 }
 
 #[test]
+fn lists_are_those_of_the_namespace_for_programs_of_any_kind() {
+    for (kind, _) in peers() {
+        for door in ["auto", "trap"] {
+            let output = run(door, &format!("$static make 3; ${kind} lists"));
+            assert_eq!(text(&output), "3 queues\n", "{kind}, {door}");
+        }
+    }
+}
+
+#[test]
 fn the_kernel_sees_nothing_of_it() {
     let count = || std::fs::read_to_string("/proc/sysvipc/msg").unwrap().lines().count();
     let before = count();
@@ -171,7 +185,7 @@ fn a_run_within_a_run_is_in_its_own_namespace() {
     // The peers' queue has a key, so one of the outer namespace would be found by them.
     let talk = "$static serve & $static ask; wait; ";
     // Who has lost the variable is where its parent is.
-    let inner = format!("{talk} env -u IPCSPACE_SOCKET $static count; true");
+    let inner = format!("{talk} env -u IPCSPACE_SOCKET $static lists; true");
     for doors in [["trap", "trap", "trap"], ["auto", "trap", "auto"], ["auto", "auto", "auto"]] {
         let script = doors[1..].iter().rev().zip(2..).fold(inner.clone(), |within, (door, queues)| {
             let within = within.replace('\'', "'\\''");

@@ -9,6 +9,7 @@ mod attach;
 mod attachments;
 pub mod behalf;
 mod cancel;
+pub mod files;
 mod host;
 mod leave;
 mod memory;

@@ -1,10 +1,10 @@
 //! The sysctls of a namespace: names and values of its limits, as text.
 //!
 //! What users see: the files `/proc/sys/kernel/{msgmax,msgmnb,msgmni,auto_msgmni,sem,shmmax,shmall,shmmni,shm_rmid_forced,
-//! msg_next_id,sem_next_id,shm_next_id}` with the kernel's ranges and errors, to the byte that a write says it took.
+//! msg_next_id,sem_next_id,shm_next_id}` and `/proc/sys/fs/mqueue/{queues_max,msg_max,msgsize_max,msg_default,msgsize_default}`
+//! with the kernel's ranges and errors, to the byte that a write says it took.
 //! Besides `ipcspace.sem_barging` and the quotas of strangers, `ipcspace.stranger_*`, which the kernel doesn't have, so there are no files of them: they are
 //! set when the namespace is made, and by `ipcspace sysctl`.
-//! What is missing: those of POSIX queues.
 //!
 //! Values are single words of the namespace's root, so they need no lock.
 
@@ -42,7 +42,8 @@ enum Values {
     Nowhere,
 }
 
-const PREFIX: &str = "kernel.";
+/// What the names of those begin with that have files, and the directory below `/proc/sys`.
+const DIRECTORIES: [(&str, &[u8]); 2] = [("kernel.", b"kernel/"), ("fs.mqueue.", b"fs/mqueue/")];
 
 static SYSCTLS: [Sysctl; 22] = [
     Sysctl { name: "kernel.msgmax", values: Values::Ints(&[Limit::MsgMax]) },
@@ -106,7 +107,7 @@ impl Sysctl {
         SYSCTLS.iter()
     }
 
-    /// The sysctl of a file below `/proc/sys/kernel`.
+    /// The sysctl of a file of that name.
     pub fn of_file(file: &[u8]) -> Option<&'static Sysctl> {
         SYSCTLS.iter().find(|s| s.file() == Some(file))
     }
@@ -116,9 +117,20 @@ impl Sysctl {
         self.name
     }
 
-    /// The name of the file below `/proc/sys/kernel`, where there is one.
+    /// The directory of the file below `/proc/sys`, and the file's name, where there is one.
+    fn place(&self) -> Option<(&'static [u8], &'static [u8])> {
+        let in_it = |(prefix, directory)| Some((directory, self.name.strip_prefix(prefix)?.as_bytes()));
+        DIRECTORIES.into_iter().find_map(in_it)
+    }
+
+    /// The name of the file, where there is one.
     pub fn file(&self) -> Option<&'static [u8]> {
-        self.name.as_bytes().strip_prefix(PREFIX.as_bytes())
+        self.place().map(|(_, name)| name)
+    }
+
+    /// The directory of the file below `/proc/sys`, with a slash behind it.
+    pub fn directory(&self) -> &'static [u8] {
+        self.place().map_or(b"", |(directory, _)| directory)
     }
 
     /// The mode that the file shows.

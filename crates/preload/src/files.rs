@@ -1,4 +1,4 @@
-//! The files of the namespace: `/proc/sysvipc/{msg,sem,shm}` and the sysctls of `ipc/` below `/proc/sys/kernel`.
+//! The files of the namespace: `/proc/sysvipc/{msg,sem,shm}` and the sysctls of `ipc/` below `/proc/sys` ([`client::files`]).
 //!
 //! What users see: plain `ipcs`, `lsipc`, `sysctl`, `cat` and shell redirection see the namespace. A file that is opened becomes a
 //! memfd with the text of that moment, at the number that the kernel gave; a sysctl that is opened for writing, one whose writes go to the
@@ -14,9 +14,10 @@ mod stream;
 mod symbols;
 mod write;
 
-use core::ffi::{CStr, c_int};
+use core::ffi::c_int;
 
 use abi::{Errno, Result};
+use client::files::{self, File, O_ACCMODE, O_RDONLY, O_WRONLY, Source};
 use engine::{
     IpcNamespace,
     ipc_sysctl::Sysctl,
@@ -24,17 +25,9 @@ use engine::{
 };
 use sys::{file, net::Fd};
 
-use path::File;
 pub(crate) use symbols::{close_number, find_all};
 
-const O_ACCMODE: i32 = 3;
-const O_RDONLY: i32 = 0;
-const O_WRONLY: i32 = 1;
-const O_TRUNC: i32 = 0o1000;
-const O_NONBLOCK: i32 = 0o4000;
 const O_NOFOLLOW: i32 = 0o400_000;
-/// What a sysctl that is open for writing is named, for programs to which it is handed on.
-const WRITTEN: &[u8] = b"ipcspace:";
 
 /// Runs an operation on the namespace. Where there is none, its files are not there either.
 fn with<R>(operation: impl FnOnce(&client::Operation<'_>, &IpcNamespace) -> Result<R>) -> Result<R> {
@@ -42,75 +35,35 @@ fn with<R>(operation: impl FnOnce(&client::Operation<'_>, &IpcNamespace) -> Resu
         .map_err(|error| if error == Errno::ENOSYS { Errno::ENOENT } else { error })
 }
 
-/// Whether the caller may write the sysctl now.
-fn may_write(sysctl: &Sysctl) -> Result<bool> {
-    with(|ctx, ns| Ok(sysctl.may_write(ctx.host, ns)))
+/// The namespace, as this process sees it.
+struct Own;
+
+impl Source for Own {
+    const SEES_WRITES: bool = true;
+
+    fn row(&self, list: Sysvipc, from: u32, line: &mut Line) -> Result<Option<u32>> {
+        with(|ctx, _| list.row(ctx, from, line))
+    }
+
+    fn show(&self, sysctl: &Sysctl, line: &mut Line) -> Result<()> {
+        with(|ctx, _| sysctl.show(ctx, line))
+    }
+
+    fn may_write(&self, sysctl: &Sysctl) -> Result<bool> {
+        with(|ctx, ns| Ok(sysctl.may_write(ctx.host, ns)))
+    }
 }
 
 /// A descriptor of the file, opened with these flags.
 fn make(of: File, flags: i32) -> Result<Fd> {
-    let kind = flags & O_ACCMODE;
-    let writes = kind != O_RDONLY;
-    let mut name = [0; 64];
-    let fd = file::memfd(name_of(of, writes, &mut name)?)?;
-    let (mode, seals) = match of {
-        File::Sysvipc(list) => {
-            write_list(list, &fd)?;
-            (0o444, file::SEALED)
-        }
-        File::Sysctl(sysctl) => {
-            if (writes || flags & O_TRUNC != 0) && !may_write(sysctl)? {
-                return Err(Errno::EACCES);
-            }
-            if kind == O_WRONLY {
-                // What libc writes for a stream, by calls that nobody sees, is found in the file; see `stream`.
-                (sysctl.mode(), file::SEAL_SEAL)
-            } else {
-                let mut line = Line::default();
-                with(|ctx, _| sysctl.show(ctx, &mut line))?;
-                file::write_all(&fd, line.text())?;
-                (sysctl.mode(), file::SEALED)
-            }
-        }
-    };
-    file::seal(&fd, seals)?;
-    let opened = file::reopen(fd.raw(), flags & (O_ACCMODE | O_NONBLOCK) | file::O_CLOEXEC)?;
-    file::fchmod(&fd, mode)?;
-    Ok(opened)
-}
-
-/// The memfd's name: the file's path, or a mark.
-fn name_of(of: File, writes: bool, room: &mut [u8; 64]) -> Result<&CStr> {
-    let parts = match of {
-        File::Sysvipc(Sysvipc::Msg) => [path::SYSVIPC, b"msg"],
-        File::Sysvipc(Sysvipc::Sem) => [path::SYSVIPC, b"sem"],
-        File::Sysvipc(Sysvipc::Shm) => [path::SYSVIPC, b"shm"],
-        File::Sysctl(sysctl) if writes => [WRITTEN, sysctl.file().unwrap_or_default()],
-        File::Sysctl(sysctl) => [path::SYSCTL, sysctl.file().unwrap_or_default()],
-    };
-    for (to, from) in room.iter_mut().zip(parts.into_iter().flatten()) {
-        *to = *from;
-    }
-    CStr::from_bytes_until_nul(room).map_err(|_| Errno::EINVAL)
-}
-
-fn write_list(list: Sysvipc, fd: &Fd) -> Result<()> {
-    file::write_all(fd, list.header().as_bytes())?;
-    let mut line = Line::default();
-    let mut from = 0;
-    while let Some(next) = with(|ctx, _| list.row(ctx, from, &mut line))? {
-        file::write_all(fd, line.text())?;
-        from = next;
-    }
-    Ok(())
+    files::make(of, flags, &Own)
 }
 
 /// Which of the namespace's files a descriptor of the kernel's is.
 fn identify(fd: i32) -> Option<File> {
-    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
     let mut text = [0; 64];
     let link = file::link_of(fd, &mut text).ok()?;
-    path::of_path(link).filter(|_| file::is_on(fd, PROC_SUPER_MAGIC))
+    files::of_path(link).filter(|_| files::is_in_proc(fd))
 }
 
 /// Puts the namespace's file at the number of the kernel's, if it is one.
@@ -169,7 +122,7 @@ unsafe fn find_refused(why: Errno, dir: c_int, path: usize, flags: i32) -> Optio
             identify(name.ok()?.raw()).filter(|of| matches!(of, File::Sysctl(_)))
         }
         // SAFETY: the caller's promise.
-        Errno::ENOENT => path::of_path(unsafe { path::text(path) }),
+        Errno::ENOENT => files::of_path(unsafe { path::text(path) }),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! The filter that has the kernel ask us about the engine's system calls, and pass all others.
 //!
 //! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know but for POSIX queues, by the numbers of x86-64 and of i386, which a 64-bit
-//! program can use too (`int 0x80`). Calls of x86-64 with the bit of
+//! program can use too (`int 0x80`). Of those who open files it may ask for a part only ([`Files`]), by where their instruction lies. Calls of x86-64 with the bit of
 //! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
 //!
 //! # Safety
@@ -17,6 +17,7 @@ use libc::{
 };
 use nix::errno::Errno;
 
+use crate::files::numbers as numbers_of_files;
 use crate::without;
 
 /// `AUDIT_ARCH_X86_64`.
@@ -70,6 +71,16 @@ fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
+/// Whose opening of files is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// That of everybody.
+    OfAll,
+    /// That of instructions below 4 GiB: of 32-bit programs, and of statically linked ones at a fixed address. Dynamic ones have libc far above, and
+    /// what they open is the library's affair.
+    OfLowCode,
+}
+
 /// Compares the loaded number with each of `numbers`, and returns `action` for them and `ALLOW` for others.
 fn pick(numbers: &[u32], action: u32) -> Vec<sock_filter> {
     let count = numbers.len();
@@ -84,13 +95,40 @@ fn pick(numbers: &[u32], action: u32) -> Vec<sock_filter> {
     program
 }
 
-fn program() -> Vec<sock_filter> {
+/// As [`pick`] to ask about `numbers`, and about those of files.
+fn ask(numbers: &[u32], compat: bool, of: Files) -> Vec<sock_filter> {
+    /// The upper half of the instruction's address.
+    const HIGH: u32 = 12;
+    let files = numbers_of_files(compat);
+    // Behind the comparisons: to let pass, to look where the instruction lies, to ask.
+    let (pass, look) = (numbers.len() + files.len(), numbers.len() + files.len() + 1);
+    let asks = look + 2;
+    let to_look = if of == Files::OfAll { asks } else { look };
+    let wanted =
+        numbers.iter().map(|number| (number, asks)).chain(files.iter().map(|number| (number, to_look)));
+    let compare = |(at, (number, to)): (usize, (&u32, usize))| {
+        let over = u8::try_from(to - at - 1).expect("fewer numbers than a jump is long");
+        jump(BPF_JMP | BPF_JEQ | BPF_K, *number, over, 0)
+    };
+    let mut program: Vec<_> = wanted.enumerate().map(compare).collect();
+    debug_assert_eq!(program.len(), pass);
+    program.extend([
+        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        statement(BPF_LD | BPF_W | BPF_ABS, HIGH),
+        jump(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+        statement(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    ]);
+    program
+}
+
+fn program(files: Files) -> Vec<sock_filter> {
     const NUMBER: u32 = 0;
     const ARCH: u32 = 4;
     let load = |field| statement(BPF_LD | BPF_W | BPF_ABS, field);
     let over = |part: &[sock_filter]| u8::try_from(part.len()).expect("no longer than a jump");
     let numbers = ours();
-    let plain = pick(&numbers, SECCOMP_RET_USER_NOTIF);
+    let plain = ask(&numbers, false, files);
     let mut native = vec![load(NUMBER), jump(BPF_JMP | BPF_JSET | BPF_K, X32, over(&plain), 0)];
     native.extend(plain);
     native.push(statement(BPF_ALU | BPF_AND | BPF_K, !X32));
@@ -102,7 +140,7 @@ fn program() -> Vec<sock_filter> {
         statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
         load(NUMBER),
     ]);
-    program.extend(pick(&compat::NUMBERS, SECCOMP_RET_USER_NOTIF));
+    program.extend(ask(&compat::NUMBERS, true, files));
     program
 }
 
@@ -111,11 +149,11 @@ fn program() -> Vec<sock_filter> {
 ///
 /// # Errors
 /// See [`Refusal`].
-pub fn install() -> Result<OwnedFd, Refusal> {
+pub fn install(files: Files) -> Result<OwnedFd, Refusal> {
     if without("wait_killable") {
         return Err(Refusal::Unsupported);
     }
-    let mut program = program();
+    let mut program = program(files);
     let listener = match set(&mut program) {
         Err(Errno::EACCES) => {
             nix::sys::prctl::set_no_new_privs()?;
@@ -144,14 +182,25 @@ mod tests {
 
     /// What the filter says to a call: a machine for the few instructions that it has.
     fn verdict(arch: u32, number: u32) -> u32 {
-        let program = program();
+        verdict_at(arch, number, 0x7f00_0000_0000, Files::OfLowCode)
+    }
+
+    /// The same, with the address of the instruction.
+    fn verdict_at(arch: u32, number: u32, instruction: u64, files: Files) -> u32 {
+        let program = program(files);
         let (mut at, mut value) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = program[at];
             at += 1;
             let branch = |taken: bool| usize::from(if taken { jt } else { jf });
             match u32::from(code) {
-                c if c == BPF_LD | BPF_W | BPF_ABS => value = if k == 0 { number } else { arch },
+                c if c == BPF_LD | BPF_W | BPF_ABS => {
+                    value = match k {
+                        0 => number,
+                        4 => arch,
+                        _ => (instruction >> 32) as u32,
+                    };
+                }
                 c if c == BPF_JMP | BPF_JEQ | BPF_K => at += branch(value == k),
                 c if c == BPF_JMP | BPF_JSET | BPF_K => at += branch(value & k != 0),
                 c if c == BPF_ALU | BPF_AND | BPF_K => value &= k,
@@ -168,6 +217,32 @@ mod tests {
         for number in NUMBERS {
             let wanted = if system_v.contains(&number) { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
             assert_eq!(verdict(ARCH_64, number), wanted, "{number}");
+        }
+    }
+
+    #[test]
+    fn who_opens_files_is_asked_where_the_library_is_not() {
+        let (low, high) = (0x40_1000, 0x7f12_0040_1000);
+        // open, access, creat, openat, faccessat, openat2, faccessat2.
+        for number in [2, 21, 85, 257, 269, 437, 439] {
+            assert_eq!(
+                verdict_at(ARCH_64, number, low, Files::OfLowCode),
+                SECCOMP_RET_USER_NOTIF,
+                "{number}"
+            );
+            assert_eq!(verdict_at(ARCH_64, number, high, Files::OfLowCode), SECCOMP_RET_ALLOW, "{number}");
+            assert_eq!(verdict_at(ARCH_64, number, high, Files::OfAll), SECCOMP_RET_USER_NOTIF, "{number}");
+        }
+        // The same of i386, and what has those numbers there.
+        for number in [5, 33, 8, 295, 307, 437, 439] {
+            assert_eq!(
+                verdict_at(ARCH_32, number, low, Files::OfLowCode),
+                SECCOMP_RET_USER_NOTIF,
+                "{number}"
+            );
+        }
+        for number in [2, 21, 85, 257, 269] {
+            assert_eq!(verdict_at(ARCH_32, number, low, Files::OfAll), SECCOMP_RET_ALLOW, "{number}");
         }
     }
 

@@ -75,16 +75,28 @@ impl Listener {
         self.control(libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response).is_ok()
     }
 
+    /// Lets the kernel make the call.
+    pub(crate) fn pass(&self, id: u64) {
+        let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+        let mut response = seccomp_notif_resp { id, val: 0, error: 0, flags };
+        // If it has ended, there is nobody to tell.
+        let _ = self.control(libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response);
+    }
+
+    /// Ends the call with a descriptor of ours, which becomes one of the process that made it.
+    pub(crate) fn answer_with(&self, id: u64, fd: i32, cloexec: bool) -> nix::Result<()> {
+        self.add(id, fd, libc::SECCOMP_ADDFD_FLAG_SEND as u32, cloexec).map(drop)
+    }
+
     /// Puts a descriptor of ours into the process that made the call; returns its number there.
     pub(crate) fn give(&self, id: u64, fd: i32) -> nix::Result<i32> {
-        let mut give = seccomp_notif_addfd {
-            id,
-            flags: 0,
-            srcfd: fd.cast_unsigned(),
-            newfd: 0,
-            newfd_flags: libc::O_CLOEXEC.cast_unsigned(),
-        };
-        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut give)
+        self.add(id, fd, 0, true)
+    }
+
+    fn add(&self, id: u64, fd: i32, flags: u32, cloexec: bool) -> nix::Result<i32> {
+        let newfd_flags = if cloexec { libc::O_CLOEXEC.cast_unsigned() } else { 0 };
+        let mut add = seccomp_notif_addfd { id, flags, srcfd: fd.cast_unsigned(), newfd: 0, newfd_flags };
+        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut add)
     }
 
     fn control<T>(&self, request: libc::Ioctl, structure: *mut T) -> nix::Result<i32> {

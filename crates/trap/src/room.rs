@@ -15,8 +15,9 @@ use arena::Handle;
 use client::behalf::{self, Bell, PLACES};
 use engine::{Call, Cause, Outcome, Syscall, Task, compat};
 use libc::seccomp_data;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::files::{self, About, Answer, Written};
 use crate::filter::{ARCH_32, ARCH_64};
 use crate::notify::{Listener, Notification};
 use crate::routes::{self, Routes};
@@ -55,6 +56,7 @@ struct Room {
     bell: Arc<Bell>,
     watch: Arc<Epoll>,
     targets: Targets,
+    written: Written,
     /// The thread slot of each place.
     slots: Vec<Handle>,
     sleepers: Vec<Option<Sleeper>>,
@@ -77,11 +79,15 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
     let listener = Arc::new(Listener::new(listener, link));
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let watch = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+    let written = Written::new()?;
+    // By a number that no process has.
+    watch.add(written.news(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let room = Arc::new(Mutex::new(Room {
         listener: Arc::clone(&listener),
         bell: Arc::clone(&bell),
         watch: Arc::clone(&watch),
         targets: Targets::new(),
+        written,
         slots: Vec::new(),
         sleepers: Vec::new(),
         idle: Vec::new(),
@@ -98,16 +104,29 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
     let shared = Arc::clone(&room);
     spawn("trap", move || {
         while let Some(asked) = listener.receive() {
+            let about = files::about(&asked);
+            if matches!(about, About::Kernels) {
+                listener.pass(asked.id);
+                continue;
+            }
             match routes.hand_on(&asked) {
                 Ok(false) => {}
                 Ok(true) => continue,
+                Err(_) if matches!(about, About::Ours(_)) => {
+                    listener.pass(asked.id);
+                    continue;
+                }
                 Err(_) => {
                     listener.answer(asked.id, Err(libc::ENOSYS));
                     continue;
                 }
             }
             let mut room = enter(&shared);
-            room.serve(&asked);
+            room.see_writes();
+            match about {
+                About::Ours(request) => room.serve_file(&asked, &request),
+                _ => room.serve(&asked),
+            }
             room.go_on();
         }
     })?;
@@ -124,7 +143,9 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
         loop {
             // Which ones is looked at when it is our turn.
             let _ = watch.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE);
-            enter(&room).see_ends();
+            let mut room = enter(&room);
+            room.see_ends();
+            room.see_writes();
         }
     })
 }
@@ -157,19 +178,7 @@ impl Room {
             // What the dead had attached is detached for whoever asks.
             self.see_ends();
         }
-        let place =
-            self.targets.meet(asked.pid, &self.watch).and_then(|subject| Ok((subject, self.place()?)));
-        let ((mut subject, was_known), place) = match place {
-            Ok(found) => found,
-            Err(error) => {
-                listener.answer(asked.id, Err(error.raw()));
-                return;
-            }
-        };
-        // One that still asks was the one that was learnt of.
-        if !was_known && !listener.is_valid(asked.id) {
-            return self.idle.push(place);
-        }
+        let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = compat;
         let errand = Errand::new(&listener, asked.id, subject);
         let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
@@ -200,6 +209,61 @@ impl Room {
                 self.idle.push(place);
                 errand.finish(Err(error.raw()));
             }
+        }
+    }
+
+    /// Who asks, and a place for the call; none if it has been answered, or needs to be no more.
+    fn meet(&mut self, asked: &Notification) -> Option<(Subject, u32)> {
+        let met = self.targets.meet(asked.pid, &self.watch).and_then(|subject| Ok((subject, self.place()?)));
+        match met {
+            // One that still asks was the one that was learnt of.
+            Ok(((subject, was_known), place)) if was_known || self.listener.is_valid(asked.id) => {
+                Some((subject, place))
+            }
+            Ok((_, place)) => {
+                self.idle.push(place);
+                None
+            }
+            Err(error) => {
+                self.listener.answer(asked.id, Err(error.raw()));
+                None
+            }
+        }
+    }
+
+    /// Opens a file of the namespace for who asked.
+    fn serve_file(&mut self, asked: &Notification, request: &files::Request) {
+        // A list says who has segments attached.
+        self.see_ends();
+        let Some((subject, place)) = self.meet(asked) else { return };
+        let listener = Arc::clone(&self.listener);
+        let errand = Errand::new(&listener, asked.id, subject);
+        let served = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| request.serve(ctx));
+        self.idle.push(place);
+        match served {
+            Ok(Answer::Descriptor(fd, flags)) => match self.written.watch(request, &fd, subject) {
+                Ok(()) => files::give(&listener, asked.id, &fd, flags),
+                Err(error) => errand.finish(Err(error.raw())),
+            },
+            Ok(Answer::Value(value)) => errand.finish(Ok(value)),
+            Err(error) => errand.finish(Err(error.raw())),
+        }
+    }
+
+    /// Carries what has been written to sysctls to the namespace.
+    fn see_writes(&mut self) {
+        if self.written.is_empty() {
+            return;
+        }
+        for text in self.written.take() {
+            let Ok(place) = self.place() else { return };
+            let listener = Arc::clone(&self.listener);
+            let errand = Errand::new(&listener, 0, text.opener);
+            // Who wrote has gone on and hears of no error.
+            let _ = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
+                text.sysctl.write(ctx, text.bytes.as_slice(), 0)
+            });
+            self.idle.push(place);
         }
     }
 

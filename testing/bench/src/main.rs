@@ -14,6 +14,7 @@
 //!
 //! Missing: POSIX message queues. Memory is not measured.
 
+mod bare;
 mod clock;
 mod cpus;
 mod door;

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use crate::bare;
 use crate::clock::Clock;
 use crate::cpus::{Cpus, Gate, Peer};
 use crate::objects::{Message, Queue, Segment, Set, WANTED, checked, op};
@@ -33,7 +34,7 @@ pub(crate) const fn row(
     Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 40] = [
+static ROWS: [Row; 42] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -102,6 +103,25 @@ static ROWS: [Row; 40] = [
             })
         },
     ),
+    row(
+        "trap.open",
+        "open and close `/dev/null`: what the trap costs who opens files that are none of its own",
+        |clock, _| {
+            clock.time(|| {
+                // SAFETY: a terminated string, and what was just opened.
+                unsafe { libc::close(libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY)) };
+                Ok(())
+            })
+        },
+    ),
+    Row {
+        ours: "sem.getval",
+        ..row(
+            "trap.bare",
+            "`getppid` that is asked about and answered with a constant, against our `GETVAL`",
+            |clock, _| bare::time(clock),
+        )
+    },
     row("exec.true", "start `true`: what the library costs a program that uses no IPC", |clock, _| {
         clock.time(exec_true)
     }),

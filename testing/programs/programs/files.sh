@@ -131,6 +131,15 @@ mkdir "$HOME/own" && echo $next >"$HOME/own/msgmax" && cp "$HOME/own/msgmax" msg
 is 'an own file of the name' $((next - 1)) "$(cat "$HOME/own/msgmax")"
 sh -c 'nohup sh -c "sleep 0.1; echo '$next' >msgmax" >/dev/null 2>&1 & wait'; written 'a daemon'
 
+# Who writes by the trap hears of no error: nothing is written then.
+if [[ $DOOR == trap ]]; then
+	before=$(<msgmax)
+	for text in abc -1 99999999999999999999999; do
+		echo "$text" >msgmax
+		is "garbage: $text" "$before" "$(<msgmax)"
+	done
+	echo 1 2 3 40000 >sem
+else
 has 'bash, garbage' 'Invalid argument' "$(bash -c 'echo abc >msgmax' 2>&1)"
 is 'bash, garbage' 1 "$(bash -c 'echo abc >msgmax; echo $?' 2>/dev/null)"
 is 'dash, garbage' 1 "$(dash -c 'echo abc >msgmax; echo $?' 2>/dev/null)"
@@ -139,6 +148,7 @@ has 'sysctl, garbage' 'Invalid argument' "$(sysctl -w kernel.msgmax=x 2>&1)"
 has 'python, garbage' 'OSError: [Errno 22]' "$(python3 -c 'with open("msgmax", "w") as f: f.write("x")' 2>&1)"
 has 'perl, garbage' 'Invalid argument' "$(perl -e 'open F, ">", "msgmax"; print F "x"; close F or print $!')"
 has 'semmni' 'Numerical result out of range' "$(bash -c 'echo 1 2 3 40000 >sem' 2>&1)"
+fi
 is 'sem keeps the others' $'1\t2\t3\t32000' "$(<sem)"
 echo 250 32000 >sem
 is 'a short list' $'250\t32000\t3\t32000' "$(<sem)"
@@ -257,7 +267,24 @@ is: 1600
 child that reads: 0
 cancelled: 1
 cleaned up: 1'
-diff <(echo "$expected") <("$FETCHED/bin/files" "$HOME/files" 2>&1) || { echo 'FAILED files.c'; failed=1; }
+# To who writes by the trap the file is an ordinary one, which takes whatever it is given.
+by_trap=$(sed -e 's/^\(writev by another copy\): 3/\1: 4/; s/^garbage: EINVAL/garbage: 3/; s/^too large: ENOMEM/too large: 4194304/' \
+	-e 's/^\(fflush\|fclose\) of nonsense: EINVAL/\1 of nonsense: 0/; s/^ferror: 1/ferror: 0/' \
+	-e '/^minus: EINVAL/{ s//minus: 2/; n; s/0/5/ }' <<<"$expected")
+# ways_of_c KIND EXPECTED
+ways_of_c() {
+	diff <(echo "$2") <("$FETCHED/bin/$1/files" "$HOME/files" 2>&1) || { echo "FAILED files.c, $1"; failed=1; }
+}
+[[ $DOOR == trap ]] && own=$by_trap || own=$expected
+ways_of_c . "$own"
+# Those that the library is not loaded into.
+[[ $DOOR == kernel ]] || expected=$by_trap
+if [[ $DOOR != preload ]]; then
+	for kind in static 32 static32; do ways_of_c $kind "$expected"; done
+	is 'busybox' "8192 $(wc -l </proc/sysvipc/msg)" \
+		"$(busybox sh -c 'echo 8192 >msgmax; cd /proc/sysvipc; echo $(cat ../sys/kernel/msgmax) $(busybox wc -l <msg)')"
+	is 'busybox, sysctl' 8000 "$(busybox sysctl -w kernel.msgmax=8000 >/dev/null; busybox sysctl -n kernel.msgmax)"
+fi
 
 is 'a thread that a constructor waits for' 0 \
 	"$(timeout 20 python3 -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$FETCHED/bin/constructor.so"; echo $?)"
@@ -265,7 +292,8 @@ is 'a thread that a constructor waits for' 0 \
 if ((EUID == 0)); then
 	as_other=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 	has 'another user' 'Permission denied' "$("${as_other[@]}" bash -c 'echo 1 >msgmax' 2>&1)"
-	is 'who has lost the right since' 'Operation not permitted' \
+	# By the trap it is the opener's right that counts.
+	[[ $DOOR == trap ]] || is 'who has lost the right since' 'Operation not permitted' \
 		"$(perl -e 'open F, ">", "msgmax" or die; $) = "65534 65534"; $> = 65534; syswrite(F, "1") or print $!')"
 fi
 # What ours does beyond the kernel: containers have a read-only /proc/sys, and a kernel may lack the files.

@@ -12,7 +12,10 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
     recvmsg, send, sendmsg, socketpair,
 };
-use trap::{filter, routes};
+use trap::{
+    filter::{self, Files},
+    routes,
+};
 
 use super::{Door, Failure, Namespace};
 
@@ -46,7 +49,9 @@ impl Snare {
     /// Sets the trap, and tells the broker. Where it must be, and can't, the process ends.
     pub(super) fn spring(self) -> nix::Result<()> {
         let Some(link) = self.link else { return Ok(()) };
-        let set = filter::install();
+        // Where the library is loaded, it sees to the files of those that it serves.
+        let files = if self.door == Door::Trap { Files::OfAll } else { Files::OfLowCode };
+        let set = filter::install(files);
         let text = set.as_ref().map_or_else(ToString::to_string, |_| String::new());
         let files = set.as_ref().map(|fd| [fd.as_raw_fd()]);
         let rights = files.as_ref().map(|files| [ControlMessage::ScmRights(files)]);

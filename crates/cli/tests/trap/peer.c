@@ -5,7 +5,8 @@
  * peer guest:        a guest of host.py.
  * peer make COUNT:    makes that many queues.
  * peer count:         says how many there are.
- * peer apart:         the same, from a new namespace of the kernel.
+ * peer lists:         the same, by the list in /proc.
+ * peer apart HOW:     the same, from a new namespace of the kernel by unshare, clone or clone3.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals and stops; each is to arrive once. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -20,6 +21,7 @@
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -145,6 +147,28 @@ static void storm(int threads, int count)
     printf("%d of %d once, %d odd errors, status %d\n", once, count, shared[0], status);
 }
 
+/* Where there is no right to make one, all goes on as without it. 0 in the parent of a child that goes on. */
+static int go_apart(const char *how)
+{
+    /* struct clone_args: flags first, the signal of the end in the fifth field. */
+    unsigned long long arguments[8] = {CLONE_NEWIPC, 0, 0, 0, SIGCHLD};
+    pid_t child;
+    if (strcmp(how, "unshare") == 0) {
+        if (unshare(CLONE_NEWIPC) == 0)
+            need(setns(open("/proc/1/ns/ipc", O_RDONLY), CLONE_NEWIPC) == 0 || errno == EBADF, "setns");
+        return 1;
+    }
+    if (strcmp(how, "clone") == 0)
+        child = syscall(SYS_clone, CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0);
+    else
+        child = syscall(SYS_clone3, arguments, sizeof(arguments));
+    if (child <= 0)
+        return 1;
+    int status;
+    need(waitpid(child, &status, 0) == child && status == 0, "the child");
+    return 0;
+}
+
 int main(int count, char **arguments)
 {
     need(count > 1, "what to do");
@@ -162,12 +186,22 @@ int main(int count, char **arguments)
         return 0;
     }
     if (strcmp(arguments[1], "count") == 0 || strcmp(arguments[1], "apart") == 0) {
-        /* It may have no right to, which is as well. */
-        if (strcmp(arguments[1], "apart") == 0 && unshare(CLONE_NEWIPC) == 0)
-            need(setns(open("/proc/1/ns/ipc", O_RDONLY), CLONE_NEWIPC) == 0 || errno == EBADF, "setns");
+        if (strcmp(arguments[1], "apart") == 0 && go_apart(arguments[2]) == 0)
+            return 0;
         struct msginfo info;
         need(msgctl(0, MSG_INFO, (struct msqid_ds *)&info) >= 0, "MSG_INFO");
         printf("%d queues\n", info.msgpool);
+        return 0;
+    }
+    if (strcmp(arguments[1], "lists") == 0) {
+        /* By a name that means nothing without the directory. */
+        need(chdir("/proc/sysvipc") == 0, "chdir");
+        FILE *list = fopen("msg", "r");
+        int lines = 0;
+        need(list != 0, "the list");
+        for (int c; (c = getc(list)) != EOF;)
+            lines += c == '\n';
+        printf("%d queues\n", lines - 1);
         return 0;
     }
     int common = msgget(1, IPC_CREAT | 0600), set = semget(1, 1, IPC_CREAT | 0600);

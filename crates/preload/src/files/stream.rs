@@ -10,6 +10,7 @@
 use core::ffi::{c_int, c_void};
 
 use abi::Result;
+use client::files;
 use engine::ipc_sysctl::Sysctl;
 use sys::file;
 
@@ -46,13 +47,10 @@ fn carry_to(sysctl: &Sysctl, fd: i32) -> Result<()> {
         return Ok(());
     }
     let mut text = [0; WINDOW];
-    let size = file::read_start(&file::reopen(fd, file::O_CLOEXEC)?, &mut text)?.min(WINDOW);
-    // A descriptor keeps its place when its file is emptied, so what is written further on has zeros before it, and changes nothing, as in the
-    // kernel.
-    if size == 0 || text[0] == 0 {
+    let size = files::take_written(fd, &mut text)?;
+    if size == 0 {
         return Ok(());
     }
-    file::empty(fd);
     with(|ctx, _| sysctl.write(ctx, &text[..size], 0)).map(|_| ())
 }
 

@@ -13,13 +13,16 @@ use core::{
 };
 
 use abi::Errno;
-use client::mqd;
+use client::{
+    files::{File, Source as _},
+    mqd,
+};
 
 use crate::{loader::Next, namespaces};
 
 use super::{
-    find_refused, identify, may_write, open_refused,
-    path::{self, File, may_be_ours},
+    Own, find_refused, identify, open_refused,
+    path::{self, may_be_ours},
     replace, replace_by, stream, write,
 };
 
@@ -410,7 +413,7 @@ extern "C" fn path_to_reopen(path: usize, mode: *const c_char) -> usize {
         Err(why) => matches!(why, Errno::EACCES | Errno::EROFS),
         Ok(_) => false,
     };
-    if refused && may_write(sysctl) == Ok(true) { c"/dev/null".as_ptr().addr() } else { path }
+    if refused && Own.may_write(sysctl) == Ok(true) { c"/dev/null".as_ptr().addr() } else { path }
 }
 
 extern "C" fn stream_reopened(result: *mut c_void, path: usize) -> *mut c_void {
@@ -435,7 +438,7 @@ extern "C" fn accessed_at(result: c_int, dir: c_int, path: usize, mode: usize) -
     // SAFETY: the kernel has read the path.
     let allowed = match unsafe { find_refused(why, dir, path, 0) } {
         None => Err(why),
-        Some(File::Sysctl(sysctl)) if mode & W_OK != 0 => match may_write(sysctl) {
+        Some(File::Sysctl(sysctl)) if mode & W_OK != 0 => match Own.may_write(sysctl) {
             Ok(false) => Err(Errno::EACCES),
             other => other,
         },

@@ -11,11 +11,14 @@
 use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
 
 use abi::{Errno, Result};
-use client::mqd::{MAY_BE_OURS, SYSCTL};
+use client::{
+    files,
+    mqd::{MAY_BE_OURS, SYSCTL},
+};
 use engine::ipc_sysctl::{Sysctl, Text};
 use sys::file;
 
-use super::{WRITTEN, with};
+use super::with;
 
 /// One more than the highest number that was ever ours.
 static END: AtomicI32 = AtomicI32::new(0);
@@ -47,7 +50,7 @@ pub(super) fn numbers() -> impl Iterator<Item = i32> {
 /// `new` is what `old` is, since `dup`.
 pub(super) fn copied(old: i32, new: i32) {
     client::mqd::copied(old, new);
-    if new >= 0 && (may_be_ours(old) || look(old).is_some()) {
+    if new >= 0 && (may_be_ours(old) || files::written(old).is_some()) {
         let _ = opened(new);
     }
 }
@@ -55,7 +58,7 @@ pub(super) fn copied(old: i32, new: i32) {
 /// What the program was started with: its standard output may be ours.
 extern "C" fn at_start() {
     for fd in [1, 2] {
-        if look(fd).is_some() {
+        if files::written(fd).is_some() {
             let _ = opened(fd);
         }
     }
@@ -68,22 +71,11 @@ static AT_START: extern "C" fn() = at_start;
 /// The sysctl that a descriptor is open for writing of.
 pub(super) fn of_descriptor(fd: i32) -> Option<&'static Sysctl> {
     let place = place(fd).filter(|p| p.load(Relaxed) & SYSCTL != 0)?;
-    let found = look(fd);
+    let found = files::written(fd);
     if found.is_none() {
         place.fetch_and(!SYSCTL, Relaxed);
     }
     found
-}
-
-#[cold]
-fn look(fd: i32) -> Option<&'static Sysctl> {
-    if !file::can_be_sealed(fd) {
-        return None;
-    }
-    let mut text = [0; 64];
-    let link = file::link_of(fd, &mut text).ok()?;
-    let name = link.strip_prefix(b"/memfd:")?.strip_prefix(WRITTEN)?;
-    Sysctl::of_file(name.strip_suffix(b" (deleted)").unwrap_or(name))
 }
 
 /// Writes to a sysctl at `offset`, or where the descriptor stands.

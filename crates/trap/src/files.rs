@@ -1,0 +1,336 @@
+//! Opening the files of the namespace ([`client::files`]).
+//!
+//! What users see: `/proc/sysvipc` and the sysctls are the namespace's for those who open them by system calls that the filter asks about. All other
+//! paths are left to the kernel, as soon as their last component tells that they can't be meant; and so is what its own files are right for: stat,
+//! listings, paths that lead nowhere.
+//! What is missing: who writes a sysctl does not hear of an error. The descriptor is a memfd's, as the library's is, and what was written is found
+//! there, before the next question of anybody is answered. Opening with rules for the way (`resolve` of `openat2`) leads to the kernel's file.
+//!
+//! Whether a path leads to one of the kernel's files is seen by going that way, from the target's root, directory or descriptor.
+
+use std::collections::HashMap;
+use std::fs::read_link;
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use abi::{Errno, Result};
+use arena::Ctx;
+use client::files::{self, File, O_ACCMODE, O_RDONLY, O_TRUNC, Source};
+use engine::{IpcNamespace, Task, ipc_sysctl::Sysctl, proc::Line, proc::Sysvipc};
+use nix::fcntl::{OFlag, open};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use nix::sys::stat::Mode;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+use sys::{file, net::Fd};
+
+use crate::filter::ARCH_64;
+use crate::notify::{Listener, Notification};
+use crate::target::Subject;
+
+/// What a system call does with a path.
+#[derive(Clone, Copy)]
+enum Kind {
+    Open,
+    Creat,
+    Openat,
+    Openat2,
+    Access,
+    Faccessat,
+    Faccessat2,
+}
+
+/// The calls, by their numbers of x86-64 and of i386.
+const CALLS: [(Kind, u32, u32); 7] = [
+    (Kind::Open, 2, 5),
+    (Kind::Creat, 85, 8),
+    (Kind::Openat, 257, 295),
+    (Kind::Openat2, 437, 437),
+    (Kind::Access, 21, 33),
+    (Kind::Faccessat, 269, 307),
+    (Kind::Faccessat2, 439, 439),
+];
+
+/// The numbers that are asked about.
+pub(crate) fn numbers(compat: bool) -> [u32; 7] {
+    CALLS.map(|(_, native, of_32)| if compat { of_32 } else { native })
+}
+
+/// What is wanted of a file.
+#[derive(Clone, Copy)]
+enum Act {
+    /// With these flags.
+    Open(i32),
+    /// To know whether it may be written.
+    Access,
+}
+
+/// One of the namespace's files, and what is wanted of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    of: File,
+    act: Act,
+}
+
+/// What a question is about.
+pub(crate) enum About {
+    /// Anything else.
+    Else,
+    /// A file that is none of ours, or that the kernel's will do for.
+    Kernels,
+    Ours(Request),
+}
+
+pub(crate) fn about(asked: &Notification) -> About {
+    let is_64 = asked.data.arch == ARCH_64;
+    let number = asked.data.nr.cast_unsigned();
+    let is_it = |call: &&(Kind, u32, u32)| number == if is_64 { call.1 } else { call.2 };
+    match CALLS.iter().find(is_it) {
+        None => About::Else,
+        Some((kind, ..)) => {
+            let args = asked.data.args.map(|register| if is_64 { register } else { register & 0xffff_ffff });
+            request(asked.pid, *kind, args).map_or(About::Kernels, About::Ours)
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
+fn request(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6]) -> Option<Request> {
+    let (dir, path) = match kind {
+        Kind::Open | Kind::Creat | Kind::Access => (libc::AT_FDCWD, a),
+        Kind::Openat | Kind::Openat2 | Kind::Faccessat | Kind::Faccessat2 => (a as i32, b),
+    };
+    let path = read_path(tid, path)?;
+    if !files::may_be_ours(&path) {
+        return None;
+    }
+    let (act, follows) = match kind {
+        Kind::Open => opening(b as i32)?,
+        Kind::Creat => opening(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?,
+        Kind::Openat => opening(c as i32)?,
+        Kind::Openat2 => opening(open_how(tid, c, d)?)?,
+        Kind::Access => accessing(b as i32, 0)?,
+        Kind::Faccessat => accessing(c as i32, 0)?,
+        Kind::Faccessat2 => accessing(c as i32, d as i32)?,
+    };
+    let of = find(tid, dir, &path, follows)?;
+    // What is open to nobody but root's curiosity.
+    let is_wanted = match (of, act) {
+        (File::Sysctl(_), _) => true,
+        (File::Sysvipc(_), Act::Open(flags)) => flags & (O_ACCMODE | O_TRUNC) == O_RDONLY,
+        (File::Sysvipc(_), Act::Access) => false,
+    };
+    is_wanted.then_some(Request { of, act })
+}
+
+/// Opening, and whether a symbolic link at the end is followed; none where the kernel has nothing to open or to refuse but its own.
+fn opening(flags: i32) -> Option<(Act, bool)> {
+    const NEW: i32 = libc::O_CREAT | libc::O_EXCL;
+    let is_plain = flags & (libc::O_PATH | libc::O_DIRECTORY) == 0
+        && flags & NEW != NEW
+        && flags & O_ACCMODE != O_ACCMODE;
+    is_plain.then_some((Act::Open(flags), flags & libc::O_NOFOLLOW == 0))
+}
+
+/// The question whether a file may be written: to read all are open, to execute none.
+fn accessing(mode: i32, flags: i32) -> Option<(Act, bool)> {
+    const KNOWN: i32 = libc::AT_EACCESS | libc::AT_SYMLINK_NOFOLLOW;
+    let is_to_write = mode & libc::W_OK != 0 && mode & !(libc::W_OK | libc::R_OK) == 0;
+    (is_to_write && flags & !KNOWN == 0).then_some((Act::Access, flags & libc::AT_SYMLINK_NOFOLLOW == 0))
+}
+
+/// The flags of `struct open_how`, where it has no rules for the way.
+fn open_how(tid: u32, at: u64, size: u64) -> Option<i32> {
+    const SIZE: usize = 24;
+    let mut how = [0; SIZE];
+    if size != SIZE as u64 || read(tid, at, &mut how) != Some(SIZE) {
+        return None;
+    }
+    let field = |at: usize| Some(u64::from_ne_bytes(*how.get(at..)?.first_chunk()?));
+    (field(16)? == 0).then_some(())?;
+    i32::try_from(field(0)?).ok()
+}
+
+/// Reads from the memory of a thread; how much could be read.
+fn read(tid: u32, from: u64, to: &mut [u8]) -> Option<usize> {
+    let remote = RemoteIoVec { base: usize::try_from(from).ok()?, len: to.len() };
+    process_vm_readv(Pid::from_raw(tid.cast_signed()), &mut [IoSliceMut::new(to)], &[remote]).ok()
+}
+
+/// A path in the memory of a thread, without its end; none where it can't be read, or is too long for the kernel.
+fn read_path(tid: u32, at: u64) -> Option<Vec<u8>> {
+    const PAGE: u64 = 4096;
+    let mut path = Vec::new();
+    while path.len() < PAGE as usize {
+        let from = at.checked_add(path.len() as u64)?;
+        let mut part = [0; PAGE as usize];
+        // The rest of the page, of which a path takes little.
+        let most = usize::try_from(PAGE - from % PAGE).ok()?;
+        let room = part.get_mut(..most)?;
+        let got = read(tid, from, room).filter(|got| *got > 0)?;
+        match room[..got].iter().position(|byte| *byte == 0) {
+            Some(end) => {
+                path.extend_from_slice(&room[..end]);
+                return Some(path);
+            }
+            None => path.extend_from_slice(&room[..got]),
+        }
+    }
+    None
+}
+
+/// Where a thread's path leads, if to one of the kernel's files that are ours here.
+fn find(tid: u32, dir: i32, path: &[u8], follows: bool) -> Option<File> {
+    let start = match dir {
+        _ if path.starts_with(b"/") => format!("/proc/{tid}/root"),
+        libc::AT_FDCWD => format!("/proc/{tid}/cwd/"),
+        dir => format!("/proc/{tid}/fd/{dir}/"),
+    };
+    let way = [start.as_bytes(), path].concat();
+    let nofollow = if follows { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+    match open(way.as_slice(), OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty()) {
+        Ok(fd) => {
+            let link = read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()?;
+            files::of_path_in_proc(link.as_os_str().as_bytes()).filter(|_| files::is_in_proc(fd.as_raw_fd()))
+        }
+        // Of a kernel that has no such file.
+        Err(nix::Error::ENOENT) => files::of_path(path),
+        Err(_) => None,
+    }
+}
+
+/// The namespace, in an operation for somebody.
+struct Within<'a, 'c, T: Task>(&'a Ctx<'c, T>);
+
+impl<T: Task> Source for Within<'_, '_, T> {
+    const SEES_WRITES: bool = false;
+
+    fn row(&self, list: Sysvipc, from: u32, line: &mut Line) -> Result<Option<u32>> {
+        list.row(self.0, from, line)
+    }
+
+    fn show(&self, sysctl: &Sysctl, line: &mut Line) -> Result<()> {
+        sysctl.show(self.0, line)
+    }
+
+    fn may_write(&self, sysctl: &Sysctl) -> Result<bool> {
+        Ok(sysctl.may_write(self.0.host, IpcNamespace::of(self.0.arena, self.0.host)?.get()))
+    }
+}
+
+/// What a request comes to.
+pub(crate) enum Answer {
+    Value(i64),
+    /// This descriptor, with these flags of `open`.
+    Descriptor(Fd, i32),
+}
+
+impl Request {
+    /// Does what is wanted, on behalf of whom `ctx` is.
+    pub(crate) fn serve<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Answer> {
+        match self.act {
+            Act::Open(flags) => Ok(Answer::Descriptor(files::make(self.of, flags, &Within(ctx))?, flags)),
+            Act::Access => match self.of {
+                File::Sysctl(sysctl) if Within(ctx).may_write(sysctl)? => Ok(Answer::Value(0)),
+                _ => Err(Errno::EACCES),
+            },
+        }
+    }
+
+    /// The sysctl that the request opened for writing.
+    fn written(&self) -> Option<&'static Sysctl> {
+        match (self.of, self.act) {
+            (File::Sysctl(sysctl), Act::Open(flags)) if flags & O_ACCMODE != O_RDONLY => Some(sysctl),
+            _ => None,
+        }
+    }
+}
+
+/// The sysctls that are open for writing.
+pub(crate) struct Written {
+    news: Inotify,
+    open: HashMap<WatchDescriptor, Open>,
+}
+
+struct Open {
+    fd: Fd,
+    sysctl: &'static Sysctl,
+    /// Whose rights count.
+    opener: Subject,
+}
+
+/// What was written to a sysctl.
+pub(crate) struct Text {
+    pub(crate) sysctl: &'static Sysctl,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) opener: Subject,
+}
+
+/// How many may be open for writing, of all: each costs us a descriptor.
+const MOST: usize = 256;
+/// Of a text that is written, the bytes that are looked at.
+const WINDOW: usize = 512;
+
+impl Written {
+    pub(crate) fn new() -> nix::Result<Written> {
+        let news = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(Written { news, open: HashMap::new() })
+    }
+
+    /// What is readable when something was written, or closed.
+    pub(crate) fn news(&self) -> BorrowedFd<'_> {
+        self.news.as_fd()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// A descriptor is about to be given to who wanted it: if it is one for writing, it is watched from now on.
+    pub(crate) fn watch(&mut self, request: &Request, fd: &Fd, opener: Subject) -> Result<()> {
+        let Some(sysctl) = request.written() else { return Ok(()) };
+        if self.open.len() >= MOST {
+            return Err(Errno::ENFILE);
+        }
+        // One of our own, so that the end of theirs is told; some can't be written by their mode.
+        file::fchmod(fd, 0o600)?;
+        let own = file::reopen(fd.raw(), libc::O_RDWR | file::O_CLOEXEC)?;
+        file::fchmod(fd, sysctl.mode())?;
+        let path = format!("/proc/self/fd/{}", own.raw());
+        let watched = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        let watch = self.news.add_watch(path.as_str(), watched).map_err(|_| Errno::ENFILE)?;
+        self.open.insert(watch, Open { fd: own, sysctl, opener });
+        Ok(())
+    }
+
+    /// Takes what has been written since.
+    pub(crate) fn take(&mut self) -> Vec<Text> {
+        let mut texts = Vec::new();
+        for event in self.news.read_events().unwrap_or_default() {
+            let Some(Open { fd, sysctl, opener }) = self.open.get(&event.wd) else { continue };
+            let mut bytes = vec![0; WINDOW];
+            let size = files::take_written(fd.raw(), &mut bytes).unwrap_or(0);
+            bytes.truncate(size);
+            // Behind zeros is what was written further on.
+            bytes.truncate(bytes.iter().position(|byte| *byte == 0).unwrap_or(size));
+            if !bytes.is_empty() {
+                texts.push(Text { sysctl, bytes, opener: *opener });
+            }
+            if event.mask.contains(AddWatchFlags::IN_CLOSE_WRITE) {
+                let _ = self.news.rm_watch(event.wd);
+                self.open.remove(&event.wd);
+            }
+        }
+        texts
+    }
+}
+
+/// Answers with a descriptor.
+pub(crate) fn give(listener: &Listener, id: u64, fd: &Fd, flags: i32) {
+    let cloexec = flags & libc::O_CLOEXEC != 0;
+    if let Err(error) = listener.answer_with(id, fd.raw(), cloexec) {
+        // It has no number left, or has ended.
+        listener.answer(id, Err(error as i32));
+    }
+}
