@@ -59,6 +59,20 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(ctx)
     }
 
+    /// The context of a thread that takes the place of the first one, which has ended: its id comes with it, and what it had begun must be
+    /// settled. For a broker in the place of one that was killed.
+    ///
+    /// # Errors
+    /// `Corrupt` if this is no arena.
+    pub fn succeed(arena: &'a Arena, host: &'a H) -> Result<(Self, u32)> {
+        let ctx = Ctx::new(arena, host, FOUNDER)?;
+        let (process, dead) = ctx.slot.owner().ok_or(ArenaError::Corrupt)?;
+        if !process.is_null() || !ctx.slot.take_over(process, dead, host.tid()) {
+            return Err(ArenaError::Corrupt);
+        }
+        Ok((ctx, dead))
+    }
+
     /// Claims a thread slot for the calling thread. It may be one that a dead thread left (of this process, or with this
     /// thread's own id, unless it is `nested`: at work already): `process` must be the caller's. Such a slot comes with
     /// the dead thread's id, and must be settled before it is used.
@@ -222,9 +236,10 @@ impl<'a, H: Host> Ctx<'a, H> {
             }
             self.free_chain();
         } else {
-            // Another's slot is put right by the broker only. If that dies here, a block may be named by both slots, or by
-            // none; but then nobody looks at either again: it is lost, and never freed twice.
+            // Another's slot is put right by the broker only. If that dies here, a block may be named by neither slot: it is
+            // lost. None is ever named by both, as both are looked at by the next broker.
             slot.in_flight.taking.store(0, Relaxed);
+            ordered();
             if let Some(block) = taking.some().filter(|_| !twice) {
                 self.hold(block);
                 self.free(block);
@@ -234,25 +249,28 @@ impl<'a, H: Host> Ctx<'a, H> {
                 let count = (magazine.count.load(Relaxed) as usize).min(MAGAZINE);
                 for item in magazine.items.iter().take(count).rev() {
                     let block = Handle(item.load(Relaxed));
-                    self.hold(block);
                     let left = magazine.count.load(Relaxed).saturating_sub(1);
                     magazine.count.store(left, Relaxed);
+                    ordered();
+                    self.hold(block);
                     self.free(block);
                 }
             }
             for ext in &slot.log_ext {
                 if let Some(block) = Handle(ext.load(Relaxed)).some() {
-                    self.hold(block);
                     ext.store(0, Relaxed);
+                    ordered();
+                    self.hold(block);
                     self.free(block);
                 }
             }
         }
         if let Some(span) = Some(slot.in_flight.span.load(Relaxed)).filter(|&s| s != 0) {
-            self.slot.in_flight.span.store(span, Relaxed);
             if !own {
                 slot.in_flight.span.store(0, Relaxed);
+                ordered();
             }
+            self.slot.in_flight.span.store(span, Relaxed);
             let _ = self.give_span();
         }
     }
@@ -264,8 +282,9 @@ impl<'a, H: Host> Ctx<'a, H> {
             }
             let Ok(link) = self.at::<AtomicU32>(block) else { break };
             let next = Handle(link.load(Relaxed));
-            self.hold(block);
             slot.in_flight.chain.store(next.0, Relaxed);
+            ordered();
+            self.hold(block);
             self.free(block);
             block = next;
         }
@@ -282,8 +301,10 @@ impl<'a, H: Host> Ctx<'a, H> {
         let slot = self.at::<ProcSlot>(process)?;
         slot.pid.store(pid, Relaxed);
         slot.start.store(start, Relaxed);
-        slot.state.store(SLOT_LIVE, Release);
+        // Whoever dies in between loses a page; a slot that is freed is never taken for a process's.
         self.taken();
+        ordered();
+        slot.state.store(SLOT_LIVE, Release);
         Ok(process)
     }
 

@@ -9,9 +9,9 @@
 //! span is in flight, recorded in the thread's slot.
 
 use crate::{
-    ArenaError, Ctx, Handle, Host, Lock, Ref, Result, ThreadSlot, Tx,
+    ArenaError, Ctx, Handle, Host, Lock, ProcSlot, Ref, Result, ThreadSlot, Tx,
     map::{EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS},
-    slots::{MAGAZINE, MAGAZINES},
+    slots::{MAGAZINE, MAGAZINES, SLOT_FREE},
     sync::{AtomicU32, Ordering::*, ordered},
 };
 
@@ -598,9 +598,10 @@ impl<'a, H: Host> Ctx<'a, H> {
             }
             let desc = self.desc(span)?;
             if desc.backed.load(Relaxed) != 0 {
-                desc.backed.store(0, Relaxed);
                 let start = self.arena.address(self.host, u64::from(span) << SPAN_SHIFT, SPAN)?;
                 self.host.unback(start, SPAN as usize);
+                // Only now: what has no memory is taken to be zeros.
+                desc.backed.store(0, Relaxed);
             }
             span = desc.next.load(Relaxed);
         }
@@ -646,7 +647,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             return Ok(()); // Processes map these pages; there are few.
         }
         let head = self.head(class)?;
-        let tx = self.lock(head.part(|h| &h.lock))?;
+        let mut tx = self.lock(head.part(|h| &h.lock))?;
         let mut after = 0;
         for _ in 0..MAX_SPANS {
             let Some((span, desc)) = self.find_empty(&head, after)? else { break };
@@ -661,22 +662,71 @@ impl<'a, H: Host> Ctx<'a, H> {
             });
             if quiet {
                 let start = self.arena.address(self.host, u64::from(span) << SPAN_SHIFT, SPAN)?;
-                desc.free.store(0, Relaxed);
-                desc.bump.store(0, Relaxed);
-                desc.backed.store(0, Relaxed);
+                // Before the memory goes, and with it the list of what is free.
+                tx.set(&desc, |d| &d.free, 0);
+                tx.set(&desc, |d| &d.bump, 0);
+                tx.commit();
                 // Zeroes the locks, which opens them.
                 self.host.unback(start, SPAN as usize);
+                desc.backed.store(0, Relaxed);
             } else {
-                for i in 0..blocks {
-                    let offset = (u64::from(span) << SPAN_SHIFT) + u64::from(i) * class.size();
-                    if let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset) {
-                        lock.open(self.host);
-                    }
-                }
+                self.open_locks(span, class, blocks);
             }
         }
         drop(tx);
         Ok(())
+    }
+
+    /// Opens what is closed of a stable class's span.
+    fn open_locks(&self, span: u32, class: Class, blocks: u32) {
+        for i in 0..blocks {
+            let offset = (u64::from(span) << SPAN_SHIFT) + u64::from(i) * class.size();
+            if let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset) {
+                lock.open(self.host);
+            }
+        }
+    }
+
+    /// Opens all that a broker had closed when it was killed. For the one that takes its place.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn open_closed(&self) -> Result<()> {
+        for (span, class, desc) in self.spans()? {
+            if Class::STABLE.contains(&class) && desc.backed.load(Relaxed) != 0 {
+                self.open_locks(span, class, class.per_span());
+            }
+        }
+        Ok(())
+    }
+
+    /// The slots of all processes, and of those that have ended and were not put right.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn processes(&self) -> Result<impl Iterator<Item = Ref<'a, ProcSlot>> + use<'a, H>> {
+        let ctx = *self;
+        let slots = self.spans()?.filter(|(_, class, _)| *class == Class::PROCESS);
+        let slots = slots.flat_map(move |(span, class, desc)| {
+            let blocks = desc.bump.load(Relaxed).min(class.per_span());
+            (0..blocks).filter_map(move |i| {
+                let offset = (u64::from(span) << SPAN_SHIFT) + u64::from(i) * class.size();
+                ctx.at::<ProcSlot>(Handle::from_offset(offset)?).ok()
+            })
+        });
+        Ok(slots.filter(|slot| slot.state.load(Acquire) != SLOT_FREE))
+    }
+
+    /// All spans that were ever cut, with the class that each is of.
+    fn spans(&self) -> Result<impl Iterator<Item = (u32, Class, Ref<'a, SpanDesc>)> + use<'a, H>> {
+        let ctx = *self;
+        let cut = self.header()?.pool.bump.load(Relaxed).min(MAX_SPANS);
+        let spans = (1..cut)
+            .filter(|span| !span.is_multiple_of(PER_EXTENT) && !(IN_FIRST..PER_EXTENT).contains(span));
+        Ok(spans.filter_map(move |span| {
+            let desc = ctx.desc(span).ok()?;
+            Some((span, Class(desc.class.load(Relaxed)), desc))
+        }))
     }
 
     /// Adds a span of thread slots. For the broker.
@@ -694,8 +744,10 @@ impl<'a, H: Host> Ctx<'a, H> {
         self.wipe_span(span, &desc)?;
         self.back_span(span, &desc)?;
         place.store(span, Relaxed);
-        header.thread_span_count.store(count + 1, Release);
+        // Whoever dies in between loses it; nobody has it twice.
         self.slot.in_flight.span.store(0, Relaxed);
+        ordered();
+        header.thread_span_count.store(count + 1, Release);
         Ok(())
     }
 }
@@ -717,14 +769,8 @@ impl<H: Host> Ctx<'_, H> {
     /// `Corrupt`.
     pub fn usage(&self) -> Result<Usage> {
         let mut usage = Usage::default();
-        let cut = self.header()?.pool.bump.load(Relaxed).min(MAX_SPANS);
-        for span in (1..cut).filter(|span| !span.is_multiple_of(PER_EXTENT)) {
-            if (IN_FIRST..PER_EXTENT).contains(&span) {
-                continue;
-            }
-            let desc = self.desc(span)?;
+        for (_, class, desc) in self.spans()? {
             usage.spans += u32::from(desc.backed.load(Relaxed) != 0);
-            let class = Class(desc.class.load(Relaxed));
             if class != Class::THREAD
                 && let Some(blocks) = usage.blocks.get_mut(class.0 as usize)
             {

@@ -142,7 +142,10 @@ crate::shared! {
         pub attached_more: AtomicU32,
         /// Whether it ever made a segment.
         pub made_segments: AtomicU32,
-        pad: [AtomicU64; (LIVENESS_OFFSET - 32) / 8 - ATTACHED],
+        /// Whether it has gone to another namespace, with what it has attached.
+        pub left: AtomicU32,
+        unused_word: AtomicU32,
+        pad: [AtomicU64; (LIVENESS_OFFSET - 40) / 8 - ATTACHED],
         /// The registering thread's id; `OWNER_DIED` when it has ended.
         pub liveness: AtomicU32,
         pad2: [AtomicI32; 5],

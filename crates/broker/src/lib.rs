@@ -9,6 +9,7 @@ mod segments;
 pub mod serve;
 pub mod service;
 mod stopped;
+mod store;
 mod strangers;
 pub mod supervise;
 pub mod sysv;

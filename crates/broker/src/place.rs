@@ -123,7 +123,7 @@ pub(crate) fn sweep() -> Result<(), Error> {
 pub(crate) struct Place {
     directory: PathBuf,
     is_ours: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl Place {
@@ -138,8 +138,8 @@ impl Place {
         {
             return Err(Error::Taken);
         }
-        let base = base()?;
         let own = format!(".run-{}", std::process::id());
+        let base = base()?;
         let directory = base.join(name.unwrap_or(&own));
         let _making = lock_all(&base)?;
         sweep_locked(&base);
@@ -149,7 +149,7 @@ impl Place {
         };
         DirBuilder::new().mode(0o711).create(&directory).map_err(failed)?;
         match lock(&directory) {
-            Ok(Some(lock)) => Ok(Place { directory, is_ours: true, _lock: lock }),
+            Ok(Some(lock)) => Ok(Place { directory, is_ours: true, lock }),
             refused => {
                 let _ = fs::remove_dir(&directory);
                 let error = refused.err().unwrap_or_else(|| io::ErrorKind::ResourceBusy.into());
@@ -168,11 +168,26 @@ impl Place {
         match lock(&directory) {
             Ok(Some(lock)) => {
                 remove_queues(&directory);
-                Ok(Place { directory, is_ours: false, _lock: lock })
+                Ok(Place { directory, is_ours: false, lock })
             }
             Ok(None) => Err(Error::Taken),
             Err(error) => Err(Error::File(directory, error)),
         }
+    }
+
+    /// The directory at `socket`, whose lock is that of a broker which was killed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub(crate) fn again(socket: &Path, is_ours: bool, lock: File) -> Result<Place, Error> {
+        let directory = socket.parent().unwrap_or(socket).to_owned();
+        check_own(&directory)?;
+        Ok(Place { directory, is_ours, lock })
+    }
+
+    /// What keeps the directory locked.
+    pub(crate) fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// Where the namespace's broker is asked.
@@ -191,9 +206,24 @@ impl Drop for Place {
         if self.is_ours {
             remove(&self.directory);
         } else {
+            let _ = fs::remove_file(store_beside(&self.socket()));
             remove_queues(&self.directory);
         }
     }
+}
+
+/// Where a namespace of that name that is served is asked.
+///
+/// # Errors
+/// `BadName`; see [`Error`].
+pub(crate) fn socket_of(name: &str) -> Result<PathBuf, Error> {
+    check_name(name)?;
+    Ok(base()?.join(name).join("socket"))
+}
+
+/// The socket of the process that keeps descriptors of the namespace that is asked at that one.
+pub(crate) fn store_beside(socket: &Path) -> PathBuf {
+    socket.with_file_name("store")
 }
 
 /// The socket at which files are given to who is asked at that one.
@@ -207,6 +237,7 @@ fn remove(directory: &Path) {
     let socket = directory.join("socket");
     // What is missing was not made yet, or is gone already.
     let _ = fs::remove_file(given_beside(&socket));
+    let _ = fs::remove_file(store_beside(&socket));
     remove_queues(directory);
     let _ = fs::remove_file(socket);
     let _ = fs::remove_dir(directory);

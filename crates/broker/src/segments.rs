@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use abi::Errno;
 use arena::Handle;
@@ -25,12 +25,13 @@ use engine::shm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    getsockopt, recvmsg, socket, sockopt,
+    getsockopt, recv, recvmsg, socket, sockopt,
 };
 use sys::memory::{Mapping, find_mapping};
 
 use crate::locked::Locked;
 use crate::service::{is_friend, namespaces};
+use crate::store::{Files, Store};
 
 /// The memory of a segment.
 struct Held {
@@ -44,12 +45,22 @@ struct Held {
     locked: Option<Locked>,
 }
 
+/// A connection by which we are given files, and the number that it is stored under.
+struct Link {
+    link: OwnedFd,
+    number: u64,
+}
+
 struct Segments {
     /// By the inode's number.
     held: HashMap<u64, Held>,
     /// The socket at which connections are made, and those by which we are given files.
     listener: Option<OwnedFd>,
-    links: Vec<OwnedFd>,
+    links: Vec<Link>,
+    /// How many there have been.
+    numbers: u64,
+    /// Where both are kept for the next broker.
+    store: Option<Arc<Store>>,
     owner: u32,
     /// Processes that may have mappings; their descendants may too.
     clients: BTreeSet<i32>,
@@ -57,7 +68,18 @@ struct Segments {
     left: BTreeSet<i32>,
 }
 
+impl Link {
+    fn name(&self) -> String {
+        format!("{LINK}{}", self.number)
+    }
+}
+
 impl Held {
+    /// What it is stored under: of two at the same place, which there can be for a moment, each has its own.
+    fn name(&self, memory: u64) -> String {
+        format!("{MEMORY}{:x}-{}-{memory:x}", self.segment.0, self.maker)
+    }
+
     fn open_to_read(&self) -> io::Result<fs::File> {
         fs::File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
@@ -72,6 +94,8 @@ fn with<R>(use_it: impl FnOnce(&mut Segments) -> R) -> R {
         held: HashMap::new(),
         listener: None,
         links: Vec::new(),
+        numbers: 0,
+        store: None,
         owner: 0,
         clients: BTreeSet::new(),
         left: BTreeSet::new(),
@@ -96,6 +120,55 @@ pub(crate) fn begin(listener: OwnedFd, owner: u32) {
         all.owner = owner;
     });
     client::keep_memory(&KEEPER);
+}
+
+/// The socket at which files are given.
+pub(crate) fn listener() -> Option<OwnedFd> {
+    with(|all| all.listener.as_ref()?.try_clone().ok())
+}
+
+/// From now on, the next broker is to have what is held.
+pub(crate) fn keep_in(store: Arc<Store>) {
+    with(|all| all.store = Some(store));
+}
+
+const MEMORY: &str = "m-";
+const LINK: &str = "l-";
+
+/// Whether something of that name was stored here.
+pub(crate) fn is_stored(name: &str) -> bool {
+    name.starts_with(MEMORY) || name.starts_with(LINK)
+}
+
+/// Holds what a broker that was killed has stored. Whether some of it is to be kept from being swapped out.
+pub(crate) fn hold_again(files: Files) -> bool {
+    let held = with(|all| {
+        for (name, file) in files {
+            if let Some(number) = name.strip_prefix(LINK).and_then(|number| number.parse().ok()) {
+                all.numbers = all.numbers.max(number);
+                all.links.push(Link { link: file, number });
+            } else if let Some((segment, maker)) = owner_of(&name) {
+                all.hold(file, segment, maker);
+            }
+        }
+        all.held.iter().map(|(memory, held)| (*memory, held.segment)).collect::<Vec<_>>()
+    });
+    let locked = client::with(|ctx| {
+        Ok(held.into_iter().filter(|(_, segment)| shm::is_locked(ctx, *segment)).collect::<Vec<_>>())
+    });
+    let locked = locked.unwrap_or_default();
+    // Where that can't be done any more, it is swapped out as the rest.
+    for (memory, _) in &locked {
+        let _ = lock(*memory, true);
+    }
+    !locked.is_empty()
+}
+
+/// What the name of a segment's memory says: where the arena says what it is for, and who made it.
+fn owner_of(name: &str) -> Option<(Handle, i32)> {
+    let mut parts = name.strip_prefix(MEMORY)?.split('-');
+    let segment = u32::from_str_radix(parts.next()?, 16).ok()?;
+    Some((Handle(segment), parts.next()?.parse().ok()?))
 }
 
 /// A process may have mappings from now on, or can't have any more.
@@ -139,7 +212,7 @@ pub(crate) fn file(memory: u64, to_read: bool) -> Result<OwnedFd, Errno> {
 fn forget(memory: u64) {
     with(|all| {
         all.drain();
-        all.held.remove(&memory);
+        all.let_go(memory);
     });
 }
 
@@ -160,7 +233,7 @@ pub(crate) fn release_unneeded() {
     with(|all| {
         for (memory, segment, _) in unneeded.unwrap_or_default() {
             if all.held.get(&memory).is_some_and(|held| held.segment == segment) {
-                all.held.remove(&memory);
+                all.let_go(memory);
             }
         }
     });
@@ -326,11 +399,16 @@ impl Segments {
                 namespaces(&pid.to_string()).is_ok_and(|theirs| own.is_ok_and(|own| own != theirs))
             };
             if peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+                self.numbers += 1;
+                let link = Link { link, number: self.numbers };
+                if let Some(store) = &self.store {
+                    store.keep(&link.name(), &link.link);
+                }
                 self.links.push(link);
             }
         }
         let mut wanted: Vec<PollFd<'_>> =
-            self.links.iter().map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)).collect();
+            self.links.iter().map(|link| PollFd::new(link.link.as_fd(), PollFlags::POLLIN)).collect();
         if poll(&mut wanted, PollTimeout::ZERO).unwrap_or(0) == 0 {
             return;
         }
@@ -339,14 +417,20 @@ impl Segments {
         for (link, ready) in links.into_iter().zip(ready) {
             let mut is_open = true;
             while ready && is_open {
-                match receive(&link) {
-                    Ok(Some(given)) => self.accept_given(given),
+                // It stays where it is until the store has it.
+                match receive(&link.link, MsgFlags::MSG_PEEK) {
+                    Ok(Some(given)) => {
+                        self.accept_given(given);
+                        let _ = recv(link.link.as_raw_fd(), &mut [], MsgFlags::empty());
+                    }
                     Ok(None) => is_open = false,
                     Err(_) => break,
                 }
             }
             if is_open {
                 self.links.push(link);
+            } else if let Some(store) = &self.store {
+                store.forget(&link.name());
             }
         }
     }
@@ -369,13 +453,19 @@ impl Segments {
         if let (Ok(()), Ok(()), Ok(stat)) = (fixed, private, nix::sys::stat::fstat(&file))
             && stat.st_size != 0
         {
-            self.held.entry(stat.st_ino).or_insert(Held {
-                file,
-                dev: stat.st_dev,
-                segment,
-                maker,
-                locked: None,
-            });
+            let held = Held { file, dev: stat.st_dev, segment, maker, locked: None };
+            if let Some(store) = &self.store {
+                store.keep(&held.name(stat.st_ino), &held.file);
+            }
+            self.held.entry(stat.st_ino).or_insert(held);
+        }
+    }
+
+    fn let_go(&mut self, memory: u64) {
+        if let Some(held) = self.held.remove(&memory)
+            && let Some(store) = &self.store
+        {
+            store.forget(&held.name(memory));
         }
     }
 }
@@ -387,11 +477,12 @@ fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
 }
 
 /// One message: its words, and the descriptor that came with it; none at the connection's end.
-fn receive(link: &OwnedFd) -> nix::Result<Option<([u32; 4], Option<OwnedFd>)>> {
+fn receive(link: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<([u32; 4], Option<OwnedFd>)>> {
     let mut bytes = [0; wire::QUESTION];
     let mut iov = [IoSliceMut::new(&mut bytes)];
     let mut space = nix::cmsg_space!(RawFd);
-    let message = recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message =
+        recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags | MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut file = None;
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(files) = control {

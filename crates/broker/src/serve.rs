@@ -2,6 +2,7 @@
 //!
 //! What users see: the process stays in the foreground until SIGTERM, SIGINT, SIGHUP or `rm --namespace` ends it, and all that is in its
 //! namespace. A supervisor is told by sd_notify(3) when it can be joined, and may have made the sockets: it is begun by the first who joins then.
+//! One that was killed leaves all to the next of its name (`store.rs`), which need not be told the limits again.
 //!
 //! # Safety
 //! Descriptors that a supervisor passed on are taken over once, and nobody else knows of them.
@@ -18,12 +19,14 @@ use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
 use sd_notify::NotifyState;
 
 use crate::place;
-use crate::service::{Error, Service};
+use crate::service::{self, Error, Service};
+use crate::store::{Files, Store};
 
 /// What ends a served namespace.
 const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// Serves a namespace of that name to its end. `ready` is called when it can be joined, `warn` with what the user shall know.
+/// Serves a namespace of that name to its end. `ready` is called when it can be joined, and told whether it goes on from one that was
+/// killed, `warn` with what the user shall know.
 ///
 /// The process must have one thread only.
 ///
@@ -32,19 +35,15 @@ const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 pub fn serve(
     name: &str,
     sysctls: &[(String, String)],
-    ready: impl FnOnce(),
+    ready: impl FnOnce(bool),
     warn: impl Fn(&str),
 ) -> Result<(), Error> {
     let mask: SigSet = ENDS.into_iter().collect();
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let mut service = match Activation::passed_on()? {
-        Some(sockets) => Service::activated(sockets, sysctls)?,
-        None => Service::create(Some(name), sysctls)?,
-    };
-    service.keep_serving();
+    let (mut service, goes_on) = open(name, sysctls)?;
     let mut wanted = service.dispatch();
-    ready();
+    ready(goes_on);
     // There may be no supervisor, or one that is not interested.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     while signals.read_signal()?.is_none() && !service.is_told_to_end() {
@@ -67,6 +66,35 @@ pub fn serve(
     Ok(())
 }
 
+/// The namespace of that name, and whether one that was killed has left it.
+fn open(name: &str, sysctls: &[(String, String)]) -> Result<(Service, bool), Error> {
+    place::check_name(name)?;
+    service::raise_limits();
+    let (sockets, stored) = passed_on()?;
+    let socket =
+        sockets.as_ref().map_or_else(|| place::socket_of(name), |sockets| Ok(sockets.path.clone()))?;
+    let store = place::store_beside(&socket);
+    let left = match Store::of_dead(&store)? {
+        // The supervisor has ended it.
+        None if !stored.is_empty() => Some((Store::begin(&store)?, stored)),
+        left => left,
+    };
+    match left {
+        Some((store, files)) => Ok((Service::succeed(&socket, sockets, store, files)?, true)),
+        None => Ok((Service::served(name, sockets, sysctls)?, false)),
+    }
+}
+
+/// What a supervisor has passed on: sockets at which it has listened, and what it has stored.
+fn passed_on() -> Result<(Option<Activation>, Files), Error> {
+    let passed_on = sd_notify::listen_fds_with_names().map_err(|e| Error::File("$LISTEN_FDS".into(), e))?;
+    // SAFETY: LISTEN_PID says that they are meant for this process, which has not looked before.
+    let files = passed_on.map(|(fd, name)| (name, unsafe { OwnedFd::from_raw_fd(fd) }));
+    let (stored, sockets): (Vec<_>, Vec<_>) = files.partition(|(name, _)| service::is_stored(name));
+    let sockets = sockets.into_iter().map(|(_, socket)| socket).collect();
+    Ok((Activation::at(sockets)?, stored.into_iter().collect()))
+}
+
 /// The sockets at which a supervisor has listened for us.
 pub(crate) struct Activation {
     /// Where the first one is.
@@ -79,12 +107,11 @@ pub(crate) struct Activation {
 
 impl Activation {
     /// `None` where nobody has passed anything on.
-    fn passed_on() -> Result<Option<Activation>, Error> {
-        let passed_on = sd_notify::listen_fds().map_err(|e| Error::File("$LISTEN_FDS".into(), e))?;
-        // SAFETY: LISTEN_PID says that they are meant for this process, which has not looked before.
-        let sockets = passed_on.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
-        let mut sockets: Vec<(PathBuf, OwnedFd)> =
-            sockets.map(|socket| Ok((path_of(&socket)?, socket))).collect::<Result<_, Error>>()?;
+    fn at(sockets: Vec<OwnedFd>) -> Result<Option<Activation>, Error> {
+        let mut sockets: Vec<(PathBuf, OwnedFd)> = sockets
+            .into_iter()
+            .map(|socket| Ok((path_of(&socket)?, socket)))
+            .collect::<Result<_, Error>>()?;
         if sockets.is_empty() {
             return Ok(None);
         }

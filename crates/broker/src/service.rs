@@ -1,7 +1,7 @@
 //! The namespace service: the arena's file, the socket at which clients ask for it, and what is left when they die.
 //!
 //! What users see: a namespace that appears with `run` and is gone after its last process.
-//! What is missing: a broker that dies is not replaced.
+//! What is missing: a broker of `run` that is killed is not replaced.
 //!
 //! What changes the arena happens in the thread that calls [`Service::dispatch`], but for the calls of strangers, which have threads of their
 //! own (`strangers.rs`). Two more threads only pass things on:
@@ -40,6 +40,7 @@ use crate::quota::{self, Connection, locked};
 use crate::segments;
 use crate::serve::Activation;
 use crate::stopped;
+use crate::store::{Files, Store};
 use crate::strangers::{self, Home, Peer, Who};
 
 /// Size of the arena's file: all that offsets can name. It is sparse.
@@ -56,6 +57,8 @@ const LOCK_SELDOM: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 64;
 /// How long it is waited for the end of what somebody does for strangers that have ended.
 const SOON: Duration = Duration::from_millis(20);
+/// How long it is waited for the end of a broker that was killed.
+const PATIENCE: Duration = Duration::from_secs(5);
 const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
 /// A question of our own: somebody who made calls for a stranger has come to the end. No client's, as those are checked at the door.
@@ -95,6 +98,9 @@ pub enum Error {
         "another ipcspace is making or leaving the namespace, and does not come to an end; is it stopped?"
     )]
     Taken,
+    /// Somebody listens there, and says nothing.
+    #[error("nobody answers at {p}: if its server was killed, 'ipcspace serve' goes on with it within a minute", p = .0.display())]
+    NoAnswer(PathBuf),
     /// It ends with its last process.
     #[error(
         "the namespace '{0}' is not kept by 'serve': it ends with its last process; 'ipcspace rm -N {0} --all' removes what is in it"
@@ -134,6 +140,29 @@ fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
     }
 }
 
+// Names of what is stored; those of segments' memory are in `segments.rs`.
+const LOCK: &str = "lock";
+const ASKED: &str = "asked";
+const GIVEN: &str = "given";
+
+/// The arena's name: nobody goes on with one of another layout.
+fn arena_name() -> String {
+    format!("arena-{:08x}", wire::MAGIC)
+}
+
+/// Whether what a supervisor has passed on under that name was stored by us.
+pub(crate) fn is_stored(name: &str) -> bool {
+    [LOCK, ASKED, GIVEN].contains(&name) || name.starts_with("arena-") || segments::is_stored(name)
+}
+
+/// Waits until a broker that was killed is gone, so that none of its threads is taken for a living one.
+fn wait_for_end(broker: u32) {
+    let begun = Instant::now();
+    while broker != std::process::id() && !sys::has_ended(broker) && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 struct Client {
     pid: i32,
     start: u64,
@@ -168,6 +197,8 @@ pub struct Service {
     is_served: bool,
     /// How many namespaces it was made within, one in the other.
     depth: u32,
+    /// Where the descriptors lie that the next broker needs, if it is to have one.
+    store: Option<Arc<Store>>,
     /// Who told it to end: their connections end when all is over, so they come last.
     enders: Vec<OwnedFd>,
 }
@@ -189,31 +220,40 @@ fn seqpacket() -> nix::Result<OwnedFd> {
 pub(crate) fn ask(
     path: &Path,
     which: u32,
-    [low, high]: [u32; 2],
+    args: [u32; 2],
     answer: &mut [u8],
 ) -> Result<Option<OwnedFd>, Error> {
+    // Where it has ended before it had read the question, another one may have taken its place.
+    const TRIES: usize = 10;
+    for _ in 0..TRIES {
+        match ask_once(path, which, args, answer) {
+            Err(Error::System(nix::Error::ECONNRESET | nix::Error::EPIPE)) => {}
+            // It is about to begin, or has just ended.
+            Err(Error::System(nix::Error::ECONNREFUSED | nix::Error::ENOENT)) => break,
+            done => return done.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+fn ask_once(path: &Path, which: u32, [low, high]: [u32; 2], answer: &mut [u8]) -> Result<OwnedFd, Error> {
     let link = seqpacket()?;
     // One that is stopped must not stop us.
     setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
-    match connect(link.as_raw_fd(), &UnixAddr::new(path)?) {
-        Ok(()) => {}
-        // It is about to begin, or has just ended.
-        Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    }
+    connect(link.as_raw_fd(), &UnixAddr::new(path)?)?;
     let question = wire::encode([wire::MAGIC, which, low, high]);
-    let answered = send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)
-        .and_then(|_| recv(link.as_raw_fd(), answer, MsgFlags::empty()));
+    send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)?;
+    let answered = recv(link.as_raw_fd(), answer, MsgFlags::empty());
     let head = answer.first_chunk::<{ wire::ANSWER }>().map_or([0; 4], wire::decode);
     match (answered, head) {
-        (Ok(length), [wire::MAGIC, 0, ..]) if length == answer.len() => Ok(Some(link)),
+        (Ok(0), _) => Err(nix::Error::ECONNRESET.into()),
+        (Ok(length), [wire::MAGIC, 0, ..]) if length == answer.len() => Ok(link),
         (Ok(wire::ANSWER..), [wire::MAGIC, error, ..]) if error != 0 => {
             Err(nix::Error::from_raw(error.cast_signed()).into())
         }
-        (Ok(1..), _) => Err(Error::OtherVersion(path.into())),
-        // It ended before it had read the question.
-        (Ok(_) | Err(nix::Error::ECONNRESET | nix::Error::EPIPE), _) => Ok(None),
-        (Err(e), _) => Err(e.into()),
+        (Ok(_), _) => Err(Error::OtherVersion(path.into())),
+        (Err(nix::Error::EAGAIN), _) => Err(Error::NoAnswer(path.into())),
+        (Err(error), _) => Err(error.into()),
     }
 }
 
@@ -231,12 +271,116 @@ impl Service {
         Service::begin(Place::make(name)?, None, sysctls)
     }
 
-    /// Makes a namespace that is served at a supervisor's sockets.
+    /// Makes a namespace that lives until it is told to end, at a supervisor's sockets or at its own.
     ///
     /// # Errors
     /// See [`Error`].
-    pub(crate) fn activated(sockets: Activation, sysctls: &[(String, String)]) -> Result<Service, Error> {
-        Service::begin(Place::of_socket(&sockets.path)?, Some(sockets), sysctls)
+    pub(crate) fn served(
+        name: &str,
+        sockets: Option<Activation>,
+        sysctls: &[(String, String)],
+    ) -> Result<Service, Error> {
+        let place = match &sockets {
+            Some(sockets) => Place::of_socket(&sockets.path)?,
+            None => Place::make(Some(name))?,
+        };
+        let store = Store::begin(&place::store_beside(&place.socket()))?;
+        let is_ours = sockets.is_none();
+        let mut service = Service::begin(place, sockets, sysctls)?;
+        service.is_served = true;
+        store.keep(LOCK, service.place.lock());
+        if is_ours {
+            store.keep(ASKED, &service.listener);
+            store.keep(GIVEN, &segments::listener().ok_or(nix::Error::EBADF)?);
+        }
+        store.keep(&arena_name(), &service.file);
+        service.keep_in(store);
+        Ok(service)
+    }
+
+    /// Goes on with a namespace that was served by a process which was killed, and which has left these files.
+    ///
+    /// # Errors
+    /// `OtherVersion`; see [`Error`].
+    pub(crate) fn succeed(
+        socket: &Path,
+        sockets: Option<Activation>,
+        store: Store,
+        mut files: Files,
+    ) -> Result<Service, Error> {
+        for (name, file) in &files {
+            // Where it is kept already, nothing changes.
+            store.keep(name, file);
+        }
+        let lost = || Error::OtherVersion(socket.into());
+        let file = files.remove(&arena_name()).ok_or_else(lost)?;
+        let place = Place::again(socket, sockets.is_none(), files.remove(LOCK).ok_or_else(lost)?.into())?;
+        let (listener, given) = match sockets {
+            Some(sockets) => (sockets.asked, sockets.given),
+            None => (files.remove(ASKED).ok_or_else(lost)?, files.remove(GIVEN).ok_or_else(lost)?),
+        };
+        client::help_stalled_by(stopped::release_locks);
+        client::succeed(file.as_raw_fd(), wait_for_end).map_err(Error::Arena)?;
+        let owner = nix::unistd::geteuid().as_raw();
+        segments::begin(given, owner);
+        client::use_socket(socket.as_os_str().as_bytes()).map_err(Error::Arena)?;
+        let has_locked = segments::hold_again(files);
+        let mut service = Service::new(file, place, owner, listener)?;
+        service.is_served = true;
+        service.keep_in(store);
+        service.know_clients()?;
+        let now = Instant::now();
+        service.trim_at = Some(now + TRIM_AFTER);
+        service.look_at = Some(now);
+        service.lock_at = has_locked.then_some(now);
+        Ok(service)
+    }
+
+    /// From now on, what the next broker needs is kept there.
+    fn keep_in(&mut self, store: Store) {
+        let store = Arc::new(store);
+        segments::keep_in(store.clone());
+        self.store = Some(store);
+    }
+
+    /// Knows the processes that the namespace has, and puts right what those have left that ended while nobody was there.
+    fn know_clients(&mut self) -> Result<(), Error> {
+        let slots = client::with(|ctx| {
+            let slots = ctx.processes().map_err(engine::util::arena_errno)?;
+            let read = |slot: arena::Ref<'_, ProcSlot>| {
+                let [pid, left] = [&slot.pid, &slot.left].map(|word| word.load(Relaxed));
+                (slot.handle(), pid, slot.start.load(Relaxed), left != 0)
+            };
+            Ok(slots.map(read).collect::<Vec<_>>())
+        });
+        for (process, pid, start, has_left) in slots.map_err(Error::Arena)? {
+            let pidfd = trap::process::pidfd_open(pid);
+            match pidfd {
+                Ok(pidfd) if trap::process::start_time(pid) == Some(start) => {
+                    self.know(Client { pid: pid.cast_signed(), start, process, pidfd, peer: None })
+                        .map_err(Error::Arena)?;
+                    if has_left {
+                        segments::note_left(pid.cast_signed());
+                    }
+                }
+                _ => {
+                    let _ = client::with(|ctx| {
+                        reap::reap_process(ctx, process);
+                        Ok(())
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn know(&mut self, client: Client) -> Result<(), Errno> {
+        let fd = client.pidfd.as_raw_fd();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
+        self.epoll.add(&client.pidfd, event).map_err(|_| Errno::ENOMEM)?;
+        segments::note_client(client.pid, true);
+        self.clients.insert(fd, client);
+        Ok(())
     }
 
     fn begin(
@@ -270,6 +414,10 @@ impl Service {
         client::use_socket(place.socket().as_os_str().as_bytes()).map_err(Error::Arena)?;
         // Last: who finds it can ask.
         let listener = listener.map_or_else(|| listen_at(&place.socket()), Ok)?;
+        Service::new(file, place, owner, listener)
+    }
+
+    fn new(file: OwnedFd, place: Place, owner: u32, listener: OwnedFd) -> Result<Service, Error> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
         Ok(Service {
@@ -288,13 +436,9 @@ impl Service {
             lock_after: LOCK_AGAIN,
             is_served: false,
             depth: 0,
+            store: None,
             enders: Vec::new(),
         })
-    }
-
-    /// From now on it lives until it is told to end.
-    pub(crate) fn keep_serving(&mut self) {
-        self.is_served = true;
     }
 
     /// It was made within so many others.
@@ -314,6 +458,10 @@ impl Service {
 
     /// Removes all that is in it, for good.
     pub(crate) fn end(mut self) {
+        // First, so that nobody goes on with what is half gone.
+        if let Some(store) = &self.store {
+            store.end();
+        }
         self.see_ends();
         let _ = client::with(namespace::free_ipc_ns);
         self.end_segments();
@@ -340,8 +488,11 @@ impl Service {
         let mut list = Vec::new();
         for (name, socket) in place::all()? {
             let mut answer = [0; wire::STATUS * size_of::<u32>()];
-            if ask(&socket, wire::ASK_STATUS, [0; 2], &mut answer)?.is_some() {
-                list.push(Status::new(name, socket, &answer));
+            match ask(&socket, wire::ASK_STATUS, [0; 2], &mut answer) {
+                Ok(Some(_)) => list.push(Status::new(name, socket, &answer)),
+                // What is there nobody can say.
+                Ok(None) | Err(Error::NoAnswer(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(list)
@@ -383,6 +534,8 @@ impl Service {
         if self.bell.is_none() {
             // Not before the command was forked, which must not happen beside other threads.
             self.bell = self.start_threads().ok();
+            // Somebody may have rung for a broker that was killed.
+            self.answer_bell();
         }
         let mut events = [EpollEvent::empty(); 64];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
@@ -539,12 +692,7 @@ impl Service {
                 }
             }
         })?;
-        // The memory of each segment is a descriptor of ours, and what is locked of it is locked by us.
-        for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MEMLOCK] {
-            if let Ok((_, most)) = getrlimit(resource) {
-                let _ = setrlimit(resource, most, most);
-            }
-        }
+        raise_limits();
         let questions = self.questions.clone();
         let door = Door::new(self.listener.try_clone()?, self.file.try_clone()?, self.owner, questions)?;
         let copy = bell.as_fd().try_clone_to_owned()?;
@@ -685,6 +833,7 @@ impl Service {
             let process = known.process;
             client::with(|ctx| {
                 reap::end_threads(ctx, process);
+                ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno)?.left.store(0, Relaxed);
                 if !same_program {
                     shm::detach_all(ctx, process);
                     // Its descriptors of queues were closed by exec.
@@ -703,11 +852,7 @@ impl Service {
         let process = client::with(|ctx| {
             ctx.add_process(pid.cast_unsigned(), start).map_err(engine::util::arena_errno)
         })?;
-        let fd = pidfd.as_raw_fd();
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, fd.cast_unsigned().into());
-        self.epoll.add(&pidfd, event).map_err(|_| Errno::ENOMEM)?;
-        segments::note_client(pid, true);
-        self.clients.insert(fd, Client { pid, start, process, pidfd, peer: None });
+        self.know(Client { pid, start, process, pidfd, peer: None })?;
         Ok(process)
     }
 
@@ -816,6 +961,15 @@ impl Service {
     /// How many clients live.
     pub fn clients(&self) -> usize {
         self.clients.len() + self.leases.len()
+    }
+}
+
+/// The memory of each segment is a descriptor of ours, and what is locked of it is locked by us.
+pub(crate) fn raise_limits() {
+    for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MEMLOCK] {
+        if let Ok((_, most)) = getrlimit(resource) {
+            let _ = setrlimit(resource, most, most);
+        }
     }
 }
 

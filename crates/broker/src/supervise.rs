@@ -27,6 +27,7 @@ use std::{fmt, io};
 
 use nix::unistd::{ForkResult, fork, getpid};
 
+pub(crate) use self::start::open_descriptors;
 use crate::service::{Lease, Service};
 
 /// How the system calls of the command, and of all that it starts, reach the namespace.

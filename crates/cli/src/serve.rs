@@ -21,7 +21,10 @@ pub(crate) struct Serve {
 
 pub(crate) fn serve(serve: &Serve) -> ExitCode {
     let name = &serve.name;
-    let ready = || eprintln!("ipcspace: serving '{name}'; 'ipcspace exec {name} -- CMD' joins it");
+    let ready = |goes_on| {
+        let since = if goes_on { ", from where the one before was killed" } else { "" };
+        eprintln!("ipcspace: serving '{name}'{since}; 'ipcspace exec {name} -- CMD' joins it");
+    };
     let warn = |what: &str| eprintln!("ipcspace: warning: {what}");
     let config = match Config::of(Some(name)) {
         Ok(config) => config,

@@ -1,22 +1,18 @@
 //! `ipcspace serve`, `exec`, `ns` and `rm --namespace`: a namespace that is kept, and what ends it.
 
-use std::io::{BufRead, BufReader};
+mod served;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-use std::{env, fs, process, thread};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use std::{env, fs, thread};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::unistd::Pid;
-
-const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
-/// After this, what should have happened won't.
-const WATCHDOG: Duration = Duration::from_secs(20);
+use served::{IPCSPACE, Served, WATCHDOG, activated, name, until};
 
 fn ipcspace(arguments: &[&str]) -> Output {
     Command::new(IPCSPACE).args(arguments).env("ipcspace", IPCSPACE).output().unwrap()
@@ -31,45 +27,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn name(of: &str) -> String {
-    format!("test-{of}-{}", process::id())
-}
-
-fn until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < WATCHDOG, "never happened: {what}");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A served namespace, which ends with the test at the latest.
-struct Served(Child);
-
-impl Served {
-    fn new(name: &str, options: &[&str]) -> Served {
-        Served::by(Command::new(IPCSPACE).arg("serve").args(options).arg(name))
-    }
-
-    /// Returns once it says that it can be joined.
-    fn by(command: &mut Command) -> Served {
-        let mut served = Served(command.stderr(Stdio::piped()).spawn().unwrap());
-        let mut line = String::new();
-        BufReader::new(served.0.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("serving"), "{line}");
-        served
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn serve(name: &str, options: &[&str]) -> Served {
+    Served::by(Command::new(IPCSPACE).arg("serve").args(options).arg(name))
 }
 
 fn shell(name: &str, script: &str) -> Output {
@@ -82,7 +41,7 @@ const QUEUES: &str = "$ipcspace ls -q -r --noheadings -o ID";
 fn objects_stay_while_nobody_is_there_and_go_with_the_server() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let name = name(signal.as_str());
-        let mut served = Served::new(&name, &["--sysctl", "kernel.msgmni=3"]);
+        let mut served = serve(&name, &["--sysctl", "kernel.msgmni=3"]);
         assert_eq!(text(&ipcspace(&["run", "-n", &name, "--", "ipcmk", "-Q"])), "Message queue id: 0\n");
         assert_eq!(text(&shell(&name, &format!("ipcmk -Q; {QUEUES}"))), "Message queue id: 1\n0\n1\n");
         let third = shell(&name, "ipcmk -Q && ! ipcmk -Q");
@@ -98,7 +57,7 @@ fn objects_stay_while_nobody_is_there_and_go_with_the_server() {
 #[test]
 fn exec_ends_as_its_command_does() {
     let name = name("exec");
-    let _served = Served::new(&name, &[]);
+    let _served = serve(&name, &[]);
     assert_eq!(shell(&name, "exit 7").status.code(), Some(7));
     assert_eq!(ipcspace(&["exec", &name, "--", "/nonexistent"]).status.code(), Some(127));
     assert_eq!(ipcspace(&["exec", &name]).status.code(), Some(125));
@@ -107,15 +66,14 @@ fn exec_ends_as_its_command_does() {
 #[test]
 fn a_name_that_is_taken_is_refused_and_stays_whose_it_is() {
     let name = name("taken");
-    let served = Served::new(&name, &[]);
+    let served = serve(&name, &[]);
     let second = ipcspace(&["serve", &name]);
     assert_eq!(second.status.code(), Some(1));
     assert!(said(&second).contains(&format!("there is a namespace '{name}' already")), "{second:?}");
     assert_eq!(text(&shell(&name, "ipcmk -Q")), "Message queue id: 0\n");
-    // One that is killed leaves the name to the next.
-    served.signal(Signal::SIGKILL);
+    // One that has ended leaves the name to the next.
     drop(served);
-    let _next = Served::new(&name, &[]);
+    let _next = serve(&name, &[]);
     assert_eq!(text(&shell(&name, "ipcmk -Q")), "Message queue id: 0\n");
 }
 
@@ -136,7 +94,7 @@ fn bad_names_and_limits_are_refused() {
 #[test]
 fn a_namespace_that_is_removed_wakes_its_sleepers_and_gives_no_more() {
     let name = name("removed");
-    let mut served = Served::new(&name, &[]);
+    let mut served = serve(&name, &[]);
     let script = "$q = msgget(IPC_PRIVATE, 0600); $s = shmget(IPC_PRIVATE, 4096, 0600); shmread($s, $x, 0, 1); \
                   msgrcv($q, $m, 9, 0, 0); print $!{EIDRM} ? 1 : 0; \
                   print defined msgget(IPC_PRIVATE, 0600) || !$!{ENOSPC} ? 0 : 1; \
@@ -162,7 +120,7 @@ fn a_namespace_that_is_removed_wakes_its_sleepers_and_gives_no_more() {
 #[test]
 fn objects_in_a_namespace_are_removed_without_it() {
     let name = name("some");
-    let _served = Served::new(&name, &[]);
+    let _served = serve(&name, &[]);
     assert_eq!(text(&shell(&name, "ipcmk -Q; ipcmk -Q")).lines().count(), 2);
     assert_eq!(text(&ipcspace(&["rm", "-N", &name, "-q", "0"])), "");
     assert_eq!(text(&shell(&name, QUEUES)), "1\n");
@@ -180,7 +138,7 @@ fn the_namespace_of_a_run_ends_with_its_last_process_only() {
 #[test]
 fn ns_lists_what_is_there() {
     let name = name("listed");
-    let served = Served::new(&name, &[]);
+    let served = serve(&name, &[]);
     text(&shell(
         &name,
         "ipcmk -Q >/dev/null; ipcmk -Q >/dev/null; ipcmk -S 3 >/dev/null; ipcmk -M 4096 >/dev/null",
@@ -217,10 +175,13 @@ fn a_supervisor_is_told_when_it_can_be_joined_and_when_it_ends() {
     let supervisor = UnixDatagram::bind(&path).unwrap();
     supervisor.set_read_timeout(Some(WATCHDOG)).unwrap();
     let served = Served::by(Command::new(IPCSPACE).args(["serve", &name]).env("NOTIFY_SOCKET", &path));
-    let hear = || {
+    // What it is to store is what `killed.rs` is about.
+    let hear = || loop {
         let mut told = [0; 100];
         let length = supervisor.recv(&mut told).unwrap();
-        String::from_utf8_lossy(&told[..length]).into_owned()
+        if !told.starts_with(b"FDSTORE") {
+            break String::from_utf8_lossy(&told[..length]).into_owned();
+        }
     };
     assert_eq!(hear(), "READY=1\n");
     served.signal(Signal::SIGTERM);
@@ -247,27 +208,8 @@ fn socket_at(path: &Path, kind: SockType) -> OwnedFd {
 }
 
 /// `serve` with these sockets as a supervisor passes them on.
-fn activated(name: &str, sockets: &[OwnedFd]) -> Command {
-    let mut command = Command::new("sh");
-    let script = format!("LISTEN_PID=$$ LISTEN_FDS={} exec {IPCSPACE} serve {name}", sockets.len());
-    command.args(["-c", &script]);
-    let fds: Vec<i32> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-    // SAFETY: between fork and exec only dup2 and fcntl are called. Numbers above all that are to be made come first.
-    unsafe {
-        command.pre_exec(move || {
-            let above = |fd: &i32| nix::libc::fcntl(*fd, nix::libc::F_DUPFD, 100);
-            let mut high = [0; 4];
-            for (high, fd) in high.iter_mut().zip(&fds) {
-                *high = above(fd);
-            }
-            for (number, high) in (3..).zip(&high[..fds.len()]) {
-                nix::libc::dup2(*high, number);
-                nix::libc::close(*high);
-            }
-            Ok(())
-        });
-    }
-    command
+fn at_sockets(name: &str, sockets: &[OwnedFd]) -> Command {
+    activated(name, &sockets.iter().map(|socket| ("ipcspace.socket", socket)).collect::<Vec<_>>())
 }
 
 #[test]
@@ -285,7 +227,7 @@ fn it_serves_at_the_sockets_of_a_supervisor_and_leaves_them() {
         .unwrap();
     let taken = ipcspace(&["serve", &name]);
     assert!(said(&taken).contains("already"), "{taken:?}");
-    let mut served = Served::by(&mut activated(&name, &sockets));
+    let mut served = Served::by(&mut at_sockets(&name, &sockets));
     assert_eq!(text(&early.wait_with_output().unwrap()), "Message queue id: 0\n");
     let segment = "ipcmk -M 4096 >/dev/null; perl -MIPC::SysV=:all -e 'shmwrite(0, q(x), 0, 1) or die; shmread(0, $x, 0, 1) or die; print $x'";
     assert_eq!(text(&shell(&name, segment)), "x");
@@ -293,12 +235,12 @@ fn it_serves_at_the_sockets_of_a_supervisor_and_leaves_them() {
     assert_eq!(served.0.wait().unwrap().code(), Some(0));
     assert!(asked.exists() && given.exists());
     // The next one that is begun is new.
-    let next = Served::by(&mut activated(&name, &sockets));
+    let next = Served::by(&mut at_sockets(&name, &sockets));
     assert_eq!(text(&shell(&name, "ipcmk -Q")), "Message queue id: 0\n");
     drop(next);
     // One that others can write to is nobody's.
     fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
-    let refused = activated(&name, &sockets).output().unwrap();
+    let refused = at_sockets(&name, &sockets).output().unwrap();
     assert!(refused.status.code() == Some(1) && said(&refused).contains("others can write"), "{refused:?}");
     fs::remove_dir_all(directory).unwrap();
 }
@@ -314,7 +256,7 @@ fn sockets_that_are_not_a_namespaces_are_refused() {
         vec![at("a", SockType::SeqPacket), at("b", SockType::SeqPacket)],
         vec![at("c", SockType::Stream), at("c.given", SockType::Stream)],
     ] {
-        let refused = activated(&name, &sockets).output().unwrap();
+        let refused = at_sockets(&name, &sockets).output().unwrap();
         assert!(refused.status.code() == Some(1) && said(&refused).contains("SOCK_SEQPACKET"), "{refused:?}");
     }
     fs::remove_dir_all(directory).unwrap();

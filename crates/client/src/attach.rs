@@ -109,6 +109,30 @@ pub fn found(file: i32, owner: u32, initial_userns: bool) -> Result<()> {
     let ns = IpcNamespace::of(&ARENA, &host)?;
     ns.init(owner, initial_userns);
     ns.broker_pid.store(sys::getpid(), Relaxed);
+    begun(tls, &ctx)
+}
+
+/// Goes on with a namespace whose broker was killed, with this process in its place: `wait` is called with the other one's process id, and returns when it
+/// has ended. What it had begun is put right.
+///
+/// # Errors
+/// `EIDRM` if the file is no namespace's; `ENOMEM`.
+pub fn succeed(file: i32, wait: impl FnOnce(u32)) -> Result<()> {
+    FIXED_FILE.store(file as usize, Release);
+    let tls = crate::tls::get();
+    let host = LinuxHost { tls };
+    let ns = IpcNamespace::of(&ARENA, &host)?;
+    wait(ns.broker_pid.load(Relaxed));
+    adopt(Handle::NULL, ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0);
+    tls.begin();
+    let (ctx, dead) = Ctx::succeed(&ARENA, &host).map_err(engine::util::arena_errno)?;
+    engine::reap::end_broker(&ctx, dead)?;
+    ns.broker_pid.store(sys::getpid(), Relaxed);
+    begun(tls, &ctx)
+}
+
+/// The broker's first thread has its slot.
+fn begun(tls: &Tls, ctx: &Ctx<'_, LinuxHost>) -> Result<()> {
     let generation = GENERATIONS.fetch_add(1, Relaxed) + 1;
     tls.slot.store(ctx.slot.handle().0, Relaxed);
     tls.generation.store(generation, Relaxed);
@@ -317,6 +341,8 @@ pub(crate) fn give(message: [u32; 4], file: &sys::net::Fd) -> Result<()> {
             Ok(()) => return Ok(()),
             // Full: whoever asks empties it.
             Err(Errno::EAGAIN | Errno::ETOOMANYREFS) => drop(ask(wire::ASK_TAKE, [0; 2])?),
+            // The broker was killed, and perhaps another one is in its place.
+            Err(Errno::EPIPE | Errno::ECONNRESET) => stop_giving(),
             Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EACCES)) => {
                 return Err(error);
             }

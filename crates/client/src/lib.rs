@@ -28,7 +28,7 @@ use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Task as _};
 
-pub use attach::{found, have_segments_looked_at, limit, use_socket, wait_doorbell};
+pub use attach::{found, have_segments_looked_at, limit, succeed, use_socket, wait_doorbell};
 pub use attachments::{Unmapping, moving, unmapping};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};

@@ -56,18 +56,25 @@ pub(crate) fn call<C: Call>(call: &C) -> Result<i64> {
 fn made(number: i64, registers: [u64; 6]) -> Result<i64> {
     let tls = tls::get();
     let before = sys::signal::set_mask(!0);
-    let done = (|| {
+    let mut tries = 0;
+    let done = (|| loop {
         // Taken, so that a handler's call has another one.
         let kept = still_ours(tls.connection.swap(0, Relaxed), tls);
         let connection = match kept {
             Some(connection) => connection,
             None => connect()?,
         };
-        let done = exchange(&connection, number, registers, before);
-        let done = match done {
-            // The broker is gone, or wanted no more of it.
-            Err(Broken) => return Err(Errno::ENOSYS),
+        let done = match exchange(&connection, number, registers, before) {
             Ok(done) => done,
+            // Another broker may be in the place of this one, which was killed, or wanted no more of it.
+            Err(lost) if tries < TRIES => match lost.is(number) {
+                Some(done) => return done,
+                None => {
+                    tries += 1;
+                    continue;
+                }
+            },
+            Err(_) => return Err(Errno::ENOSYS),
         };
         if tls.connection.load(Relaxed) == 0
             && let Ok(stat) = files::stat(connection.raw())
@@ -76,7 +83,7 @@ fn made(number: i64, registers: [u64; 6]) -> Result<i64> {
             tls.connection.store(pack(&connection, stat.ino), Relaxed);
             connection.leak();
         }
-        done
+        return done;
     })();
     sys::signal::set_mask(before);
     done
@@ -111,27 +118,60 @@ fn connect() -> Result<Fd> {
     Ok(answer.link)
 }
 
-/// The connection is of no use any more.
-struct Broken;
+/// How often a call is made anew whose broker was killed.
+const TRIES: u32 = 10;
 
-impl From<Errno> for Broken {
-    fn from(_: Errno) -> Broken {
-        Broken
+/// The connection is of no use any more.
+enum Lost {
+    /// Nobody has read the call.
+    Unread,
+    /// It may have been made, or not.
+    Begun,
+    /// It was made as far as it is to be seen: this was mapped, or unmapped.
+    Made(i64),
+}
+
+impl Lost {
+    /// What the call came to; none if it is to be made anew. One that may sleep is over, as if a signal had come: made twice, it could
+    /// change more than was asked for.
+    fn is(self, number: i64) -> Option<Result<i64>> {
+        match self {
+            Lost::Made(value) => Some(Ok(value)),
+            Lost::Begun if matches!(number, nr::MSGSND | nr::MSGRCV | nr::SEMTIMEDOP) => {
+                Some(Err(Errno::EINTR))
+            }
+            Lost::Begun | Lost::Unread => None,
+        }
     }
 }
 
-type Done = core::result::Result<Result<i64>, Broken>;
+type Done = core::result::Result<Result<i64>, Lost>;
 
 /// One call, from its sending to its answer.
 fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64) -> Done {
-    let fd = connection.raw();
-    send_call(fd, number, registers)?;
+    send_call(connection.raw(), number, registers).map_err(|_| Lost::Unread)?;
+    let mut made = None;
+    let mut heard = false;
+    converse(connection.raw(), mask, &mut heard, &mut made).map_err(|error| match made {
+        Some(value) => Lost::Made(value),
+        // What was sent to the broker lay there when it was closed.
+        None if error == Errno::ECONNRESET && !heard => Lost::Unread,
+        None => Lost::Begun,
+    })
+}
+
+/// What the broker asks, up to the call's answer; `heard` says that it has the call, for sure, and `made` what was mapped or unmapped for it.
+///
+/// # Errors
+/// The connection is of no use any more: `ECONNRESET` if something that was sent was not read.
+fn converse(fd: i32, mask: u64, heard: &mut bool, made: &mut Option<i64>) -> Result<Result<i64>> {
     let mut faulted = false;
     let mut interrupted = false;
     loop {
         match net::wait_readable(fd, (!interrupted).then_some(mask)) {
             Err(Errno::EINTR) if !interrupted => {
                 interrupted = true;
+                *heard = true;
                 send(fd, &[calls::INTERRUPT], (0, 0))?;
             }
             Err(Errno::EINTR) => {}
@@ -139,8 +179,9 @@ fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64) -> Don
         }
         let mut head = [0; calls::HEAD];
         if !net::peek_words(fd, &mut head)? {
-            return Err(Broken);
+            return Err(Errno::EPIPE);
         }
+        *heard = true;
         let [kind, a, b, c, d, ..] = head;
         let place = match kind {
             calls::STORE => (a as usize, b as usize),
@@ -167,14 +208,19 @@ fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64) -> Don
                     other => other?,
                 }
             }
-            calls::MAP => reply(fd, file.ok_or(Errno::EMFILE).and_then(|file| map(&head, file)))?,
+            calls::MAP => {
+                let mapped = file.ok_or(Errno::EMFILE).and_then(|file| map(&head, file));
+                *made = mapped.ok();
+                reply(fd, mapped)?;
+            }
             calls::UNMAP => {
                 let unmapped = attachments::unmap(a, |memory| look_up(fd, memory).unwrap_or(None));
+                *made = unmapped.ok().map(|_| 0);
                 reply(fd, unmapped.map(i64::from))?;
             }
             calls::ANSWER if faulted => return Ok(Err(Errno::EFAULT)),
             calls::ANSWER => return Ok(if a == 0 { Ok(b.cast_signed()) } else { Err(error(a)) }),
-            _ => return Err(Broken),
+            _ => return Err(Errno::EPROTO),
         }
     }
 }

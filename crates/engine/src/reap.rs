@@ -1,5 +1,6 @@
 //! Putting right what the dead left.
 
+use abi::Result;
 use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter, sync::Ordering::*};
 
 use crate::{
@@ -8,7 +9,7 @@ use crate::{
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
     task::Task,
-    util::{KernIpcPerm, own_block},
+    util::{KernIpcPerm, OrErrno, own_block},
 };
 
 /// Ends all that a dead thread had begun, and frees its slot.
@@ -101,7 +102,34 @@ pub fn leave_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> bool {
     end_threads(ctx, process);
     apply_undo(ctx, &slot);
     let _ = shm::exit_shm(ctx, process);
+    slot.left.store(1, Relaxed);
     shm::has_attachments(ctx, process)
+}
+
+/// Ends all that the threads of a broker that was killed had begun, of which the calling one has taken the first one's place.
+///
+/// # Errors
+/// `EIDRM` if the arena makes no sense.
+pub fn end_broker<T: Task>(ctx: &Ctx<'_, T>, first: u32) -> Result<()> {
+    ctx.open_closed().or_errno()?;
+    forget_shared(ctx, &ctx.slot)?;
+    settle_slot(ctx, &ctx.slot, first);
+    for (thread, _, tid) in ctx.threads().or_errno()?.filter(|(_, process, _)| process.is_null()) {
+        forget_shared(ctx, &thread)?;
+        reap_thread(ctx, &thread, tid);
+    }
+    Ok(())
+}
+
+/// A broker that was killed in the middle of freeing an object which somebody dead had begun to remove may have had it in its hands as
+/// well: then it is left to the other one's slot.
+fn forget_shared<T: Task>(ctx: &Ctx<'_, T>, broker: &ThreadSlot) -> Result<()> {
+    let taking = broker.in_flight.taking.load(Relaxed);
+    let mut others = ctx.threads().or_errno()?.filter(|(_, process, _)| !process.is_null());
+    if taking != 0 && others.any(|(other, ..)| other.in_flight.doomed.load(Relaxed) == taking) {
+        broker.in_flight.taking.store(0, Relaxed);
+    }
+    Ok(())
 }
 
 /// Ends all that the threads of a process had begun, and frees their slots.

@@ -551,6 +551,11 @@ pub fn needs_memory<T: Task>(
         .is_ok_and(|s| named(&s) && (s.perm.state.load(Relaxed) == STATE_LIVE || maker_lives()))
 }
 
+/// Whether the segment there is to be kept from being swapped out. For the keeper of memory.
+pub fn is_locked<T: Task>(ctx: &Ctx<'_, T>, segment: Handle) -> bool {
+    ctx.at::<ShmidKernel>(segment).is_ok_and(|s| s.perm.mode.load(Relaxed) & SHM_LOCKED != 0)
+}
+
 // ---- the end of a segment
 
 /// Destroys a segment that goes with its last mapping, if that is gone.

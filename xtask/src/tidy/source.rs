@@ -34,6 +34,7 @@ const UNSAFE: &[&str] = &[
     "crates/broker/src/segments.rs",
     "crates/broker/src/serve.rs",
     "crates/broker/src/service.rs",
+    "crates/broker/src/store.rs",
     "crates/broker/src/strangers.rs",
     "crates/broker/src/supervise",
     "crates/broker/src/locked.rs",

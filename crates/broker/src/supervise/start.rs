@@ -90,7 +90,8 @@ pub(super) fn let_go_of_inherited(kept: &[i32]) -> io::Result<()> {
     Ok(())
 }
 
-fn open_descriptors() -> io::Result<Vec<i32>> {
+/// The numbers of all descriptors of this process.
+pub(crate) fn open_descriptors() -> io::Result<Vec<i32>> {
     let names = fs::read_dir("/proc/self/fd")?.map(|entry| entry.map(|entry| entry.file_name()));
     names.map(|name| name?.to_string_lossy().parse().map_err(io::Error::other)).collect()
 }

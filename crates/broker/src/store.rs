@@ -1,0 +1,332 @@
+//! Where the descriptors of a served namespace lie, so that it outlives a broker that is killed.
+//!
+//! What users see: a `serve` that is begun again within a minute goes on where the killed one stopped; who asks meanwhile waits for it.
+//! Until the minute is over, the name is taken.
+//!
+//! The store is a process, forked before there is anything to inherit. It listens in the namespace's directory, and gives all that it has
+//! to the next broker of the same user, whose connection takes the place of the dead one's. What is said to it is what sd_notify(3) says to a
+//! supervisor, which is told as well: one that keeps descriptors may end the store with the broker, and passes them on itself.
+//!
+//! # Safety
+//! The process has one thread when it is forked. A descriptor that was just received belongs to nobody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{ForkResult, fork};
+use sd_notify::NotifyState::{self, Custom, FdName, FdStore, FdStoreRemove, Ready, Stopping};
+
+use crate::quota::locked;
+use crate::service::Error;
+use crate::supervise::open_descriptors;
+
+/// How long the store waits for the next broker.
+const WAITS: Duration = Duration::from_secs(60);
+/// How long either end waits for the other one to take or to give something.
+const PATIENCE: i64 = 5;
+/// How long a broker that was just killed may take to be gone, and how often that is looked at.
+const ENDING: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(5);
+/// Bytes of the longest message.
+const LONGEST: usize = 256;
+
+/// A broker's end of it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    link: OwnedFd,
+    /// What it has.
+    names: Mutex<BTreeSet<String>>,
+}
+
+/// Descriptors with their names.
+pub(crate) type Files = BTreeMap<String, OwnedFd>;
+
+impl Store {
+    /// Begins one that is asked at `path`. The process must have one thread only.
+    ///
+    /// # Errors
+    /// Those of sockets and of fork.
+    pub(crate) fn begin(path: &Path) -> Result<Store, Error> {
+        let failed = |error| Error::File(path.into(), error);
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        listen(&listener, Backlog::MAXCONN)?;
+        let (link, other) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: the process has one thread, which the caller promises; the child never returns from here.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                drop(link);
+                Keeping { listener, broker: Some(other), since: Instant::now(), files: Files::new() }.keep()
+            }
+            ForkResult::Parent { .. } => Store::at(link),
+        }
+    }
+
+    /// The store at that path with all that it has, if its broker is dead.
+    ///
+    /// # Errors
+    /// Those of sockets.
+    pub(crate) fn of_dead(path: &Path) -> Result<Option<(Store, Files)>, Error> {
+        let begun = Instant::now();
+        while begun.elapsed() < ENDING {
+            let link = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+            match connect(link.as_raw_fd(), &UnixAddr::new(path)?) {
+                Ok(()) => {}
+                Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            let store = Store::at(link)?;
+            let mut files = Files::new();
+            while let Some((said, file)) = receive(&store.link) {
+                match (said.strip_prefix("FDNAME="), file) {
+                    (Some(name), Some(file)) => drop(files.insert(name.to_owned(), file)),
+                    // It came, but there was no descriptor free: the store still has it.
+                    (Some(_), None) => return Err(nix::Error::EMFILE.into()),
+                    (None, _) => {
+                        *locked(&store.names) = files.keys().cloned().collect();
+                        return Ok(Some((store, files)));
+                    }
+                }
+            }
+            // Its broker lives, or is about to be gone.
+            std::thread::sleep(AGAIN);
+        }
+        Ok(None)
+    }
+
+    fn at(link: OwnedFd) -> Result<Store, Error> {
+        setsockopt(&link, sockopt::SendTimeout, &TimeVal::seconds(PATIENCE))?;
+        setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
+        Ok(Store { link, names: Mutex::default() })
+    }
+
+    /// Keeps a descriptor until it is forgotten.
+    pub(crate) fn keep(&self, name: &str, file: &impl AsFd) {
+        locked(&self.names).insert(name.to_owned());
+        let said = [FdStore, Custom("FDPOLL=0"), FdName(name)];
+        // Without it, all is as before, but that the next broker won't have this one.
+        let _ = send(&self.link, &said, Some(file.as_fd().as_raw_fd()));
+        let _ = sd_notify::notify_with_fds(&said, &[file.as_fd()]);
+    }
+
+    /// Lets a descriptor go.
+    pub(crate) fn forget(&self, name: &str) {
+        if locked(&self.names).remove(name) {
+            let said = [FdStoreRemove, FdName(name)];
+            let _ = send(&self.link, &said, None);
+            let _ = sd_notify::notify(&said);
+        }
+    }
+
+    /// Nobody is to go on with the namespace.
+    pub(crate) fn end(&self) {
+        let _ = send(&self.link, &[Stopping], None);
+        for name in std::mem::take(&mut *locked(&self.names)) {
+            let _ = sd_notify::notify(&[FdStoreRemove, FdName(&name)]);
+        }
+    }
+}
+
+fn send(link: &OwnedFd, said: &[NotifyState<'_>], file: Option<RawFd>) -> nix::Result<()> {
+    let text: String = said.iter().map(|state| format!("{state}\n")).collect();
+    let iov = [IoSlice::new(text.as_bytes())];
+    let files = file.map(|file| [file]);
+    let rights = files.as_ref().map(|files| [ControlMessage::ScmRights(files)]);
+    let control = rights.as_ref().map_or(&[][..], |rights| &rights[..]);
+    loop {
+        match sendmsg::<UnixAddr>(link.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(nix::Error::EINTR) => {}
+            // As many are on their way as this user may have: the other end takes them.
+            Err(nix::Error::ETOOMANYREFS) => std::thread::sleep(AGAIN),
+            sent => return sent.map(drop),
+        }
+    }
+}
+
+/// The last line of the next message, and what came with it; none at the connection's end.
+fn receive(link: &OwnedFd) -> Option<(String, Option<OwnedFd>)> {
+    let mut bytes = [0; LONGEST];
+    let mut iov = [IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!(RawFd);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let received = loop {
+        match recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags) {
+            Err(nix::Error::EINTR) => {}
+            other => break other.ok().filter(|received| received.bytes > 0)?,
+        }
+    };
+    let mut file = None;
+    for control in received.cmsgs().ok()? {
+        if let ControlMessageOwned::ScmRights(files) = control {
+            // SAFETY: just received, nobody else has them. All but one are closed here.
+            file = files.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
+        }
+    }
+    let length = received.bytes;
+    let text = std::str::from_utf8(&bytes[..length]).ok()?;
+    Some((text.lines().next_back()?.to_owned(), file))
+}
+
+// ---- the process
+
+struct Keeping {
+    listener: OwnedFd,
+    /// The connection to the broker, as long as that lives.
+    broker: Option<OwnedFd>,
+    /// When it had one last.
+    since: Instant,
+    files: Files,
+}
+
+impl Keeping {
+    fn keep(mut self) -> ! {
+        // What is meant for the broker, by the terminal or by `kill 0`, is not meant for this; what ends it is what ends any process.
+        let _ = nix::unistd::setsid();
+        let _ = nix::sys::prctl::set_name(c"ipcspace-store");
+        let _ = std::env::set_current_dir("/");
+        let _ = SigSet::all().thread_unblock();
+        self.let_go_of_others();
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+        }
+        while self.attend() {}
+        std::process::exit(0)
+    }
+
+    /// Closes all that is not its own: whoever waits for the end of a pipe, or for a lock, waits for others.
+    fn let_go_of_others(&self) {
+        let own = [Some(&self.listener), self.broker.as_ref()];
+        let is_own = |fd: &i32| own.iter().flatten().any(|own| own.as_raw_fd() == *fd);
+        for fd in open_descriptors().unwrap_or_default().into_iter().filter(|fd| *fd > 2 && !is_own(fd)) {
+            let _ = nix::unistd::close(fd);
+        }
+        let Ok(null) = File::options().read(true).write(true).open("/dev/null") else { return };
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+
+    /// Takes what comes next. False when there is nothing more to keep.
+    fn attend(&mut self) -> bool {
+        let left = match &self.broker {
+            Some(_) => PollTimeout::NONE,
+            None => {
+                let left = WAITS.saturating_sub(self.since.elapsed());
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+        };
+        let fds = [Some(&self.listener), self.broker.as_ref()];
+        let mut fds: Vec<PollFd<'_>> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut fds, left) {
+            Ok(0) => return false,
+            Ok(_) => {}
+            Err(nix::Error::EINTR) => return true,
+            Err(_) => return false,
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        // The broker first: it may have died, and another one ask.
+        if let Some(broker) = self.broker.as_ref().filter(|_| ready.get(1) == Some(&true)) {
+            match receive(broker) {
+                Some((said, file)) => return self.hear(&said, file),
+                None => {
+                    self.broker = None;
+                    self.since = Instant::now();
+                    return !self.files.is_empty();
+                }
+            }
+        }
+        if ready[0] {
+            self.let_in();
+        }
+        true
+    }
+
+    fn hear(&mut self, said: &str, file: Option<OwnedFd>) -> bool {
+        match (said.strip_prefix("FDNAME="), file) {
+            (Some(name), Some(file)) => drop(self.files.insert(name.to_owned(), file)),
+            (Some(name), None) => drop(self.files.remove(name)),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Somebody wants to go on with the namespace.
+    fn let_in(&mut self) {
+        let Ok(fd) = accept4(self.listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) else { return };
+        // SAFETY: just accepted, nobody else has it.
+        let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        let peer = getsockopt(&link, sockopt::PeerCredentials);
+        let is_own = peer.is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw());
+        if self.broker.is_some() || !is_own {
+            return;
+        }
+        let _ = setsockopt(&link, sockopt::SendTimeout, &TimeVal::seconds(PATIENCE));
+        let mut given =
+            self.files.iter().map(|(name, file)| send(&link, &[FdName(name)], Some(file.as_raw_fd())));
+        if given.all(|sent| sent.is_ok()) && send(&link, &[Ready], None).is_ok() {
+            self.broker = Some(link);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+
+    /// The store is a fork of the whole test process, which has other threads: it does nothing here that needs theirs.
+    #[test]
+    fn what_a_broker_has_stored_is_the_next_ones() {
+        let path = std::env::temp_dir().join(format!("ipcspace-store-{}", std::process::id()));
+        let first = Store::begin(&path).unwrap();
+        let file = |text: &str| {
+            let memory = nix::sys::memfd::memfd_create("stored", nix::sys::memfd::MFdFlags::empty()).unwrap();
+            let mut file = File::from(memory);
+            file.write_all(text.as_bytes()).unwrap();
+            file
+        };
+        for name in ["a", "b", "c"] {
+            first.keep(name, &file(name));
+        }
+        first.forget("b");
+        assert!(Store::of_dead(&path).unwrap().is_none(), "the first one lives");
+        drop(first);
+        let (second, files) = Store::of_dead(&path).unwrap().unwrap();
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["a", "c"]);
+        for (name, file) in files {
+            let (mut file, mut text) = (File::from(file), String::new());
+            file.rewind().unwrap();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, name);
+        }
+        second.forget("a");
+        drop(second);
+        let (third, files) = Store::of_dead(&path).unwrap().unwrap();
+        assert_eq!(files.into_keys().collect::<Vec<_>>(), ["c"]);
+        third.end();
+        drop(third);
+        assert!(Store::of_dead(&path).unwrap().is_none());
+        fs::remove_file(path).unwrap();
+    }
+}
