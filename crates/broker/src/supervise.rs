@@ -46,12 +46,21 @@ pub enum Door {
 pub struct Job {
     /// The command and its arguments.
     pub command: Vec<OsString>,
-    /// Variables to set, besides those of the namespace.
-    pub env: Vec<(OsString, OsString)>,
+    /// What LD_PRELOAD is to be, if anything is preloaded.
+    pub preload: Option<Preload>,
     /// How its system calls reach the namespace.
     pub door: Door,
     /// Whether the rest of its descendants are killed when the command has ended.
     pub kill_rest: bool,
+}
+
+/// The value of LD_PRELOAD.
+#[derive(Debug, Clone)]
+pub struct Preload {
+    /// Below a trap, which answers the loaders of 32-bit programs ([`trap::stub`](::trap::stub)).
+    pub trapped: OsString,
+    /// Where there is none.
+    pub alone: OsString,
 }
 
 impl Job {

@@ -3,8 +3,9 @@
 //! A place is taken if it is ours, nobody else may write to it, it is not mounted noexec (as `/run` often is), and its path has
 //! no character that separates the entries of LD_PRELOAD. The file stays: the next `run` finds it there.
 //!
-//! Where there are 32-bit programs, LD_PRELOAD names it with `$LIB`, for which glibc's loader puts its directory of libraries: that of 32-bit programs is another one, and there
-//! lies a library of theirs that does nothing, for the loader would complain of ours at each start. musl's loader knows no `$LIB`: it
+//! The loader of 32-bit programs would complain of it at each start. Below a trap it is given a library of theirs that does nothing. Without one, where there are
+//! 32-bit programs, LD_PRELOAD names ours with `$LIB`, for which glibc's loader puts its directory of libraries: that of 32-bit programs is another one, and there
+//! lies the other library. musl's loader knows no `$LIB`: it
 //! looks into a directory of that very name. Which directories there are depends on the distribution; this is the tree:
 //!
 //! ```text
@@ -15,8 +16,6 @@
 //! HASH/lib/libipcspace_preload.so                       leads to the one or the other, see `lib_is_of_32_bit`
 //! ```
 
-mod stub;
-
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -24,12 +23,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
+use broker::supervise::Preload;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
+use trap::stub;
 
 const CONTENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libipcspace_preload.so"));
 const HASH: &str = env!("IPCSPACE_PRELOAD_HASH");
-const NAME: &str = "libipcspace_preload.so";
+const NAME: &str = stub::PRELOAD;
 /// The loader of 32-bit programs, which their files name.
 const LOADER_32: &str = "/lib/ld-linux.so.2";
 
@@ -42,20 +43,32 @@ const LOADER_32: &str = "/lib/ld-linux.so.2";
 pub(crate) struct NoPlace(Vec<(PathBuf, io::Error)>);
 
 /// The value of LD_PRELOAD for programs in a namespace: the library, before what is there.
-pub(crate) fn ld_preload() -> Result<OsString, NoPlace> {
-    let library = install()?;
-    let existing = env::var_os("LD_PRELOAD").unwrap_or_default();
-    let is_separator = |byte: &u8| matches!(byte, b' ' | b':');
-    if existing.is_empty() || existing.as_bytes().split(is_separator).eq([library.as_os_str().as_bytes()]) {
-        return Ok(library.into());
-    }
-    let mut value = library.into_os_string();
-    value.push(":");
-    value.push(existing);
-    Ok(value)
+pub(crate) fn ld_preload() -> Result<Preload, NoPlace> {
+    let plain = install()?;
+    // glibc takes some 20 µs to put something for it at each start: where there are no 32-bit programs, there is nothing to tell apart.
+    let by_lib = if Path::new(LOADER_32).exists() { by_lib(&plain) } else { plain.clone() };
+    Ok(Preload { trapped: before_existing(&plain), alone: before_existing(&by_lib) })
 }
 
-/// Puts the library where it can be loaded from; its path, as LD_PRELOAD has it.
+/// The path by which each loader finds its own.
+fn by_lib(plain: &Path) -> PathBuf {
+    plain.with_file_name("$LIB").join(NAME)
+}
+
+fn before_existing(library: &Path) -> OsString {
+    let existing = env::var_os("LD_PRELOAD").unwrap_or_default();
+    let mut value = library.as_os_str().to_owned();
+    let is_separator = |byte: &u8| matches!(byte, b' ' | b':');
+    // A `run` inside one of the same version finds its own.
+    let is_other = |entry: &[u8]| !entry.is_empty() && !entry.ends_with(NAME.as_bytes());
+    if existing.as_bytes().split(is_separator).any(is_other) {
+        value.push(":");
+        value.push(existing);
+    }
+    value
+}
+
+/// Puts the library where it can be loaded from; its path.
 pub(crate) fn install() -> Result<PathBuf, NoPlace> {
     let mut refused = Vec::new();
     for base in places() {
@@ -109,8 +122,7 @@ fn install_below(base: &Path) -> io::Result<PathBuf> {
     ] {
         own_link(&dir.join(link), target)?;
     }
-    // glibc takes some 20 µs to put something for it at each start: where there are no 32-bit programs, there is nothing to tell apart.
-    Ok(if Path::new(LOADER_32).exists() { dir.join("$LIB").join(NAME) } else { dir.join(NAME) })
+    Ok(dir.join(NAME))
 }
 
 /// Whether `lib` is the directory of this machine's 32-bit libraries, as with Fedora and SUSE, and not that of 64-bit ones, as with Arch

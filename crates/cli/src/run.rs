@@ -143,11 +143,11 @@ fn supervise(
     kill_rest: bool,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> Result<Outcome, NotStarted> {
-    let env = match door {
-        Door::Auto | Door::Preload => vec![("LD_PRELOAD".into(), library::ld_preload()?)],
-        Door::Trap => Vec::new(),
+    let preload = match door {
+        Door::Auto | Door::Preload => Some(library::ld_preload()?),
+        Door::Trap => None,
     };
-    let job = Job { command, env, door: door.into(), kill_rest };
+    let job = Job { command, preload, door: door.into(), kill_rest };
     Ok(supervise::run(&job, open)?)
 }
 

@@ -98,11 +98,16 @@ fn many_can_write_it_at_once() {
 
 #[test]
 fn where_there_are_32_bit_programs_each_loader_finds_its_own() {
-    let output = in_mount_namespace(["exec"; 4], "run sh -c 'echo $LD_PRELOAD; /bin/true'");
-    let path = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(path.contains("/$LIB/"), std::path::Path::new("/lib/ld-linux.so.2").exists(), "{path}");
-    // Not loaded, it would be complained of.
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let there_are = std::path::Path::new("/lib/ld-linux.so.2").exists();
+    // A trap tells them apart; without one, the path has to.
+    for (door, by_path) in [("auto", false), ("preload", there_are)] {
+        let script = format!("/proc/self/fd/9 run --door {door} -- sh -c 'echo $LD_PRELOAD; /bin/true'");
+        let output = in_mount_namespace(["exec"; 4], &script);
+        let path = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(path.contains("/$LIB/"), by_path, "{path}");
+        // Not loaded, it would be complained of.
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 /// Runs a script with `run` as a user that is not root, or not at all.

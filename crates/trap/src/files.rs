@@ -27,6 +27,7 @@ use sys::{file, net::Fd};
 
 use crate::filter::ARCH_64;
 use crate::notify::{Listener, Notification};
+use crate::stub;
 use crate::target::Subject;
 
 /// What a system call does with a path.
@@ -51,6 +52,18 @@ const CALLS: [(Kind, u32, u32); 7] = [
     (Kind::Faccessat, 269, 307),
     (Kind::Faccessat2, 439, 439),
 ];
+
+impl Kind {
+    /// Whether the first argument is a directory's descriptor.
+    fn is_relative(self) -> bool {
+        matches!(self, Kind::Openat | Kind::Openat2 | Kind::Faccessat | Kind::Faccessat2)
+    }
+
+    /// Where the path is.
+    fn path(self, args: [u64; 6]) -> u64 {
+        args[usize::from(self.is_relative())]
+    }
+}
 
 /// The numbers that are asked about.
 pub(crate) fn numbers(compat: bool) -> [u32; 7] {
@@ -79,6 +92,8 @@ pub(crate) enum About {
     Else,
     /// A file that is none of ours, or that the kernel's will do for.
     Kernels,
+    /// A 32-bit program opens the preload library.
+    Library,
     Ours(Request),
 }
 
@@ -90,21 +105,21 @@ pub(crate) fn about(asked: &Notification) -> About {
         None => About::Else,
         Some((kind, ..)) => {
             let args = asked.data.args.map(|register| if is_64 { register } else { register & 0xffff_ffff });
-            request(asked.pid, *kind, args).map_or(About::Kernels, About::Ours)
+            match read_path(asked.pid, kind.path(args)) {
+                None => About::Kernels,
+                Some(path) if !is_64 && stub::stands_for(&path) => About::Library,
+                Some(path) => request(asked.pid, *kind, args, &path).map_or(About::Kernels, About::Ours),
+            }
         }
     }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
-fn request(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6]) -> Option<Request> {
-    let (dir, path) = match kind {
-        Kind::Open | Kind::Creat | Kind::Access => (libc::AT_FDCWD, a),
-        Kind::Openat | Kind::Openat2 | Kind::Faccessat | Kind::Faccessat2 => (a as i32, b),
-    };
-    let path = read_path(tid, path)?;
-    if !files::may_be_ours(&path) {
+fn request(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6], path: &[u8]) -> Option<Request> {
+    if !files::may_be_ours(path) {
         return None;
     }
+    let dir = if kind.is_relative() { a as i32 } else { libc::AT_FDCWD };
     let (act, follows) = match kind {
         Kind::Open => opening(b as i32)?,
         Kind::Creat => opening(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?,
@@ -114,7 +129,7 @@ fn request(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6]) -> Option<Request> 
         Kind::Faccessat => accessing(c as i32, 0)?,
         Kind::Faccessat2 => accessing(c as i32, d as i32)?,
     };
-    let of = find(tid, dir, &path, follows)?;
+    let of = find(tid, dir, path, follows)?;
     // What is open to nobody but root's curiosity.
     let is_wanted = match (of, act) {
         (File::Sysctl(_), _) => true,
@@ -323,6 +338,20 @@ impl Written {
             }
         }
         texts
+    }
+}
+
+/// Gives the loader of 32-bit programs the library of theirs that does nothing.
+pub(crate) fn give_library(listener: &Listener, id: u64) {
+    let library = file::memfd(c"ipcspace").and_then(|fd| {
+        file::write_all(&fd, &stub::library())?;
+        file::seal(&fd, file::SEALED)?;
+        file::reopen(fd.raw(), file::O_CLOEXEC)
+    });
+    match library {
+        Ok(fd) => give(listener, id, &fd, libc::O_CLOEXEC),
+        // It then says that it is none of its class, and goes on.
+        Err(_) => listener.pass(id),
     }
 }
 

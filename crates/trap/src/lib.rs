@@ -18,6 +18,7 @@ pub mod process;
 mod room;
 pub mod routes;
 mod signals;
+pub mod stub;
 mod target;
 mod trace;
 

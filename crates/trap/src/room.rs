@@ -105,9 +105,16 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
     spawn("trap", move || {
         while let Some(asked) = listener.receive() {
             let about = files::about(&asked);
-            if matches!(about, About::Kernels) {
-                listener.pass(asked.id);
-                continue;
+            match about {
+                About::Kernels => {
+                    listener.pass(asked.id);
+                    continue;
+                }
+                About::Library => {
+                    files::give_library(&listener, asked.id);
+                    continue;
+                }
+                About::Ours(_) | About::Else => {}
             }
             match routes.hand_on(&asked) {
                 Ok(false) => {}

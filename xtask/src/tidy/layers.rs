@@ -37,7 +37,7 @@ const LAYERS: &[Layer] = &[
         ours: &["abi", "sys", "arena", "engine", "client", "trap"],
         foreign: Only(&["libc", "nix", "parking_lot", "sd-notify", "thiserror"]),
     },
-    Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "broker"], foreign: Any },
+    Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "trap", "broker"], foreign: Any },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
     Layer { name: "int80", ours: &["abi"], foreign: Any },
     Layer { name: "world", ours: &["abi", "host", "int80"], foreign: Any },

@@ -101,13 +101,15 @@ impl Keeper {
         mask.add(nix::sys::signal::SIGCHLD);
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (exec, report) = unistd::pipe2(OFlag::O_CLOEXEC)?;
-        let (argv, env) = (job.argv()?, environment(job, &namespace)?);
+        let argv = job.argv()?;
+        let env = |trapped| environment(job, &namespace, trapped);
+        let envs = Envs { trapped: env(true)?, alone: env(false)? };
         let (mut listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
             ForkResult::Child => {
                 drop(listener);
-                become_command(&argv, &env, start, snare, File::from(report))
+                become_command(&argv, &envs, start, snare, File::from(report))
             }
             ForkResult::Parent { child } => child.as_raw(),
         };
@@ -322,10 +324,19 @@ fn is_readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
+/// The environment of the command, below a trap and without one.
+struct Envs {
+    trapped: Vec<CString>,
+    alone: Vec<CString>,
+}
+
 /// The environment of the command: ours, with what `run` and the namespace want in it.
-fn environment(job: &Job, namespace: &Namespace) -> Result<Vec<CString>, Failure> {
+fn environment(job: &Job, namespace: &Namespace, trapped: bool) -> Result<Vec<CString>, Failure> {
     let mut env: std::collections::BTreeMap<_, _> = std::env::vars_os().collect();
-    env.extend(job.env.iter().cloned());
+    if let Some(preload) = &job.preload {
+        let value = if trapped { &preload.trapped } else { &preload.alone };
+        env.insert("LD_PRELOAD".into(), value.clone());
+    }
     env.extend(namespace.env().into_iter().map(|(key, value)| (key.into(), value.into())));
     if job.door != Door::Preload {
         env.insert(::trap::routes::TRAP_ENV.into(), ::trap::routes::address().into());
@@ -337,14 +348,8 @@ fn environment(job: &Job, namespace: &Namespace) -> Result<Vec<CString>, Failure
 }
 
 /// Executes the command in this process, or reports why that can't be.
-fn become_command(
-    argv: &[CString],
-    env: &[CString],
-    start: Start,
-    snare: trap::Snare,
-    mut report: File,
-) -> ! {
-    let errno = match execute(argv, env, start, snare) {
+fn become_command(argv: &[CString], envs: &Envs, start: Start, snare: trap::Snare, mut report: File) -> ! {
+    let errno = match execute(argv, envs, start, snare) {
         Err(errno) => errno,
         Ok(never) => match never {},
     };
@@ -354,8 +359,8 @@ fn become_command(
     unsafe { libc::_exit(127) }
 }
 
-fn execute(argv: &[CString], env: &[CString], start: Start, snare: trap::Snare) -> nix::Result<Infallible> {
+fn execute(argv: &[CString], envs: &Envs, start: Start, snare: trap::Snare) -> nix::Result<Infallible> {
     start.restore()?;
-    snare.spring()?;
+    let env = if snare.spring()? { &envs.trapped } else { &envs.alone };
     unistd::execvpe(argv.first().ok_or(Errno::ENOENT)?, argv, env)
 }

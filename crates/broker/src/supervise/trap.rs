@@ -46,9 +46,9 @@ pub(super) fn pair(door: Door) -> nix::Result<(Listener, Snare)> {
 }
 
 impl Snare {
-    /// Sets the trap, and tells the broker. Where it must be, and can't, the process ends.
-    pub(super) fn spring(self) -> nix::Result<()> {
-        let Some(link) = self.link else { return Ok(()) };
+    /// Sets the trap, and tells the broker. Whether there is one then; where it must be, and can't, the process ends.
+    pub(super) fn spring(self) -> nix::Result<bool> {
+        let Some(link) = self.link else { return Ok(false) };
         // Where the library is loaded, it sees to the files of those that it serves.
         let files = if self.door == Door::Trap { Files::OfAll } else { Files::OfLowCode };
         let set = filter::install(files);
@@ -64,7 +64,7 @@ impl Snare {
         let mut joined = [0];
         let answered = recv(link.as_raw_fd(), &mut joined, MsgFlags::empty());
         let has_one = set.is_ok() || (answered == Ok(1) && joined == [JOINED]);
-        if has_one || self.door != Door::Trap { Ok(()) } else { Err(Errno::ENOSYS) }
+        if has_one || self.door != Door::Trap { Ok(has_one) } else { Err(Errno::ENOSYS) }
     }
 }
 

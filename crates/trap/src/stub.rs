@@ -1,6 +1,10 @@
-//! A shared library for 32-bit x86 that does nothing: what the loader of 32-bit programs finds where that of others finds the preload library.
+//! A shared library for 32-bit x86 that does nothing: what the loader of 32-bit programs is given where that of others loads the preload library. It
+//! would complain of that one at each start.
 //!
 //! The least that a loader takes: one segment, which holds everything, a table of symbols without any, and a stack that need not be executable.
+
+/// The name of the preload library's file.
+pub const PRELOAD: &str = "libipcspace_preload.so";
 
 const HEADER: u32 = 52;
 const PROGRAM_HEADER: u32 = 32;
@@ -13,8 +17,13 @@ const DYNAMIC: u32 = STRINGS + 4;
 const DYNAMIC_SIZE: u32 = 6 * 8;
 const END: u32 = DYNAMIC + DYNAMIC_SIZE;
 
-/// The file.
-pub(super) fn library() -> Vec<u8> {
+/// Whether a path is the preload library's.
+pub(crate) fn stands_for(path: &[u8]) -> bool {
+    path.starts_with(b"/") && path.rsplit(|byte| *byte == b'/').next() == Some(PRELOAD.as_bytes())
+}
+
+/// The file's bytes.
+pub fn library() -> Vec<u8> {
     const READ_WRITE: u32 = 6;
     let words: [&[u32]; 9] = [
         // e_ident: 32 bits, little end first, version 1, System V; the padding.
