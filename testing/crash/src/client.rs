@@ -1,5 +1,6 @@
 //! What the clients do: random operations, each noted in the ledger before and after.
 
+use std::ffi::CStr;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::ipc::{self, Attached, Errno, Message, TEXT_SIZE, op};
 use crate::matching::Receive;
-use crate::shared::{CLIENTS, Doing, Letter, MUTEXES, QUEUES, Shared, THREADS, TYPES};
+use crate::shared::{CLIENTS, Doing, Letter, MUTEXES, QUEUES, SYSV_QUEUES, Shared, THREADS, TYPES};
 
 /// Semaphores of the pool set: this many pools and a gate.
 pub(crate) const POOLS: usize = 4;
@@ -23,6 +24,8 @@ const LATENCY_NS_MAX: u64 = 1_000_000_000;
 const KEY: libc::key_t = 0x6372_0000;
 const KEYS: i32 = 3;
 const GATE: usize = POOLS;
+/// Names of the POSIX queues that come and go.
+pub(crate) const POSIX_NAMES: [&CStr; 3] = [c"/crash-0", c"/crash-1", c"/crash-2"];
 
 /// One thread of a client.
 struct Worker {
@@ -67,7 +70,8 @@ impl Worker {
                 72..80 => self.use_mutex(),
                 80..88 => self.use_pools(),
                 88..94 => self.transfer(),
-                94..96 => self.churn_queue(),
+                94 => self.churn_queue(),
+                95 => self.churn_posix_queue(),
                 96 => self.churn_segment(),
                 97 => self.hold_segment(),
                 _ => self.churn_set(),
@@ -108,7 +112,7 @@ impl Worker {
         let flags = self.sometimes(libc::IPC_NOWAIT);
         self.begin(Doing::Send { queue: letter.queue, size: letter.size });
         let sent = send(self.shared, &mut self.message, &letter, flags);
-        self.expect("msgsnd", sent, &[libc::EAGAIN, libc::EINTR]);
+        self.expect("msgsnd or mq_send", sent, &[libc::EAGAIN, libc::EINTR]);
     }
 
     fn receive(&mut self) {
@@ -118,7 +122,16 @@ impl Worker {
             3..5 => -self.random.random_range(1..=TYPES),
             _ => self.random.random_range(1..=TYPES),
         };
-        let receive = Receive { queue: self.random.random_range(0..QUEUES), mtype, except: kind == 7 };
+        let queue = self.random.random_range(0..QUEUES);
+        if queue >= SYSV_QUEUES {
+            let any = Receive { queue, mtype: 0, except: false };
+            let flags = self.sometimes(libc::IPC_NOWAIT);
+            self.begin(Doing::Receive(any));
+            let got = receive_into(self.shared, &mut self.message, &any, TEXT_SIZE, flags);
+            self.expect("mq_receive", got, &[libc::ENOMSG, libc::EINTR]);
+            return;
+        }
+        let receive = Receive { queue, mtype, except: kind == 7 };
         let mut flags = self.sometimes(libc::IPC_NOWAIT) | if receive.except { libc::MSG_EXCEPT } else { 0 };
         let mut room = TEXT_SIZE;
         if self.random.random_ratio(1, 8) {
@@ -257,6 +270,42 @@ impl Worker {
         }
     }
 
+    fn churn_posix_queue(&mut self) {
+        const MESSAGES: i64 = 2;
+        const LENGTH: i64 = 100;
+        self.begin(Doing::Churn);
+        let name = POSIX_NAMES[self.random.random_range(0..POSIX_NAMES.len())];
+        let flags = libc::O_CREAT | libc::O_RDWR | self.sometimes(libc::O_NONBLOCK);
+        let fd = match ipc::mq_open(name, flags, MESSAGES, LENGTH) {
+            Ok(fd) => fd,
+            Err(error) => {
+                self.expect("mq_open", Err(error), &[]);
+                return;
+            }
+        };
+        let gone = [libc::ENOENT];
+        if self.random.random_ratio(1, 3) {
+            self.expect("mq_unlink", ipc::mq_unlink(name), &gone);
+        }
+        if self.random.random_ratio(1, 4) {
+            let on = self.random.random();
+            self.expect("mq_notify", ipc::mq_notify(fd, on), &[libc::EBUSY]);
+        }
+        self.message.mtype = self.random.random_range(0..4);
+        let size = self.random.random_range(0..=LENGTH as usize);
+        if flags & libc::O_NONBLOCK != 0 {
+            let sent = ipc::mq_send(fd, &self.message, size);
+            self.expect("mq_send to a passing queue", sent, &[libc::EAGAIN]);
+        }
+        let got = ipc::mq_timedreceive(fd, &mut self.message, 3);
+        let nothing = [libc::EAGAIN, libc::ETIMEDOUT, libc::EINTR];
+        self.expect("mq_timedreceive from a passing queue", got.map(drop), &nothing);
+        if self.random.random_ratio(1, 3) {
+            self.expect("mq_unlink", ipc::mq_unlink(name), &gone);
+        }
+        self.expect("mq_close", ipc::mq_close(fd), &[]);
+    }
+
     fn churn_segment(&mut self) {
         const GONE: [Errno; 2] = [libc::EINVAL, libc::EIDRM];
         const SIZE: usize = 3 * 4096;
@@ -351,7 +400,7 @@ impl Worker {
 pub(crate) fn send(shared: &Shared, message: &mut Message, letter: &Letter, flags: i32) -> Result<(), Errno> {
     letter.write(message);
     shared.note_sending(letter);
-    ipc::msgsnd(shared.queues[letter.queue].load(SeqCst), message, letter.size, flags)?;
+    shared.queue(letter.queue).send(message, letter.size, flags)?;
     shared.note_sent(letter);
     Ok(())
 }
@@ -364,7 +413,7 @@ pub(crate) fn receive_into(
     room: usize,
     flags: i32,
 ) -> Result<(), Errno> {
-    let got = ipc::msgrcv(shared.queues[receive.queue].load(SeqCst), message, room, receive.mtype, flags)?;
+    let got = shared.queue(receive.queue).receive(message, room, receive.mtype, flags)?;
     shared.note_received(message, receive.queue, got, room);
     Ok(())
 }
@@ -402,22 +451,18 @@ impl Worker {
         let queue = self.random.random_range(0..QUEUES);
         let mutex = self.random.random_range(0..MUTEXES);
         let shared = self.shared;
-        self.timed("msgsnd", |own| {
+        self.timed("msgsnd or mq_send", |own| {
             let Some(letter) = shared.new_letter() else { return };
             let sent = send(shared, &mut own.message, &letter, libc::IPC_NOWAIT);
             own.expect("the prober's msgsnd", sent, &[libc::EAGAIN]);
         });
-        self.timed("msgrcv", |own| {
+        self.timed("msgrcv or mq_receive", |own| {
             let any = Receive { queue, mtype: 0, except: false };
             let got = receive_into(shared, &mut own.message, &any, TEXT_SIZE, libc::IPC_NOWAIT);
             own.expect("the prober's msgrcv", got, &[libc::ENOMSG]);
         });
-        self.timed("IPC_STAT", |own| {
-            own.expect(
-                "the prober's IPC_STAT",
-                ipc::msg_stat(shared.queues[queue].load(SeqCst)).map(drop),
-                &[],
-            );
+        self.timed("IPC_STAT or mq_getattr", |own| {
+            own.expect("the prober's IPC_STAT", shared.queue(queue).counts().map(drop), &[]);
         });
         self.timed("semop", |own| {
             let set = shared.mutexes.load(SeqCst);

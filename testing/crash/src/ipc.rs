@@ -1,6 +1,7 @@
-//! The System V calls, and what else libc must be asked for, without unsafe blocks at every use.
+//! The calls of System V and of POSIX queues, and what else libc must be asked for, without unsafe blocks at every use.
 
-use std::ffi::{c_int, c_long, c_short, c_ushort};
+use std::ffi::{CStr, c_char, c_int, c_long, c_short, c_uint, c_ushort};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{io, mem, ptr};
 
 unsafe extern "C" {
@@ -108,6 +109,82 @@ pub(crate) fn msg_set_qbytes(queue: c_int, qbytes: u64) -> Result<(), Errno> {
 pub(crate) fn semget(key: libc::key_t, count: c_int, flags: c_int) -> Result<c_int, Errno> {
     // SAFETY: no pointers are passed.
     checked(unsafe { libc::semget(key, count, flags) })
+}
+
+/// A queue with room for so many messages of that length, if it is made.
+pub(crate) fn mq_open(name: &CStr, flags: c_int, messages: i64, length: i64) -> Result<c_int, Errno> {
+    const MODE: c_uint = 0o600;
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut attributes: libc::mq_attr = unsafe { mem::zeroed() };
+    (attributes.mq_maxmsg, attributes.mq_msgsize) = (messages, length);
+    // SAFETY: a terminated string, and a structure that is only read.
+    checked(unsafe { libc::mq_open(name.as_ptr(), flags, MODE, &raw const attributes) })
+}
+
+pub(crate) fn mq_close(fd: c_int) -> Result<(), Errno> {
+    // SAFETY: only a number is passed, of a descriptor that nothing else owns.
+    checked(unsafe { libc::mq_close(fd) }).map(drop)
+}
+
+pub(crate) fn mq_unlink(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: a terminated string.
+    checked(unsafe { libc::mq_unlink(name.as_ptr()) }).map(drop)
+}
+
+/// The message's type is its priority.
+pub(crate) fn mq_send(fd: c_int, message: &Message, size: usize) -> Result<(), Errno> {
+    assert!(size <= TEXT_SIZE);
+    // SAFETY: the message has at least `size` bytes of text.
+    checked(unsafe { libc::mq_send(fd, message.text.as_ptr().cast(), size, message.mtype as c_uint) })
+        .map(drop)
+}
+
+/// The number of bytes received.
+pub(crate) fn mq_receive(fd: c_int, message: &mut Message) -> Result<usize, Errno> {
+    mq_received(message, |text, prio| {
+        // SAFETY: as many bytes as the call is told, and room for a priority.
+        unsafe { libc::mq_receive(fd, text, TEXT_SIZE, prio) }
+    })
+}
+
+pub(crate) fn mq_timedreceive(fd: c_int, message: &mut Message, timeout_ms: u32) -> Result<usize, Errno> {
+    let until = SystemTime::now() + Duration::from_millis(timeout_ms.into());
+    let until = until.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let until =
+        libc::timespec { tv_sec: until.as_secs().cast_signed(), tv_nsec: until.subsec_nanos().into() };
+    mq_received(message, |text, prio| {
+        // SAFETY: as above, and the timeout lives through the call.
+        unsafe { libc::mq_timedreceive(fd, text, TEXT_SIZE, prio, &until) }
+    })
+}
+
+fn mq_received(
+    message: &mut Message,
+    call: impl FnOnce(*mut c_char, *mut c_uint) -> isize,
+) -> Result<usize, Errno> {
+    let mut prio = 0;
+    let got = call(message.text.as_mut_ptr().cast(), &mut prio);
+    let got = usize::try_from(got).map_err(|_| errno())?;
+    message.mtype = prio.into();
+    Ok(got)
+}
+
+pub(crate) fn mq_attributes(fd: c_int) -> Result<libc::mq_attr, Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut attributes: libc::mq_attr = unsafe { mem::zeroed() };
+    // SAFETY: room for what the call writes.
+    checked(unsafe { libc::mq_getattr(fd, &mut attributes) })?;
+    Ok(attributes)
+}
+
+/// Registers for a notification that does nothing, or takes the registration back.
+pub(crate) fn mq_notify(fd: c_int, on: bool) -> Result<(), Errno> {
+    // SAFETY: all-zero is a valid value of this plain C structure.
+    let mut event: libc::sigevent = unsafe { mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_NONE;
+    let event = if on { &raw const event } else { ptr::null() };
+    // SAFETY: null, or a structure that is only read.
+    checked(unsafe { libc::mq_notify(fd, event) }).map(drop)
 }
 
 /// One operation of a semop.

@@ -11,7 +11,7 @@
 //! All of it runs under `ipcspace run`, or with `--door kernel` on the kernel itself, where every invariant must hold
 //! too: that is what shows the checks to be right.
 //!
-//! Missing: clients that exec in the middle, POSIX message queues.
+//! Missing: clients that exec in the middle.
 
 mod client;
 mod door;
@@ -19,6 +19,7 @@ mod flip;
 mod ipc;
 mod matching;
 mod poison;
+mod queue;
 mod shared;
 mod step;
 mod storm;

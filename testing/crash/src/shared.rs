@@ -9,11 +9,15 @@ use std::{io, mem, ptr};
 
 use crate::ipc::{Message, TEXT_SIZE};
 use crate::matching::Receive;
+use crate::queue::Queue;
 
 pub(crate) const CLIENTS: usize = 12;
 /// Of one client.
 pub(crate) const THREADS: usize = 3;
-pub(crate) const QUEUES: usize = 4;
+/// Of System V.
+pub(crate) const SYSV_QUEUES: usize = 4;
+/// With those of POSIX, which come after them.
+pub(crate) const QUEUES: usize = SYSV_QUEUES + 2;
 pub(crate) const MUTEXES: usize = 4;
 pub(crate) const TYPES: i64 = 6;
 /// Messages of one epoch; senders stop when they are used up.
@@ -45,7 +49,10 @@ pub(crate) struct Shared {
     pub(crate) violations: AtomicU64,
     /// Of the healthy prober's calls that never wait.
     pub(crate) latency_ns_max: AtomicU64,
-    pub(crate) queues: [AtomicI32; QUEUES],
+    /// An identifier; of a POSIX queue a descriptor that everybody inherits.
+    queues: [AtomicI32; QUEUES],
+    /// Another descriptor of a POSIX queue, which never waits.
+    nonblocking: [AtomicI32; QUEUES],
     pub(crate) mutexes: AtomicI32,
     pub(crate) pools: AtomicI32,
     pub(crate) transfers: AtomicI32,
@@ -219,6 +226,23 @@ impl Shared {
         }
         // SAFETY: page-aligned, large enough, never unmapped, and zeros are a valid value of all these atomics.
         Ok(unsafe { &*address.cast::<Shared>() })
+    }
+
+    pub(crate) fn queue(&self, index: usize) -> Queue {
+        let id = self.queues[index].load(SeqCst);
+        match index {
+            0..SYSV_QUEUES => Queue::SystemV(id),
+            _ => Queue::Posix { fd: id, nonblocking: self.nonblocking[index].load(SeqCst) },
+        }
+    }
+
+    pub(crate) fn set_queue(&self, index: usize, queue: Queue) {
+        let (id, nonblocking) = match queue {
+            Queue::SystemV(id) => (id, 0),
+            Queue::Posix { fd, nonblocking } => (fd, nonblocking),
+        };
+        self.queues[index].store(id, SeqCst);
+        self.nonblocking[index].store(nonblocking, SeqCst);
     }
 
     /// Notes a violation, for the supervisor to print.

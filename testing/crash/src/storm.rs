@@ -16,10 +16,13 @@ use clap::Args;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use crate::client::{self, POOL_UNITS, POOLS, TRANSFER_UNITS, TRANSFERS};
+use crate::client::{self, POOL_UNITS, POOLS, POSIX_NAMES, TRANSFER_UNITS, TRANSFERS};
 use crate::ipc::{self, Errno, Message, TEXT_SIZE, op};
 use crate::matching::{self, Receive};
-use crate::shared::{Activity, CLIENTS, Doing, HELD_KEY, Letter, MUTEXES, QUEUES, Shared, THREADS};
+use crate::queue::Queue;
+use crate::shared::{
+    Activity, CLIENTS, Doing, HELD_KEY, Letter, MUTEXES, QUEUES, SYSV_QUEUES, Shared, THREADS,
+};
 use crate::usage;
 
 /// Size of the segment that stays.
@@ -151,8 +154,12 @@ type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
 impl Driver {
     fn new(shared: &'static Shared, options: &Options) -> Outcome<Driver> {
-        for queue in &shared.queues {
-            queue.store(ipc::msgget(libc::IPC_PRIVATE, 0o600).map_err(failed("msgget"))?, SeqCst);
+        for index in 0..QUEUES {
+            let queue = match index {
+                0..SYSV_QUEUES => ipc::msgget(libc::IPC_PRIVATE, 0o600).map(Queue::SystemV),
+                _ => Queue::new_posix(c"/crash"),
+            };
+            shared.set_queue(index, queue.map_err(failed("msgget or mq_open"))?);
         }
         let create = |count: usize, value: i32| -> Outcome<i32> {
             let set = ipc::semget(libc::IPC_PRIVATE, count as i32, 0o600).map_err(failed("semget"))?;
@@ -208,8 +215,8 @@ impl Driver {
     /// Removes what lasts through all epochs, too.
     fn remove_all(&self) -> Outcome {
         self.remove_strays()?;
-        for queue in &self.shared.queues {
-            ipc::msg_remove(queue.load(SeqCst)).map_err(failed("IPC_RMID"))?;
+        for index in 0..QUEUES {
+            self.shared.queue(index).remove().map_err(failed("IPC_RMID or mq_close"))?;
         }
         for set in [&self.shared.mutexes, &self.shared.pools, &self.shared.transfers] {
             ipc::sem_remove(set.load(SeqCst)).map_err(failed("IPC_RMID"))?;
@@ -463,9 +470,7 @@ impl Driver {
             let could_go_on = match doing {
                 Doing::Receive(receive) => self.take(&receive)?,
                 Doing::Send { queue, size } => {
-                    let stat =
-                        ipc::msg_stat(self.shared.queues[queue].load(SeqCst)).map_err(failed("IPC_STAT"))?;
-                    stat.__msg_cbytes + size as u64 <= stat.msg_qbytes && stat.msg_qnum < stat.msg_qbytes
+                    self.shared.queue(queue).has_room(size).map_err(failed("IPC_STAT"))?
                 }
                 Doing::Transfer(from) => {
                     let set = self.shared.transfers.load(SeqCst);
@@ -521,8 +526,8 @@ impl Driver {
             Doing::Receive(receive) => {
                 let poison = Letter::poison(receive);
                 poison.write(&mut self.message);
-                let queue = self.shared.queues[receive.queue].load(SeqCst);
-                match ipc::msgsnd(queue, &self.message, poison.size, libc::IPC_NOWAIT) {
+                let queue = self.shared.queue(receive.queue);
+                match queue.send(&self.message, poison.size, libc::IPC_NOWAIT) {
                     Ok(()) | Err(libc::EAGAIN) => Ok(()),
                     Err(error) => Err(failed("msgsnd")(error).into()),
                 }
@@ -550,10 +555,10 @@ impl Driver {
     /// Takes all that is in a queue: messages and bytes.
     fn drain(&mut self, queue: usize) -> Outcome<(u64, u64)> {
         let any = Receive { queue, mtype: 0, except: false };
-        let id = self.shared.queues[queue].load(SeqCst);
         let (mut messages, mut bytes) = (0, 0);
         loop {
-            match ipc::msgrcv(id, &mut self.message, TEXT_SIZE, any.mtype, libc::IPC_NOWAIT) {
+            let from = self.shared.queue(queue);
+            match from.receive(&mut self.message, TEXT_SIZE, any.mtype, libc::IPC_NOWAIT) {
                 Ok(got) => {
                     self.shared.note_received(&self.message, queue, got, TEXT_SIZE);
                     messages += 1;
@@ -577,9 +582,9 @@ impl Driver {
 
     fn check_queues(&mut self) -> Outcome {
         for queue in 0..QUEUES {
-            let stat = ipc::msg_stat(self.shared.queues[queue].load(SeqCst)).map_err(failed("IPC_STAT"))?;
-            let told = (stat.msg_qnum, stat.__msg_cbytes);
+            let (messages, bytes) = self.shared.queue(queue).counts().map_err(failed("IPC_STAT"))?;
             let found = self.drain(queue)?;
+            let told = (messages, bytes.unwrap_or(found.1));
             if told != found {
                 self.shared.violation(&format!(
                     "queue {queue} tells of {told:?} messages and bytes; it has {found:?}"
@@ -640,7 +645,7 @@ impl Driver {
         let (_, msg) = ipc::msg_info().map_err(failed("MSG_INFO"))?;
         let (_, sem) = ipc::sem_info().map_err(failed("SEM_INFO"))?;
         let found = [msg.msgpool, msg.msgmap, msg.msgtql, sem.semusz, sem.semaem];
-        let wanted = [QUEUES as i32, 0, 0, 3, (MUTEXES + POOLS + 1 + TRANSFERS) as i32];
+        let wanted = [SYSV_QUEUES as i32, 0, 0, 3, (MUTEXES + POOLS + 1 + TRANSFERS) as i32];
         if found != wanted {
             self.shared.violation(&format!(
                 "the namespace tells of {found:?} queues, messages, bytes, sets and semaphores; there are {wanted:?}"
@@ -661,7 +666,8 @@ impl Driver {
     /// Removes the objects that clients left, or still wait on.
     fn remove_strays(&self) -> Outcome {
         let (highest, _) = ipc::msg_info().map_err(failed("MSG_INFO"))?;
-        let lasting: Vec<_> = self.shared.queues.iter().map(|id| id.load(SeqCst)).collect();
+        let id = |index| if let Queue::SystemV(id) = self.shared.queue(index) { Some(id) } else { None };
+        let lasting: Vec<i32> = (0..QUEUES).filter_map(id).collect();
         for queue in (0..=highest).filter_map(|index| ipc::msg_at(index).ok()) {
             if !lasting.contains(&queue) {
                 allow_gone(ipc::msg_remove(queue)).map_err(failed("IPC_RMID"))?;
@@ -673,6 +679,12 @@ impl Driver {
         for set in (0..=highest).filter_map(|index| ipc::sem_at(index).ok()) {
             if !lasting.contains(&set) {
                 allow_gone(ipc::sem_remove(set)).map_err(failed("IPC_RMID"))?;
+            }
+        }
+        for name in POSIX_NAMES {
+            match ipc::mq_unlink(name) {
+                Ok(()) | Err(libc::ENOENT) => {}
+                Err(error) => return Err(failed("mq_unlink")(error).into()),
             }
         }
         let (highest, _) = ipc::shm_info().map_err(failed("SHM_INFO"))?;

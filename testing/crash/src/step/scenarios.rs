@@ -1,6 +1,6 @@
 //! The operations that are stepped through, and what they find.
 
-use super::stage::{KEY, SEMS, Stage, operate, receive, send};
+use super::stage::{KEY, NAME, SEMS, Stage, mq_receive, mq_send, named_mq, operate, receive, send};
 use crate::ipc::{self, Errno, TEXT_SIZE};
 
 /// What is done to the objects.
@@ -12,6 +12,10 @@ pub(super) enum Sleep {
     Receive(i64, usize),
     /// A message of this type and size.
     Send(i64, usize),
+    /// From the POSIX queue.
+    MqReceive,
+    /// To the POSIX queue: a message of this priority and size.
+    MqSend(i64, usize),
     /// These operations: semaphore, change, flags.
     Semop(&'static [(usize, i32, i32)]),
     /// One that does these operations, and then sleeps for ever with what its end undoes.
@@ -36,6 +40,10 @@ pub(super) struct Scenario {
     pub(super) qbytes: u64,
     pub(super) messages: &'static [(i64, usize)],
     pub(super) values: [i32; SEMS],
+    /// Of the POSIX queue, which has room for two: priorities and sizes.
+    pub(super) mq_messages: &'static [(i64, usize)],
+    /// Whether there is another POSIX queue, with a name and a message, that nobody has open.
+    pub(super) named: bool,
     pub(super) sleepers: &'static [Sleep],
     pub(super) act: Act,
     /// What wakes the child if it sleeps.
@@ -54,6 +62,8 @@ const PLAIN: Scenario = Scenario {
     qbytes: 0,
     messages: &[],
     values: [0; SEMS],
+    mq_messages: &[],
+    named: false,
     sleepers: &[],
     act: |_| Ok(()),
     wake: None,
@@ -259,4 +269,59 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         act: |s| ipc::msg_set_qbytes(s.queue, 130),
         ..PLAIN
     },
+    Scenario { name: "mq-send", act: |s| mq_send(s.mq, 1, 16), ..PLAIN },
+    Scenario {
+        name: "mq-send-new-priority",
+        mq_messages: &[(1, 10)],
+        act: |s| mq_send(s.mq, 5, TEXT_SIZE),
+        ..PLAIN
+    },
+    Scenario { name: "mq-receive", mq_messages: &[(1, 10), (5, 20)], act: |s| mq_receive(s.mq), ..PLAIN },
+    Scenario {
+        name: "mq-hand-over",
+        sleepers: &[Sleep::MqReceive, Sleep::MqReceive],
+        act: |s| mq_send(s.mq, 1, 16),
+        ..PLAIN
+    },
+    Scenario {
+        name: "mq-hand-over-both-die",
+        sleepers: &[Sleep::MqReceive],
+        act: |s| mq_send(s.mq, 1, 16),
+        victims: Victims::Both,
+        again: false,
+        ..PLAIN
+    },
+    Scenario {
+        name: "mq-hand-over-receiver-dies",
+        sleepers: &[Sleep::MqReceive],
+        act: |s| mq_send(s.mq, 1, 16),
+        victims: Victims::Sleepers,
+        again: false,
+        ..PLAIN
+    },
+    Scenario {
+        name: "mq-receive-makes-room",
+        mq_messages: &[(1, 10), (2, 10)],
+        sleepers: &[Sleep::MqSend(7, 40), Sleep::MqSend(1, 90)],
+        act: |s| mq_receive(s.mq),
+        ..PLAIN
+    },
+    Scenario {
+        name: "mq-receive-sleeps",
+        act: |s| mq_receive(s.mq),
+        wake: Some(|s| mq_send(s.mq, 1, 16)),
+        again: false,
+        ..PLAIN
+    },
+    Scenario {
+        name: "mq-send-sleeps",
+        mq_messages: &[(1, 10), (2, 10)],
+        act: |s| mq_send(s.mq, 3, 70),
+        wake: Some(|s| mq_receive(s.mq)),
+        again: false,
+        ..PLAIN
+    },
+    Scenario { name: "mq-open", act: |_| named_mq(NAME).and_then(ipc::mq_close), ..PLAIN },
+    Scenario { name: "mq-unlink", named: true, act: |_| ipc::mq_unlink(NAME), again: true, ..PLAIN },
+    Scenario { name: "mq-notify", act: |s| ipc::mq_notify(s.mq, true), again: false, ..PLAIN },
 ];

@@ -1,6 +1,7 @@
-//! What an operation is done to: a queue, a set, and who sleeps on them; and the state that all of it is in.
+//! What an operation is done to: a queue, a set, a POSIX queue, and who sleeps on them; and the state that all of it is in.
 
 use std::error::Error;
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -12,6 +13,10 @@ use crate::usage;
 pub(super) const SEMS: usize = 3;
 /// Keys that operations create.
 pub(super) const KEY: libc::key_t = 0x7374_0001;
+/// The name of a POSIX queue that operations create and unlink; the stage's own has none.
+pub(super) const NAME: &CStr = c"/step";
+/// Messages that a POSIX queue has room for.
+const MQ_ROOM: i64 = 2;
 /// Whoever can go on has done so after this time. Less than the five seconds after which a sleeper looks by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -36,8 +41,10 @@ struct Objects {
     queue: Result<Queue, Errno>,
     /// GETVAL, GETNCNT and GETZCNT of each semaphore.
     set: Result<Vec<[i32; 3]>, Errno>,
-    /// Whether there are a queue and a set of the key.
-    keyed: [bool; 2],
+    /// How many messages the POSIX queue tells of, and whether somebody is registered there.
+    mq: (i64, bool),
+    /// Whether there are a queue and a set of the key, and a POSIX queue of the name.
+    keyed: [bool; 3],
     /// Queues, messages, bytes, sets, semaphores.
     totals: [i32; 5],
 }
@@ -62,7 +69,28 @@ pub(super) struct State {
 pub(super) struct Stage {
     pub(super) queue: i32,
     pub(super) set: i32,
+    /// A descriptor of a POSIX queue.
+    pub(super) mq: i32,
     sleepers: Vec<(libc::pid_t, Sleeper)>,
+    /// Whether sleepers are on the POSIX queue, whose end nobody is told of.
+    stay: bool,
+}
+
+/// Makes a POSIX queue, and takes its name away again.
+fn unnamed_mq() -> Result<i32, Errno> {
+    let fd = named_mq(c"/step-unnamed")?;
+    ipc::mq_unlink(c"/step-unnamed")?;
+    Ok(fd)
+}
+
+/// A POSIX queue, made if it is not there.
+pub(super) fn named_mq(name: &CStr) -> Result<i32, Errno> {
+    ipc::mq_open(name, libc::O_CREAT | libc::O_RDWR, MQ_ROOM, TEXT_SIZE as i64)
+}
+
+/// Whether there is a POSIX queue of the name that operations create.
+fn has_named_mq() -> bool {
+    ipc::mq_open(NAME, libc::O_RDWR, 0, 0).and_then(ipc::mq_close).is_ok()
 }
 
 /// Has the driver and the namespace allocate what they keep: tables, blocks in magazines.
@@ -73,6 +101,7 @@ pub(super) fn warm_up() -> Outcome {
         ipc::msg_remove(queue).map_err(failed("IPC_RMID"))?;
         ipc::sem_remove(set).map_err(failed("IPC_RMID"))?;
     }
+    unnamed_mq().and_then(ipc::mq_close).map_err(failed("mq_open, mq_unlink and mq_close"))?;
     usage::at_rest().map(drop)
 }
 
@@ -86,7 +115,10 @@ pub(super) fn remove_all() -> Outcome {
     for set in (0..=highest).filter_map(|index| ipc::sem_at(index).ok()) {
         ipc::sem_remove(set).map_err(failed("IPC_RMID"))?;
     }
-    Ok(())
+    match ipc::mq_unlink(NAME) {
+        Err(error) if error != libc::ENOENT => Err(failed("mq_unlink")(error).into()),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until something holds.
@@ -118,18 +150,28 @@ impl Stage {
     pub(super) fn set(scenario: &Scenario) -> Outcome<Stage> {
         let queue = ipc::msgget(libc::IPC_PRIVATE, 0o600).map_err(failed("msgget"))?;
         let set = ipc::semget(libc::IPC_PRIVATE, SEMS as i32, 0o600).map_err(failed("semget"))?;
-        let mut stage = Stage { queue, set, sleepers: Vec::new() };
+        let mq = unnamed_mq().map_err(failed("mq_open"))?;
+        let stay = scenario.sleepers.iter().any(|s| matches!(s, Sleep::MqReceive | Sleep::MqSend(..)));
+        let mut stage = Stage { queue, set, mq, sleepers: Vec::new(), stay };
         if scenario.qbytes != 0 {
             ipc::msg_set_qbytes(queue, scenario.qbytes).map_err(failed("IPC_SET"))?;
         }
         for &(mtype, size) in scenario.messages {
             send(queue, mtype, size, libc::IPC_NOWAIT).map_err(failed("msgsnd"))?;
         }
+        for &(prio, size) in scenario.mq_messages {
+            mq_send(mq, prio, size).map_err(failed("mq_send"))?;
+        }
+        if scenario.named {
+            let named = named_mq(NAME).map_err(failed("mq_open"))?;
+            mq_send(named, 1, TEXT_SIZE).map_err(failed("mq_send"))?;
+            ipc::mq_close(named).map_err(failed("mq_close"))?;
+        }
         for (num, &value) in scenario.values.iter().enumerate().filter(|(_, value)| **value != 0) {
             ipc::sem_set_value(set, num, value).map_err(failed("SETVAL"))?;
         }
         for sleep in scenario.sleepers {
-            let pid = ipc::fork(|| sleep.sleep(queue, set).err().unwrap_or(0))?;
+            let pid = ipc::fork(|| sleep.sleep(&stage).err().unwrap_or(0))?;
             stage.sleepers.push((pid, Sleeper::Asleep));
             // One after the other, so that their order is known.
             until("a sleeper sleeps", || is_asleep(pid))?;
@@ -198,7 +240,8 @@ impl Stage {
         Ok(Objects {
             queue,
             set: (0..SEMS).map(of_sem).collect(),
-            keyed: [ipc::msgget(KEY, 0).is_ok(), ipc::semget(KEY, 0, 0).is_ok()],
+            mq: self.mq_now()?,
+            keyed: [ipc::msgget(KEY, 0).is_ok(), ipc::semget(KEY, 0, 0).is_ok(), has_named_mq()],
             totals: [msg.msgpool, msg.msgmap, msg.msgtql, sem.semusz, sem.semaem],
         })
     }
@@ -215,6 +258,36 @@ impl Stage {
             if !moved {
                 return Ok(Ok(Queue { messages: messages?, qbytes: stat.msg_qbytes }));
             }
+        }
+    }
+
+    /// Nobody alive is registered, so that the driver can be for a moment.
+    fn mq_now(&self) -> Outcome<(i64, bool)> {
+        let registered = match ipc::mq_notify(self.mq, true) {
+            Ok(()) => false,
+            Err(libc::EBUSY) => true,
+            Err(error) => return Err(failed("mq_notify")(error).into()),
+        };
+        ipc::mq_notify(self.mq, false).map_err(failed("mq_notify"))?;
+        let attributes = ipc::mq_attributes(self.mq).map_err(failed("mq_getattr"))?;
+        Ok((attributes.mq_curmsgs, registered))
+    }
+
+    /// Takes all that the POSIX queue tells of, which must be there, the most urgent first.
+    fn drain_mq(&self) -> Outcome {
+        let mut message = Message::new();
+        let mut last = i64::MAX;
+        let told = ipc::mq_attributes(self.mq).map_err(failed("mq_getattr"))?.mq_curmsgs;
+        for _ in 0..told {
+            ipc::mq_timedreceive(self.mq, &mut message, 0).map_err(failed("mq_timedreceive"))?;
+            if message.mtype > last {
+                return Err(format!("priority {} came after {last}", message.mtype).into());
+            }
+            last = message.mtype;
+        }
+        match ipc::mq_timedreceive(self.mq, &mut message, 0) {
+            Err(libc::ETIMEDOUT) => Ok(()),
+            other => Err(format!("the POSIX queue told of {told} messages, and then gave {other:?}").into()),
         }
     }
 
@@ -280,7 +353,13 @@ impl Stage {
         if let Ok(set) = ipc::semget(KEY, 0, 0) {
             ipc::sem_remove(set).map_err(failed("IPC_RMID"))?;
         }
-        self.kill_those(is_paused);
+        if ipc::mq_unlink(NAME).is_ok() && has_named_mq() {
+            return Err("a POSIX queue can be opened by the name that it has lost".into());
+        }
+        let stay = self.stay;
+        self.kill_those(|pid| stay || is_paused(pid));
+        self.drain_mq()?;
+        ipc::mq_close(self.mq).map_err(failed("mq_close"))?;
         until("all sleepers of removed objects end", || {
             self.look_at_sleepers().iter().all(|state| *state != Sleeper::Asleep)
         })
@@ -299,6 +378,18 @@ pub(super) fn receive(queue: i32, mtype: i64, room: usize, flags: i32) -> Result
     ipc::msgrcv(queue, &mut Message::new(), room, mtype, flags).map(drop)
 }
 
+/// Sends a message of that size to a POSIX queue.
+pub(super) fn mq_send(mq: i32, prio: i64, size: usize) -> Result<(), Errno> {
+    let mut message = Message::new();
+    message.mtype = prio;
+    ipc::mq_send(mq, &message, size)
+}
+
+/// Receives a message from a POSIX queue.
+pub(super) fn mq_receive(mq: i32) -> Result<(), Errno> {
+    ipc::mq_receive(mq, &mut Message::new()).map(drop)
+}
+
 /// Does operations, each given as semaphore, change and flags.
 pub(super) fn operate(set: i32, ops: &[(usize, i32, i32)]) -> Result<(), Errno> {
     let mut ops: Vec<_> = ops.iter().map(|&(num, change, flags)| op(num, change, flags)).collect();
@@ -306,8 +397,11 @@ pub(super) fn operate(set: i32, ops: &[(usize, i32, i32)]) -> Result<(), Errno> 
 }
 
 impl Sleep {
-    fn sleep(&self, queue: i32, set: i32) -> Result<(), Errno> {
+    fn sleep(&self, stage: &Stage) -> Result<(), Errno> {
+        let Stage { queue, set, mq, .. } = *stage;
         match *self {
+            Sleep::MqReceive => mq_receive(mq),
+            Sleep::MqSend(prio, size) => mq_send(mq, prio, size),
             Sleep::Receive(mtype, room) => receive(queue, mtype, room, 0),
             Sleep::Send(mtype, size) => send(queue, mtype, size, 0),
             Sleep::Semop(ops) => operate(set, ops),
