@@ -20,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{self, ForkResult, Pid};
 
 use super::os::{self, Child};
+use super::show;
 use super::start::{Start, let_go_of_inherited};
 use super::trap;
 use super::wire::{Event, Link, Request};
@@ -102,17 +103,19 @@ impl Keeper {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (exec, report) = unistd::pipe2(OFlag::O_CLOEXEC)?;
         let (argv, env) = (job.argv()?, environment(job, &namespace)?);
+        let (server, show) = show::pair(job.shows_files)?;
         let (mut listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
             ForkResult::Child => {
-                drop(listener);
-                become_command(&argv, &env, start, snare, File::from(report))
+                drop((listener, server));
+                become_command(&argv, &env, start, show, snare, File::from(report))
             }
             ForkResult::Parent { child } => child.as_raw(),
         };
-        drop(snare);
+        drop((show, snare));
         drop(report);
+        server.serve(&namespace)?;
         let untrapped = listener.serve(&namespace)?;
         unistd::setsid()?;
         nix::sys::prctl::set_name(c"ipcspace-broker")?;
@@ -341,10 +344,11 @@ fn become_command(
     argv: &[CString],
     env: &[CString],
     start: Start,
+    show: show::Show,
     snare: trap::Snare,
     mut report: File,
 ) -> ! {
-    let errno = match execute(argv, env, start, snare) {
+    let errno = match execute(argv, env, start, show, snare) {
         Err(errno) => errno,
         Ok(never) => match never {},
     };
@@ -354,8 +358,15 @@ fn become_command(
     unsafe { libc::_exit(127) }
 }
 
-fn execute(argv: &[CString], env: &[CString], start: Start, snare: trap::Snare) -> nix::Result<Infallible> {
+fn execute(
+    argv: &[CString],
+    env: &[CString],
+    start: Start,
+    show: show::Show,
+    snare: trap::Snare,
+) -> nix::Result<Infallible> {
     start.restore()?;
+    show.begin()?;
     snare.spring()?;
     unistd::execvpe(argv.first().ok_or(Errno::ENOENT)?, argv, env)
 }
