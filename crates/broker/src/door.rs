@@ -28,6 +28,7 @@ use crate::segments;
 use crate::serve::set_blocking;
 use crate::service::{is_friend, namespaces};
 use crate::turns::Turns;
+use crate::view;
 
 /// How long a caller may be silent.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -256,6 +257,9 @@ impl Door {
         } else if which == wire::ASK_HAS {
             let has = segments::has(arg.cast_signed());
             reply(&link, if has { Ok([0; 2]) } else { Err(Errno::ESRCH) }, None);
+        } else if which == wire::ASK_VIEW {
+            reply(&link, Ok([0; 2]), None);
+            view::answer(link);
         } else if which == wire::ASK_QUEUE {
             // SAFETY: just opened, nobody else has it.
             let file = client::mqd::open_for(arg, high).map(|fd| unsafe { OwnedFd::from_raw_fd(fd.leak()) });

@@ -14,3 +14,4 @@ mod strangers;
 pub mod supervise;
 pub mod sysv;
 mod turns;
+pub mod view;

@@ -93,6 +93,9 @@ pub enum Error {
     /// Its broker speaks another protocol.
     #[error("{p} belongs to another version of ipcspace", p = .0.display())]
     OtherVersion(PathBuf),
+    /// Its broker was killed.
+    #[error("nobody serves the namespace at {p} any more: its broker has ended", p = .0.display())]
+    Unserved(PathBuf),
     /// There is one of that name.
     #[error(
         "another ipcspace is making or leaving the namespace, and does not come to an end; is it stopped?"

@@ -14,6 +14,7 @@
 mod front;
 mod keeper;
 mod os;
+mod show;
 mod start;
 mod trap;
 mod wire;
@@ -50,6 +51,8 @@ pub struct Job {
     pub preload: Option<Preload>,
     /// How its system calls reach the namespace.
     pub door: Door,
+    /// Whether it sees the namespace's files in the place of the kernel's: see [`views::be_able_to_mount`].
+    pub shows_files: bool,
     /// Whether the rest of its descendants are killed when the command has ended.
     pub kill_rest: bool,
 }
@@ -174,6 +177,9 @@ pub enum Failure {
     /// The command would have to be run without the trap that was asked for.
     #[error("no trap: {0}")]
     NoTrap(String),
+    /// The namespace's files can't be put in the place of the kernel's.
+    #[error("the namespace's files can't be shown: {0}")]
+    NoViews(String),
     /// The broker ended before the command ran.
     #[error("the broker was killed before the command was started")]
     BrokerDied,

@@ -11,6 +11,7 @@ mod config;
 mod doctor;
 mod library;
 mod ls;
+mod mount;
 mod ns;
 mod output;
 mod pages;
@@ -68,6 +69,14 @@ enum Command {
     Ls(ls::Ls),
     /// Remove objects of a namespace, as ipcrm does, or all of one that is served
     Rm(rm::Rm),
+    /// Show a namespace as files: its POSIX queues, /proc/sysvipc, and its limits
+    ///
+    /// In the directory there are then 'mqueue', as 'mount -t mqueue' has it, 'proc/sysvipc' and 'proc/sys'. They are there until 'ipcspace umount', and keep
+    /// no namespace alive: when it has ended, its files give errors.
+    #[command(override_usage = "ipcspace mount [NAME] DIR")]
+    Mount(mount::Mount),
+    /// End what mount has begun
+    Umount(mount::Umount),
     /// Say what works on this machine, and why not
     ///
     /// The exit code is 0 if `run` works, also where something else does not.
@@ -94,6 +103,8 @@ fn main() -> ExitCode {
         Command::Ns(ns) => ns::ns(&ns),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Rm(rm) => rm::rm(&rm),
+        Command::Mount(mount) => mount::mount(&mount),
+        Command::Umount(umount) => mount::umount(&umount),
         Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Pages(pages) => pages::pages(&pages),
     }

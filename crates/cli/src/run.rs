@@ -29,6 +29,11 @@ pub(crate) struct Run {
     /// Set a limit of the new namespace, as sysctl(8) would: kernel.msgmnb=65536
     #[arg(long, value_name = "KEY=VALUE", value_parser = sysctl)]
     sysctl: Vec<(String, String)>,
+    /// Show the namespace's files to all programs, in the place of the kernel's: /dev/mqueue, /proc/sysvipc and the limits in /proc/sys
+    ///
+    /// By mounts that only the command sees, as root or in a user namespace. There, no other user is known, and mount(8) of /proc fails in containers.
+    #[arg(long)]
+    mount: bool,
     /// When the command has ended, kill what it has left running
     #[arg(long)]
     kill: bool,
@@ -46,6 +51,11 @@ pub(crate) struct Exec {
     /// The namespace to join
     #[arg(value_parser = source::name)]
     name: String,
+    /// Show the namespace's files to all programs, in the place of the kernel's: /dev/mqueue, /proc/sysvipc and the limits in /proc/sys
+    ///
+    /// By mounts that only the command sees, as root or in a user namespace. There, no other user is known, and mount(8) of /proc fails in containers.
+    #[arg(long)]
+    mount: bool,
     /// When the command has ended, kill what it has left running
     #[arg(long)]
     kill: bool,
@@ -85,25 +95,32 @@ pub(crate) fn sysctl(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn run(run: Run) -> ExitCode {
-    let Run { name, sysctl, kill, door, command } = run;
-    start(command, door, kill, || open(name.as_deref(), &sysctl))
+    let Run { name, sysctl, mount, kill, door, command } = run;
+    start(command, How { door, mount, kill }, || open(name.as_deref(), &sysctl))
 }
 
 pub(crate) fn exec(exec: Exec) -> ExitCode {
-    let Exec { name, kill, door, command } = exec;
-    start(command, door, kill, || {
+    let Exec { name, mount, kill, door, command } = exec;
+    start(command, How { door, mount, kill }, || {
         let lease = Service::join(&name)?.ok_or_else(|| NoNamespace::Unknown(name.clone()))?;
         Ok(Namespace::Joined(lease))
     })
 }
 
+/// How a command is run.
+#[derive(Clone, Copy)]
+struct How {
+    door: Door,
+    mount: bool,
+    kill: bool,
+}
+
 fn start(
     command: Vec<OsString>,
-    door: Door,
-    kill_rest: bool,
+    how: How,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> ExitCode {
-    if door == Door::Preload
+    if how.door == Door::Preload
         && let Some((path, why)) = command.first().and_then(|command| program::unserved(command))
     {
         eprintln!(
@@ -113,7 +130,7 @@ fn start(
         );
     }
     let name = command.first().map(|name| name.display().to_string()).unwrap_or_default();
-    match supervise(command, door, kill_rest, open) {
+    match supervise(command, how, open) {
         Ok(Outcome::Exited(code)) => ExitCode::from(code as u8),
         Ok(Outcome::Killed(signal)) => supervise::die_by(signal),
         Ok(Outcome::CannotExec(errno)) => {
@@ -134,21 +151,28 @@ enum NotStarted {
     #[error(transparent)]
     Library(#[from] NoPlace),
     #[error(transparent)]
+    Mount(#[from] views::Failure),
+    #[error(transparent)]
     Supervision(#[from] Failure),
 }
 
 fn supervise(
     command: Vec<OsString>,
-    door: Door,
-    kill_rest: bool,
+    How { door, mount, kill }: How,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> Result<Outcome, NotStarted> {
     let preload = match door {
         Door::Auto | Door::Preload => Some(library::ld_preload()?),
         Door::Trap => None,
     };
-    let job = Job { command, preload, door: door.into(), kill_rest };
-    Ok(supervise::run(&job, open)?)
+    let is_elsewhere = mount && views::be_able_to_mount()?;
+    let job = Job { command, preload, door: door.into(), shows_files: mount, kill_rest: kill };
+    Ok(supervise::run(&job, || match open() {
+        Err(NoNamespace::Service(Error::System(Errno::EACCES))) if is_elsewhere => {
+            Err(NoNamespace::Elsewhere)
+        }
+        opened => opened,
+    })?)
 }
 
 /// Why there is no namespace to run in.
@@ -162,6 +186,10 @@ enum NoNamespace {
         "there is no namespace '{0}': 'ipcspace serve {0}' makes it and keeps it, 'ipcspace run -n {0} -- CMD' makes it for a command"
     )]
     Unknown(String),
+    #[error(
+        "who is not root mounts in a user namespace of its own, in which it is a stranger to a namespace that exists already: --mount is for a new one then"
+    )]
+    Elsewhere,
     #[error("the namespace '{0}' exists already: --sysctl is for a new one")]
     Existing(String),
 }

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 
 use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
-use engine::{IpcNamespace, Limit, namespace::ASK_SEGMENTS};
+use engine::{IpcNamespace, Limit, Task as _, namespace::ASK_SEGMENTS};
 
 use crate::{LinuxHost, leave, tls::Tls, wire};
 
@@ -109,6 +109,7 @@ pub fn found(file: i32, owner: u32, initial_userns: bool) -> Result<()> {
     let ns = IpcNamespace::of(&ARENA, &host)?;
     ns.init(owner, initial_userns);
     ns.broker_pid.store(sys::getpid(), Relaxed);
+    ns.mq_dir_time.store(host.now(), Relaxed);
     begun(tls, &ctx)
 }
 

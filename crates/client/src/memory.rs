@@ -9,7 +9,7 @@
 #![expect(unsafe_code, reason = "huge pages are reserved by mapping them")]
 
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
 use abi::{
     Errno, Result,
@@ -42,15 +42,23 @@ pub struct Keeper {
     pub look: fn(),
 }
 static KEEPER: AtomicPtr<Keeper> = AtomicPtr::new(core::ptr::null_mut());
+/// The thread that answers who asks the keeper.
+static KEEPERS_THREAD: AtomicU32 = AtomicU32::new(0);
 
-/// Makes this process the keeper of memory.
+/// Makes this process the keeper of memory, and the calling thread, which has attached, the one that answers who asks.
 pub fn keep_memory(keeper: &'static Keeper) {
+    KEEPERS_THREAD.store(crate::tls::get().tid.load(Relaxed), Relaxed);
     KEEPER.store(core::ptr::from_ref(keeper).cast_mut(), Release);
 }
 
 pub(crate) fn keeper() -> Option<&'static Keeper> {
     // SAFETY: null, or what was stored: a reference that lives for ever.
     unsafe { KEEPER.load(Acquire).as_ref() }
+}
+
+/// The keeper, for the thread that answers who asks it: another one asks, as any process does.
+pub(crate) fn keeper_itself(host: &LinuxHost) -> Option<&'static Keeper> {
+    keeper().filter(|_| host.tls.tid.load(Relaxed) == KEEPERS_THREAD.load(Relaxed))
 }
 
 /// Whether this process is the keeper.
@@ -315,7 +323,7 @@ impl Backing for LinuxHost {
     }
 
     fn settle(&self, id: Option<i32>) -> Result<(u64, u64)> {
-        if keeper().is_some() {
+        if keeper_itself(self).is_some() {
             return Err(Errno::ENOSYS);
         }
         let which = if id.is_some() { wire::ASK_COUNT } else { wire::ASK_USAGE };
@@ -333,7 +341,7 @@ impl Backing for LinuxHost {
     }
 
     fn watch_removed(&self) {
-        match keeper() {
+        match keeper_itself(self) {
             Some(keeper) => (keeper.look)(),
             None => attach::ring(self, namespace::ASK_SEGMENTS),
         }

@@ -314,7 +314,7 @@ impl Descriptors for LinuxHost {
     }
 
     fn watch_unlinked(&self) {
-        match memory::keeper() {
+        match memory::keeper_itself(self) {
             Some(keeper) => (keeper.look)(),
             None => attach::ring(self, namespace::ASK_SEGMENTS),
         }

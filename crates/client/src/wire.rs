@@ -56,6 +56,9 @@ pub const INHERITED: usize = 64;
 /// I am a stranger: make my calls for me, over this connection. See [`calls`].
 pub const ASK_CALLS: u32 = 26;
 
+/// Serve a view of the namespace: the descriptor it was mounted with follows over this connection, and then another answer.
+pub const ASK_VIEW: u32 = 27;
+
 /// What a POSIX queue's descriptors are of: the socket's name with this behind it, and the queue's handle in eight digits.
 pub const QUEUE: &str = ".queue.";
 /// Files are given at a socket of their own: the other one's name with this behind it.

@@ -15,6 +15,7 @@
 pub mod compat;
 pub mod ipc_sysctl;
 pub mod mqueue;
+pub mod mqueuefs;
 pub mod msg;
 mod msgutil;
 pub mod namespace;

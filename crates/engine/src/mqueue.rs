@@ -81,17 +81,17 @@ const TRIES: u32 = 1000;
 arena::shared! {
     /// `mqueue_inode_info`.
     pub(crate) struct MqueueInodeInfo {
-        perm: KernIpcPerm,
-        atime: AtomicI64,
-        mtime: AtomicI64,
-        ctime: AtomicI64,
+        pub(crate) perm: KernIpcPerm,
+        pub(crate) atime: AtomicI64,
+        pub(crate) mtime: AtomicI64,
+        pub(crate) ctime: AtomicI64,
         /// Bytes of all messages.
         qsize: AtomicU64,
         curmsgs: AtomicU32,
         maxmsg: AtomicU32,
         msgsize: AtomicU32,
         /// Whether its name is gone.
-        unlinked: AtomicU32,
+        pub(crate) unlinked: AtomicU32,
         /// Its messages by priority.
         types: TypeTree,
         pending: AtomicU32,
@@ -170,7 +170,7 @@ type Q<'a> = Ref<'a, MqueueInodeInfo>;
 // ---- names
 
 /// A queue's name: at most [`NAME_MAX`] bytes, as words, which is how it lies in its block too.
-struct Name {
+pub(crate) struct Name {
     words: [u64; NAME_MAX / 8 + 1],
     len: usize,
 }
@@ -200,6 +200,15 @@ impl Name {
             }
         }
         Err(Errno::ENAMETOOLONG)
+    }
+
+    /// A name that a file system was asked for: without slashes, and no dots alone.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Name> {
+        let mut name = Name { words: [0; NAME_MAX / 8 + 1], len: 0 };
+        for (i, byte) in bytes.iter().enumerate().take(NAME_MAX) {
+            name.words[i / 8] |= u64::from(*byte) << (i % 8 * 8);
+        }
+        name.ended(bytes.len(), false)
     }
 
     fn ended(mut self, len: usize, slash: bool) -> Result<Name> {
@@ -251,7 +260,7 @@ impl Name {
 }
 
 /// The queue of a name, and its identifier.
-fn lookup<'a, T: Task>(ctx: &Ctx<'a, T>, name: &Name) -> Result<Option<(Q<'a>, i32)>> {
+pub(crate) fn lookup<'a, T: Task>(ctx: &Ctx<'a, T>, name: &Name) -> Result<Option<(Q<'a>, i32)>> {
     let (_, ids) = ids_ref::<MqueueInodeInfo, T>(ctx)?;
     if ids.keys.load(Acquire) == 0 {
         return Ok(None);
@@ -290,7 +299,8 @@ pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, a
             }
             None if oflag & O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
-                if let Some(fd) = mq_create(ctx, &name, oflag, mode, attr.as_ref())? {
+                let by = Creator::of(ctx.host, IpcNamespace::of(ctx.arena, ctx.host)?.get());
+                if let Some(fd) = mq_create(ctx, &name, Some(oflag), mode, attr.as_ref(), &by)? {
                     return Ok(fd);
                 }
             }
@@ -300,7 +310,7 @@ pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, a
 }
 
 /// Whether it is still the queue of an identifier; one that a descriptor names does not end.
-fn is_live<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, id: i32) -> Result<bool> {
+pub(crate) fn is_live<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, id: i32) -> Result<bool> {
     let Locked { object: q, tx: _tx } = lock_object(ctx, *q)?;
     match q.perm.state.load(Relaxed) {
         STATE_POISONED => Err(Errno::EIDRM),
@@ -335,18 +345,48 @@ fn prepare_open<T: Task>(task: &T, perm: &KernIpcPerm, oflag: i32) -> Result<()>
     if wanted & !granted == 0 || overridden { Ok(()) } else { Err(Errno::EACCES) }
 }
 
-/// Makes a queue, and a descriptor of it; none if somebody else has made it meanwhile.
-fn mq_create<T: Task>(
+/// Who a queue is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Creator {
+    /// Who pays: the real user.
+    pub uid: u32,
+    /// Whose it is to be.
+    pub fsuid: u32,
+    /// Whose it is to be.
+    pub fsgid: u32,
+    /// Whether `CAP_SYS_RESOURCE` in the initial user namespace is held.
+    pub sys_resource: bool,
+    /// The most bytes that all queues of the user may have.
+    pub limit: u64,
+    /// The bits of the mode that it is not to have.
+    pub umask: u32,
+}
+
+impl Creator {
+    fn of<T: Task>(task: &T, ns: &IpcNamespace) -> Creator {
+        let Cred { uid, fsuid, fsgid, sys_resource, .. } = task.cred();
+        let limit = msgqueue_limit(ns, || task.msgqueue_limit());
+        Creator { uid, fsuid, fsgid, sys_resource, limit, umask: task.umask() }
+    }
+}
+
+/// The namespace's `RLIMIT_MSGQUEUE`, or else the creator's own.
+pub fn msgqueue_limit(ns: &IpcNamespace, own: impl FnOnce() -> u64) -> u64 {
+    ns.msgqueue_limit.load(Relaxed).checked_sub(1).unwrap_or_else(own)
+}
+
+/// Makes a queue, and a descriptor of it as `oflag` wants it, or [`NO_FD`]; none if somebody else has made it meanwhile.
+pub(crate) fn mq_create<T: Task>(
     ctx: &Ctx<'_, T>,
     name: &Name,
-    oflag: i32,
+    oflag: Option<i32>,
     mode: u32,
     attr: Option<&MqAttr>,
+    by: &Creator,
 ) -> Result<Option<i32>> {
     let (ns, ids) = ids_ref::<MqueueInodeInfo, T>(ctx)?;
-    let cred = ctx.host.cred();
     let queues_max = match ns.limit(Limit::MqQueuesMax) {
-        _ if cred.sys_resource => i32::MAX,
+        _ if by.sys_resource => i32::MAX,
         // The kernel compares without a sign.
         ..0 => i32::MAX,
         most => most,
@@ -354,15 +394,11 @@ fn mq_create<T: Task>(
     if ids.in_use() >= queues_max.cast_unsigned() {
         return Err(Errno::ENOSPC);
     }
-    let size = Size::wanted(&ns, &cred, attr)?;
-    let most = match ns.msgqueue_limit.load(Relaxed).checked_sub(1) {
-        Some(limit) => limit,
-        None => ctx.host.msgqueue_limit(),
-    };
+    let size = Size::wanted(&ns, by.sys_resource, attr)?;
     ensure_tables(ctx, &ids)?;
     ensure_users(ctx, &ns, &ids)?;
-    let q = mqueue_get_inode(ctx, name, mode, &size, &cred).inspect_err(|_| ctx.free_chain())?;
-    let fd = ctx.host.new_mqd(q.handle(), oflag).inspect_err(|_| {
+    let q = mqueue_get_inode(ctx, name, mode, &size, by).inspect_err(|_| ctx.free_chain())?;
+    let fd = oflag.map_or(Ok(NO_FD), |oflag| ctx.host.new_mqd(q.handle(), oflag)).inspect_err(|_| {
         ctx.free_chain();
         ctx.free(q.handle());
     })?;
@@ -374,14 +410,17 @@ fn mq_create<T: Task>(
             return Ok(false);
         }
         add_id(&mut tx, &ids, &q, name.key(), queues_max)?;
-        charge(&mut tx, &ns, cred.uid, size.cost(), most)?;
+        charge(&mut tx, &ns, by.uid, size.cost(), by.limit)?;
+        dir_changed(&mut tx, &ns, 1);
         taken(&mut tx);
         set_chain(&mut tx, Handle::NULL);
         tx.commit();
         Ok(true)
     })();
     if !matches!(made, Ok(true)) {
-        ctx.host.drop_mqd(fd);
+        if fd != NO_FD {
+            ctx.host.drop_mqd(fd);
+        }
         ctx.free_chain();
         ctx.free(q.handle());
     }
@@ -400,7 +439,7 @@ impl Size {
         clippy::cast_possible_truncation,
         reason = "in the limits, which are positive"
     )]
-    fn wanted(ns: &IpcNamespace, cred: &Cred, attr: Option<&MqAttr>) -> Result<Size> {
+    fn wanted(ns: &IpcNamespace, sys_resource: bool, attr: Option<&MqAttr>) -> Result<Size> {
         let (msg_max, msgsize_max) = (ns.limit(Limit::MqMsgMax), ns.limit(Limit::MqMsgsizeMax));
         let (maxmsg, msgsize) = match attr {
             None => (
@@ -410,7 +449,7 @@ impl Size {
             Some(attr) => (attr.mq_maxmsg, attr.mq_msgsize),
         };
         let (most, longest) =
-            if cred.sys_resource { (HARD_MSGMAX, HARD_MSGSIZEMAX) } else { (msg_max, msgsize_max) };
+            if sys_resource { (HARD_MSGMAX, HARD_MSGSIZEMAX) } else { (msg_max, msgsize_max) };
         let fits = (1..=i64::from(most)).contains(&maxmsg) && (1..=i64::from(longest)).contains(&msgsize);
         if fits { Ok(Size { maxmsg: maxmsg as u32, msgsize: msgsize as u32 }) } else { Err(Errno::EINVAL) }
     }
@@ -431,16 +470,16 @@ fn mqueue_get_inode<'a, T: Task>(
     name: &Name,
     mode: u32,
     size: &Size,
-    cred: &Cred,
+    by: &Creator,
 ) -> Result<Q<'a>> {
     let block = name.store(ctx)?;
     let q: Q<'a> = new_object(ctx, 0)?;
-    q.perm.mode.store(mode & 0o7777 & !ctx.host.umask(), Relaxed);
+    q.perm.mode.store(mode & 0o7777 & !by.umask, Relaxed);
     for (place, value) in [
-        (&q.perm.uid, cred.fsuid),
-        (&q.perm.gid, cred.fsgid),
+        (&q.perm.uid, by.fsuid),
+        (&q.perm.gid, by.fsgid),
         // Who pays.
-        (&q.perm.cuid, cred.uid),
+        (&q.perm.cuid, by.uid),
         (&q.maxmsg, size.maxmsg),
         (&q.msgsize, size.msgsize),
         (&q.name, block.0),
@@ -527,26 +566,44 @@ fn discharge<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
 /// `EFAULT ENAMETOOLONG ENOENT EACCES EPERM`.
 pub fn do_mq_unlink<T: Task>(ctx: &Ctx<'_, T>, name: u64) -> Result<()> {
     let name = Name::of_user(ctx.host, name)?;
+    mq_unlink(ctx, &name, |ns, owner| {
+        // The directory is sticky, and the namespace's root's.
+        let cred = ctx.host.cred();
+        [owner, ns.owner_uid.load(Relaxed)].contains(&cred.fsuid) || cred.fowner
+    })
+}
+
+/// Takes a queue's name away, if `may` says so of its owner: else `EPERM`.
+pub(crate) fn mq_unlink<T: Task>(
+    ctx: &Ctx<'_, T>,
+    name: &Name,
+    may: impl FnOnce(&IpcNamespace, u32) -> bool,
+) -> Result<()> {
     let (ns, ids) = ids_ref::<MqueueInodeInfo, T>(ctx)?;
     if ids.keys.load(Acquire) == 0 {
         return Err(Errno::ENOENT);
     }
     let q = {
         let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
-        let q = find(ctx, &ids, &name)?.ok_or(Errno::ENOENT)?;
-        // The directory is sticky, and the namespace's root's.
-        let cred = ctx.host.cred();
-        let may = [q.perm.uid.load(Relaxed), ns.owner_uid.load(Relaxed)].contains(&cred.fsuid) || cred.fowner;
-        if !may {
+        let q = find(ctx, &ids, name)?.ok_or(Errno::ENOENT)?;
+        if !may(&ns, q.perm.uid.load(Relaxed)) {
             return Err(Errno::EPERM);
         }
         unlink_key(&mut tx, &ids, &q, name.key())?;
         tx.set(&q, |q| &q.perm.key, IPC_PRIVATE);
         tx.set(&q, |q| &q.unlinked, 1);
+        dir_changed(&mut tx, &ns, -1);
         tx.commit();
         q
     };
     mq_put(ctx, &q)
+}
+
+/// The directory has got so many names, or lost them.
+fn dir_changed<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, ns: &Ref<'a, IpcNamespace>, names: i32) {
+    let now = tx.ctx().host.now();
+    tx.set(ns, |ns| &ns.mq_names, ns.mq_names.load(Relaxed).saturating_add_signed(names));
+    tx.set(ns, |ns| &ns.mq_dir_time, now);
 }
 
 /// Ends a queue that has no name and that nobody holds.
@@ -774,7 +831,14 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
 /// # Errors
 /// `EBADF`, and those of a queue that makes no sense.
 pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32) -> Result<()> {
-    let Mqd { queue, .. } = ctx.host.mqd(fd)?;
+    watch_queue(ctx, ctx.host.mqd(fd)?.queue, fd)
+}
+
+/// Somebody may poll the descriptor, which is one of that queue, from now on.
+///
+/// # Errors
+/// `EBADF`, and those of a queue that makes no sense.
+pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32) -> Result<()> {
     let watched = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
         q.watched.store(1, Relaxed);
         // What was shown once may have gone with the last descriptor.
@@ -1449,8 +1513,12 @@ pub fn do_mq_getsetattr<T: Task>(ctx: &Ctx<'_, T>, fd: i32, new: u64, old: u64) 
 /// What is to be seen of a queue.
 #[derive(Clone, Copy, Debug)]
 pub struct MqStat {
+    /// Its identifier.
+    pub id: i32,
     name: [u64; NAME_MAX / 8 + 1],
     name_len: usize,
+    /// Whether its name is gone.
+    pub unlinked: bool,
     /// Its permissions.
     pub mode: u32,
     /// Whose it is.
@@ -1538,7 +1606,7 @@ pub fn stat_mqd<T: Task>(ctx: &Ctx<'_, T>, fd: i32) -> Result<MqStat> {
     heed_queue(ctx, queue, seen)
 }
 
-fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqStat> {
+pub(crate) fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqStat> {
     let mut name = [0; NAME_MAX / 8 + 1];
     let name_len = (q.name_len.load(Relaxed) as usize).min(NAME_MAX);
     let block = Handle(q.name.load(Relaxed));
@@ -1553,8 +1621,10 @@ fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqStat> {
         _ => None,
     };
     Ok(MqStat {
+        id: q.perm.id.load(Relaxed),
         name,
         name_len,
+        unlinked: q.unlinked.load(Relaxed) != 0,
         mode: q.perm.mode.load(Relaxed),
         uid: q.perm.uid.load(Relaxed),
         gid: q.perm.gid.load(Relaxed),

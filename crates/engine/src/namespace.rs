@@ -3,7 +3,7 @@
 use abi::{Result, mqueue as mq, msg, sem, shm};
 use arena::{
     Arena, Ctx, Host, Ref,
-    sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
+    sync::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::*},
 };
 
 use crate::{
@@ -86,10 +86,13 @@ arena::shared! {
         pub(crate) msgqueue_limit: AtomicU64,
         /// What each user has of POSIX queues: see `mqueue`.
         pub(crate) mq_users: AtomicU32,
-        pad: AtomicU32,
+        /// How many POSIX queues have a name.
+        pub(crate) mq_names: AtomicU32,
         /// `ipcspace.stranger_bytes`: most bytes that what a stranger's user has made may hold.
         pub stranger_bytes: AtomicU64,
-        unused: [AtomicU64; 2],
+        /// When one was last given or taken away, seconds since 1970.
+        pub mq_dir_time: AtomicI64,
+        unused: AtomicU64,
         /// Message queues.
         pub msg_ids: IpcIds,
         /// Semaphore sets.

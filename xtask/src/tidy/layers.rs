@@ -33,11 +33,20 @@ const LAYERS: &[Layer] = &[
         foreign: Only(&["libc", "nix", "thiserror"]),
     },
     Layer {
+        name: "views",
+        ours: &["abi", "sys", "arena", "engine", "client"],
+        foreign: Only(&["fuser", "nix", "parking_lot", "procfs", "thiserror"]),
+    },
+    Layer {
         name: "broker",
-        ours: &["abi", "sys", "arena", "engine", "client", "trap"],
+        ours: &["abi", "sys", "arena", "engine", "client", "trap", "views"],
         foreign: Only(&["libc", "nix", "parking_lot", "sd-notify", "thiserror"]),
     },
-    Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "trap", "broker"], foreign: Any },
+    Layer {
+        name: "cli",
+        ours: &["abi", "sys", "arena", "engine", "client", "trap", "views", "broker"],
+        foreign: Any,
+    },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
     Layer { name: "int80", ours: &["abi"], foreign: Any },
     Layer { name: "world", ours: &["abi", "host", "int80"], foreign: Any },

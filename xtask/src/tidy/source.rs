@@ -39,6 +39,9 @@ const UNSAFE: &[&str] = &[
     "crates/broker/src/supervise",
     "crates/broker/src/locked.rs",
     "crates/broker/src/stopped.rs",
+    "crates/views/src/lib.rs",
+    "crates/views/src/mount.rs",
+    "crates/views/src/queue.rs",
     // Tests play the unmodified C program.
     "crates/cli/tests/",
     "testing/",

@@ -20,6 +20,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{self, ForkResult, Pid};
 
 use super::os::{self, Child};
+use super::show;
 use super::start::{Start, let_go_of_inherited};
 use super::trap;
 use super::wire::{Event, Link, Request};
@@ -104,17 +105,19 @@ impl Keeper {
         let argv = job.argv()?;
         let env = |trapped| environment(job, &namespace, trapped);
         let envs = Envs { trapped: env(true)?, alone: env(false)? };
+        let (server, show) = show::pair(job.shows_files)?;
         let (mut listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
             ForkResult::Child => {
-                drop(listener);
-                become_command(&argv, &envs, start, snare, File::from(report))
+                drop((listener, server));
+                become_command(&argv, &envs, start, show, snare, File::from(report))
             }
             ForkResult::Parent { child } => child.as_raw(),
         };
-        drop(snare);
+        drop((show, snare));
         drop(report);
+        server.serve(&namespace)?;
         let untrapped = listener.serve(&namespace)?;
         unistd::setsid()?;
         nix::sys::prctl::set_name(c"ipcspace-broker")?;
@@ -348,8 +351,15 @@ fn environment(job: &Job, namespace: &Namespace, trapped: bool) -> Result<Vec<CS
 }
 
 /// Executes the command in this process, or reports why that can't be.
-fn become_command(argv: &[CString], envs: &Envs, start: Start, snare: trap::Snare, mut report: File) -> ! {
-    let errno = match execute(argv, envs, start, snare) {
+fn become_command(
+    argv: &[CString],
+    envs: &Envs,
+    start: Start,
+    show: show::Show,
+    snare: trap::Snare,
+    mut report: File,
+) -> ! {
+    let errno = match execute(argv, envs, start, show, snare) {
         Err(errno) => errno,
         Ok(never) => match never {},
     };
@@ -359,8 +369,15 @@ fn become_command(argv: &[CString], envs: &Envs, start: Start, snare: trap::Snar
     unsafe { libc::_exit(127) }
 }
 
-fn execute(argv: &[CString], envs: &Envs, start: Start, snare: trap::Snare) -> nix::Result<Infallible> {
+fn execute(
+    argv: &[CString],
+    envs: &Envs,
+    start: Start,
+    show: show::Show,
+    snare: trap::Snare,
+) -> nix::Result<Infallible> {
     start.restore()?;
+    show.begin()?;
     let env = if snare.spring()? { &envs.trapped } else { &envs.alone };
     unistd::execvpe(argv.first().ok_or(Errno::ENOENT)?, argv, env)
 }

@@ -115,7 +115,7 @@ fn begin(listener: OwnedFd, link: Option<OwnedFd>, namespace: &Namespace) -> io:
 }
 
 /// The listener, or why there is none.
-fn receive(link: &OwnedFd) -> nix::Result<Result<OwnedFd, String>> {
+pub(super) fn receive(link: &OwnedFd) -> nix::Result<Result<OwnedFd, String>> {
     let mut bytes = [0; 512];
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let mut space = nix::cmsg_space!(RawFd);
