@@ -37,6 +37,11 @@ const LAYERS: &[Layer] = &[
         ours: &["abi", "sys", "arena", "engine", "client", "trap"],
         foreign: Only(&["libc", "nix", "parking_lot", "sd-notify", "thiserror"]),
     },
+    Layer {
+        name: "ipcspace",
+        ours: &["abi", "engine", "client", "broker"],
+        foreign: Only(&["libc", "postcard", "serde", "tokio"]),
+    },
     Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "broker"], foreign: Any },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
     Layer { name: "int80", ours: &["abi"], foreign: Any },

@@ -30,7 +30,9 @@ const UNSAFE: &[&str] = &[
     "crates/preload/",
     "crates/broker/src/sysv.rs",
     "crates/broker/src/door.rs",
+    "crates/ipcspace/src/backend.rs",
     // Processes and descriptors.
+    "crates/broker/src/detached.rs",
     "crates/broker/src/segments.rs",
     "crates/broker/src/serve.rs",
     "crates/broker/src/service.rs",
@@ -39,8 +41,13 @@ const UNSAFE: &[&str] = &[
     "crates/broker/src/supervise",
     "crates/broker/src/locked.rs",
     "crates/broker/src/stopped.rs",
+    // Shared memory as a reference.
+    "crates/ipcspace/src/shared.rs",
     // Tests play the unmodified C program.
     "crates/cli/tests/",
+    // Processes are forked where they are shown.
+    "crates/ipcspace/tests/",
+    "crates/ipcspace/examples/",
     "testing/",
 ];
 /// Crates that have the compiler see to it as well.
