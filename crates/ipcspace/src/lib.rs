@@ -56,3 +56,48 @@ pub use namespace::{Builder, Namespace};
 pub use queue::{Queue, QueueOptions, QueueStatus, Received, Select};
 pub use semaphore::{Guard, Semaphores, SemaphoresOptions};
 pub use shared::{Share, Shared, SharedOptions};
+
+/// For the C library: no part of what this crate promises.
+#[doc(hidden)]
+pub mod raw {
+    use super::{Namespace, backend::Backend};
+
+    /// Makes a call in a namespace: its value, or its error number.
+    ///
+    /// # Errors
+    /// The call's.
+    #[inline]
+    pub fn call<C: engine::Call>(ns: Namespace, call: &C) -> Result<i64, i32> {
+        ns.backend.raw(call).map_err(abi::Errno::raw)
+    }
+
+    /// As [`call()`], for one that goes on after a handler with `SA_RESTART`.
+    ///
+    /// # Errors
+    /// The call's.
+    #[inline]
+    pub fn call_again<C: engine::Call>(ns: Namespace, call: &C) -> Result<i64, i32> {
+        ns.backend.again(call).map_err(abi::Errno::raw)
+    }
+
+    /// `shmdt`.
+    ///
+    /// # Errors
+    /// The call's.
+    pub fn detach(ns: Namespace, addr: u64) -> Result<i64, i32> {
+        ns.backend.detach(addr).map_err(abi::Errno::raw)
+    }
+
+    /// Closes a descriptor of a POSIX queue by `close`.
+    pub fn close_queue<R>(ns: Namespace, fd: i32, close: impl FnOnce() -> R) -> R {
+        let queue = match ns.backend {
+            Backend::Own => client::mqd::forget(fd),
+            Backend::System => None,
+        };
+        let closed = close();
+        if let Some(queue) = queue {
+            client::mqd::closed(queue);
+        }
+        closed
+    }
+}

@@ -15,7 +15,7 @@ use engine::syscall::{MqGetsetattr, MqOpen, MqTimedreceive, MqTimedsend, MqUnlin
 use crate::backend::{Backend, address_of, address_to_read};
 use crate::queue::flags;
 use crate::time::{Wait, time_of_day};
-use crate::{Error, Limit, Result};
+use crate::{Error, Limit, Namespace, Result};
 
 /// What a queue is opened for.
 ///
@@ -382,14 +382,8 @@ impl Mqueue {
 
 impl Drop for Mqueue {
     fn drop(&mut self) {
-        let queue = match self.backend {
-            Backend::Own => client::mqd::forget(self.fd.as_raw_fd()),
-            Backend::System => None,
-        };
-        crate::backend::close(&mut self.fd);
-        if let Some(queue) = queue {
-            client::mqd::closed(queue);
-        }
+        let (ns, fd) = (Namespace { backend: self.backend }, self.fd.as_raw_fd());
+        crate::raw::close_queue(ns, fd, || crate::backend::close(&mut self.fd));
     }
 }
 

@@ -37,7 +37,7 @@ static PLACE: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Namespace {
-    backend: Backend,
+    pub(crate) backend: Backend,
 }
 
 impl Namespace {

@@ -42,7 +42,12 @@ const LAYERS: &[Layer] = &[
         ours: &["abi", "engine", "client", "broker"],
         foreign: Only(&["libc", "postcard", "serde", "tokio"]),
     },
-    Layer { name: "cli", ours: &["abi", "sys", "arena", "engine", "client", "broker"], foreign: Any },
+    Layer { name: "libipcspace", ours: &["abi", "engine", "ipcspace"], foreign: Only(&["libc"]) },
+    Layer {
+        name: "cli",
+        ours: &["abi", "sys", "arena", "engine", "client", "broker", "ipcspace"],
+        foreign: Any,
+    },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
     Layer { name: "int80", ours: &["abi"], foreign: Any },
     Layer { name: "world", ours: &["abi", "host", "int80"], foreign: Any },
