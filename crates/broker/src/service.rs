@@ -131,6 +131,7 @@ impl Error {
             Error::ForeignDirectory(_) => Errno::EPERM,
             Error::File(_, error) => raw(error.raw_os_error()),
             Error::OtherVersion(_) => Errno::EPROTO,
+            Error::NoAnswer(_) => Errno::ETIMEDOUT,
             Error::Taken => Errno::EEXIST,
             Error::NotServed(_) | Error::Busy(_) => Errno::EBUSY,
             Error::System(error) => raw(Some(*error as i32)),
