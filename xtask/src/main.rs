@@ -3,11 +3,15 @@
 //! - `cargo xtask tidy`: what no compiler checks: arrows of dependency, places of `unsafe`, file heads, paths.
 //! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed` steps.
 //! - `cargo xtask dist`: the packages.
+//! - `cargo xtask library PREFIX`: libipcspace, installed.
+//! - `cargo xtask public`: the public items of the crate `ipcspace` against the list of them.
 //!
 //! Missing: the long runs of the crash and differential tests, and the benchmark, which are started by hand.
 #![forbid(unsafe_code)]
 
 mod dist;
+mod library;
+mod public;
 mod steps;
 mod tidy;
 
@@ -25,6 +29,17 @@ enum Chore {
     Test,
     /// Make the packages: a tarball, and a .deb
     Dist,
+    /// Compare the public items of the crate ipcspace with their list
+    Public {
+        /// Write the list anew, after a change that is meant
+        #[arg(long)]
+        write: bool,
+    },
+    /// Build libipcspace and install it below a prefix, and below $DESTDIR
+    Library {
+        /// Where it will be
+        prefix: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -32,6 +47,8 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(&root()),
         Chore::Test => steps::run(&root()),
         Chore::Dist => dist::run(&root()),
+        Chore::Public { write } => public::run(&root(), write),
+        Chore::Library { prefix } => library::run(&root(), &prefix),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

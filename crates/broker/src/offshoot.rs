@@ -24,7 +24,7 @@ use crate::service::{Error, Service, ask};
 pub const COMMAND: &str = "offshoot";
 /// Most namespaces of a user, and most of them one in the other, as with the kernel's user namespaces.
 const NAMESPACES_MAX: usize = 256;
-const DEPTH_MAX: u32 = 32;
+pub(crate) const DEPTH_MAX: u32 = 32;
 /// How long it may be empty before its first process comes, and how often it is looked whether somebody is left that has not come yet.
 const FIRST: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
@@ -92,11 +92,19 @@ pub fn serve(depth: u32) -> Result<(), Error> {
     // What is meant for the one that it was made in, by the terminal or by `kill 0`, is not meant for this.
     let _ = nix::unistd::setsid();
     nix::sys::prctl::set_name(c"ipcspace-broker")?;
-    let mut service = Service::create(None, &[])?;
+    attend(Service::create(None, &[])?, depth, report)
+}
+
+/// Serves a namespace that was made within so many others until nobody is in it, and says where it is when it can be joined.
+pub(crate) fn attend(
+    mut service: Service,
+    depth: u32,
+    report: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), Error> {
     service.set_depth(depth);
     let socket = service.socket();
     let mut wanted = service.dispatch();
-    report(&socket).map_err(|error| Error::File("standard output".into(), error))?;
+    report(&socket).map_err(|error| Error::File("where it is told of".into(), error))?;
     let begun = Instant::now();
     let mut is_used = false;
     loop {

@@ -122,6 +122,26 @@ pub enum Error {
     System(#[from] nix::Error),
 }
 
+impl Error {
+    /// The error number that says about the same.
+    pub fn errno(&self) -> Errno {
+        let raw = |raw: Option<i32>| raw.map_or(Errno::EINVAL, Errno::from_raw);
+        match self {
+            Error::UnknownSysctl(_) | Error::BadValue(..) | Error::BadName(_) | Error::BadActivation => {
+                Errno::EINVAL
+            }
+            Error::Sysctl(_, errno) | Error::Arena(errno) => *errno,
+            Error::ForeignDirectory(_) => Errno::EPERM,
+            Error::File(_, error) => raw(error.raw_os_error()),
+            Error::OtherVersion(_) => Errno::EPROTO,
+            Error::NoAnswer(_) => Errno::ETIMEDOUT,
+            Error::Taken => Errno::EEXIST,
+            Error::NotServed(_) | Error::Busy(_) => Errno::EBUSY,
+            Error::System(error) => raw(Some(*error as i32)),
+        }
+    }
+}
+
 fn known_sysctls() -> String {
     Sysctl::all().map(Sysctl::name).collect::<Vec<_>>().join(", ")
 }
@@ -476,10 +496,16 @@ impl Service {
     /// See [`Error`].
     pub fn join(name: &str) -> Result<Option<Lease>, Error> {
         place::sweep()?;
-        let Some(path) = place::find(name)? else { return Ok(None) };
-        let mut answer = [0; wire::ANSWER];
-        let Some(link) = ask(&path, wire::ASK_LEASE, [0; 2], &mut answer)? else { return Ok(None) };
-        Ok(Some(Lease { path, _link: link }))
+        match place::find(name)? {
+            Some(path) => Service::lease(&path),
+            None => Ok(None),
+        }
+    }
+
+    /// A lease on the namespace whose broker is asked there, or `None` if nobody serves it.
+    pub(crate) fn lease(path: &Path) -> Result<Option<Lease>, Error> {
+        let link = ask(path, wire::ASK_LEASE, [0; 2], &mut [0; wire::ANSWER])?;
+        Ok(link.map(|link| Lease { path: path.to_owned(), _link: link }))
     }
 
     /// All namespaces of this user: what each has, and who serves it.

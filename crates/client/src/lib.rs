@@ -26,7 +26,7 @@ use core::sync::atomic::compiler_fence;
 
 use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
-use engine::{Call, Task as _};
+use engine::{Call, Cause, Task as _};
 
 pub use attach::{found, have_segments_looked_at, limit, succeed, use_socket, wait_doorbell};
 pub use attachments::{Unmapping, moving, unmapping};
@@ -215,6 +215,31 @@ pub fn call_again<C: Call>(made: &C) -> Result<i64> {
             return done;
         }
     }
+}
+
+/// Makes a system call, and sleeps until that time of the monotonic clock at the latest: for calls that have no timeout of their own.
+///
+/// # Errors
+/// The call's, and `ETIMEDOUT`; `EACCES` for a stranger, whose calls can't be made so.
+pub fn call_until<C: Call>(call: &C, deadline_ns: u64) -> Result<i64> {
+    let mut is_over = false;
+    let done = with(|ctx| {
+        let begun = call.begin(ctx)?;
+        wait(ctx, begun.outcome, Some(deadline_ns), |cause| {
+            is_over = cause == Cause::Timeout;
+            call.resume(ctx, cause)
+        })
+    });
+    match done {
+        // To such a call, the end of its time is a signal.
+        Err(Errno::EINTR) if is_over => Err(Errno::ETIMEDOUT),
+        done => done,
+    }
+}
+
+/// Nanoseconds of the clock that sleeps are measured by.
+pub fn monotonic_ns() -> u64 {
+    host::monotonic_ns()
 }
 
 /// Makes a system call, and sleeps as long as it blocks.

@@ -43,8 +43,14 @@ const LAYERS: &[Layer] = &[
         foreign: Only(&["libc", "nix", "parking_lot", "sd-notify", "thiserror"]),
     },
     Layer {
+        name: "ipcspace",
+        ours: &["abi", "engine", "client", "broker"],
+        foreign: Only(&["libc", "postcard", "serde", "tokio"]),
+    },
+    Layer { name: "libipcspace", ours: &["abi", "engine", "ipcspace"], foreign: Only(&["libc"]) },
+    Layer {
         name: "cli",
-        ours: &["abi", "sys", "arena", "engine", "client", "trap", "views", "broker"],
+        ours: &["abi", "sys", "arena", "engine", "client", "trap", "views", "broker", "ipcspace"],
         foreign: Any,
     },
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },

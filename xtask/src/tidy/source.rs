@@ -28,9 +28,12 @@ const UNSAFE: &[&str] = &[
     "crates/trap/src/trace.rs",
     // The C ABI.
     "crates/preload/",
+    "crates/libipcspace/",
     "crates/broker/src/sysv.rs",
     "crates/broker/src/door.rs",
+    "crates/ipcspace/src/backend.rs",
     // Processes and descriptors.
+    "crates/broker/src/detached.rs",
     "crates/broker/src/segments.rs",
     "crates/broker/src/serve.rs",
     "crates/broker/src/service.rs",
@@ -42,8 +45,13 @@ const UNSAFE: &[&str] = &[
     "crates/views/src/lib.rs",
     "crates/views/src/mount.rs",
     "crates/views/src/queue.rs",
+    // Shared memory as a reference.
+    "crates/ipcspace/src/shared.rs",
     // Tests play the unmodified C program.
     "crates/cli/tests/",
+    // Processes are forked where they are shown.
+    "crates/ipcspace/tests/",
+    "crates/ipcspace/examples/",
     "testing/",
 ];
 /// Crates that have the compiler see to it as well.

@@ -1,0 +1,147 @@
+//! Namespaces: each process is in one. So each of these works in children of its own.
+
+mod forked;
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::{fs, io, process};
+
+use forked::fork;
+use ipcspace::{Key, Limit, MsgType, Namespace, Select};
+
+fn name(of: &str) -> String {
+    format!("test-{of}-{}", process::id())
+}
+
+#[test]
+fn a_named_one_is_opened_by_others() {
+    let name = name("named");
+    // Each end is closed when the other side has come so far.
+    let (mut made, make) = io::pipe().unwrap();
+    let (mut done, finish) = io::pipe().unwrap();
+    let maker = fork(|| {
+        let ns = Namespace::builder(&name).limit(Limit::MsgMax, 4).create().unwrap();
+        let queue = ns.queue(Key::new(1)).create_new(true).open().unwrap();
+        queue.send(MsgType::FIRST, b"here").unwrap();
+        assert_eq!(queue.send(MsgType::FIRST, b"large").unwrap_err().limit(), Some(Limit::MsgMax));
+        (&make).write_all(b"x").unwrap();
+        done.read_exact(&mut [0]).unwrap();
+    });
+    made.read_exact(&mut [0]).unwrap();
+    fork(|| {
+        let taken = Namespace::builder(&name).create().unwrap_err();
+        assert_eq!(taken.errno(), libc::EEXIST);
+        let ns = Namespace::open(&name).unwrap();
+        let queue = ns.queue(Key::new(1)).open().unwrap();
+        assert_eq!(queue.recv(Select::Any, &mut [0; 4]).unwrap().len, 4);
+        // The same one again is no other one.
+        Namespace::open(&name).unwrap();
+        assert_eq!(Namespace::private().unwrap_err().errno(), libc::EBUSY);
+    })
+    .join();
+    (&finish).write_all(b"x").unwrap();
+    maker.join();
+}
+
+#[test]
+fn what_can_be_no_namespace_is_an_error() {
+    fork(|| {
+        for bad in ["", "a/b", ".hidden", &"x".repeat(33), "nul\0"] {
+            assert_eq!(Namespace::open(bad).unwrap_err().errno(), libc::EINVAL, "{bad:?}");
+        }
+        assert_eq!(Namespace::open("there-is-none").unwrap_err().errno(), libc::ENOENT);
+        let bad = Namespace::builder("").limit(Limit::MsgMni, 1 << 40).create().unwrap_err();
+        assert!(bad.errno() == libc::EINVAL && bad.to_string().contains("kernel.msgmni"), "{bad}");
+        assert_eq!(Namespace::builder("a/b").create().unwrap_err().errno(), libc::EINVAL);
+        // None of this was a step into one.
+        Namespace::private().unwrap();
+    })
+    .join();
+}
+
+/// The broker of this process's namespace, by whom it has at the other end of a connection.
+fn broker() -> i32 {
+    let stat = |pid: &str| fs::read_to_string(Path::new("/proc").join(pid).join("comm"));
+    let mut all = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid = entry.file_name().into_string().ok()?;
+        (stat(&pid).ok()? == "ipcspace-broker\n").then(|| pid.parse().ok())?
+    });
+    // SAFETY: asks for a number.
+    let session = |pid: i32| unsafe { libc::getsid(pid) };
+    let link = fs::read_dir("/proc/self/fd").unwrap().flatten().find_map(|entry| {
+        let fd: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let (mut peer, mut len) = (libc::ucred { pid: 0, uid: 0, gid: 0 }, 12);
+        // SAFETY: a structure and its length.
+        let got = unsafe {
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
+        };
+        (got == 0 && peer.pid != 0).then_some(peer.pid)
+    });
+    all.find(|pid| Some(*pid) == link && session(*pid) == *pid).expect("the broker, in a session of its own")
+}
+
+#[test]
+fn the_broker_keeps_nothing_of_the_programs() {
+    let (mut read, write) = io::pipe().unwrap();
+    fork(|| {
+        Namespace::private().unwrap();
+        let fds = fs::read_dir(format!("/proc/{}/fd", broker())).unwrap();
+        let links: Vec<_> = fds.flatten().map(|fd| fs::read_link(fd.path()).unwrap_or_default()).collect();
+        let own =
+            fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&write))).unwrap();
+        assert!(!links.contains(&own), "{links:?}");
+    })
+    .join();
+    drop(write);
+    // So who waits for the end of the program's output has it with the program.
+    assert_eq!(read.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn without_its_broker_calls_are_errors() {
+    fork(|| {
+        let ns = Namespace::private().unwrap();
+        let queue = ns.queue(Key::PRIVATE).open().unwrap();
+        // SAFETY: our own broker.
+        unsafe { libc::kill(broker(), libc::SIGKILL) };
+        // Who is there goes on, who comes later can't.
+        queue.send(MsgType::FIRST, b"still").unwrap();
+        fork(|| assert_eq!(queue.status().unwrap_err().errno(), libc::ENOSYS)).join();
+        assert!(ns.shared::<[std::sync::atomic::AtomicU8; 9]>().open().is_err());
+    })
+    .join();
+}
+
+#[test]
+fn it_ends_with_the_last_who_is_in_it() {
+    let name = name("last");
+    let (mut made, make) = io::pipe().unwrap();
+    let last = fork(|| {
+        Namespace::builder(&name).create().unwrap();
+        (&make).write_all(b"x").unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    made.read_exact(&mut [0]).unwrap();
+    assert_eq!(open_elsewhere(&name), 0);
+    last.kill();
+    let begun = std::time::Instant::now();
+    while !matches!(open_elsewhere(&name), libc::ENOENT) {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it is still there");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// The error number of opening it in a process that ends at once; 0 if it is there.
+fn open_elsewhere(name: &str) -> i32 {
+    let (mut read, write) = io::pipe().unwrap();
+    fork(|| {
+        let errno = Namespace::open(name).map_or_else(|error| error.errno(), |_| 0);
+        (&write).write_all(&errno.to_ne_bytes()).unwrap();
+    })
+    .join();
+    let mut errno = [0; 4];
+    read.read_exact(&mut errno).unwrap();
+    i32::from_ne_bytes(errno)
+}
