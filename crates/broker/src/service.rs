@@ -135,6 +135,7 @@ impl Error {
             Error::File(_, error) => raw(error.raw_os_error()),
             Error::OtherVersion(_) => Errno::EPROTO,
             Error::NoAnswer(_) => Errno::ETIMEDOUT,
+            Error::Unserved(_) => Errno::ECONNRESET,
             Error::Taken => Errno::EEXIST,
             Error::NotServed(_) | Error::Busy(_) => Errno::EBUSY,
             Error::System(error) => raw(Some(*error as i32)),
