@@ -72,6 +72,11 @@ pub const NOTIFY_REMOVED: i64 = 2;
 const SIZEOF_MSG: u64 = 48;
 const SIZEOF_NODE: u64 = 48;
 
+/// `watched`: what has become of the queue is shown at once.
+const ALWAYS: u32 = 1;
+/// `watched`: and that something has become of it, though it look the same.
+const EDGES: u32 = 2;
+
 /// No descriptor, for a host that has none of the queue.
 pub const NO_FD: i32 = -1;
 
@@ -111,11 +116,13 @@ arena::shared! {
         /// Whose message `pending` is to tell of.
         from_pid: AtomicU32,
         from_uid: AtomicU32,
-        /// Whether somebody may be polling a descriptor.
+        /// Whether somebody may be polling a descriptor at any time, `ALWAYS` or `EDGES`.
         watched: AtomicU32,
         /// What is shown to them: a [`Readiness`].
         shown: AtomicU32,
         pad: AtomicU32,
+        /// Processes some of whose threads are polling right now, and how many; see [`Poller`].
+        pollers: [AtomicU64; 2],
     }
 
     /// What a user has of queues.
@@ -277,6 +284,15 @@ fn find<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, name: &Name) -> Result<Opti
 /// `EFAULT ENAMETOOLONG ENOENT EACCES EEXIST EINVAL ENOSPC EMFILE ENFILE ENOMEM`.
 pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: u64) -> Result<i32> {
     let attr = if attr == 0 { None } else { Some(ctx.host.get_user::<MqAttr>(attr)?) };
+    let opened = open(ctx, name, oflag, mode, attr.as_ref());
+    opened.map_err(|error| match error {
+        // The kernel takes a number before it looks at what the name says.
+        Errno::EFAULT | CORRUPT => error,
+        _ => ctx.host.mqd_possible().err().unwrap_or(error),
+    })
+}
+
+fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Option<&MqAttr>) -> Result<i32> {
     let name = Name::of_user(ctx.host, name)?;
     for _ in 0..TRIES {
         match lookup(ctx, &name)? {
@@ -290,7 +306,7 @@ pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, a
             }
             None if oflag & O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
-                if let Some(fd) = mq_create(ctx, &name, oflag, mode, attr.as_ref())? {
+                if let Some(fd) = mq_create(ctx, &name, oflag, mode, attr)? {
                     return Ok(fd);
                 }
             }
@@ -470,6 +486,9 @@ fn mqueue_get_inode<'a, T: Task>(
     ];
     for place in zero.into_iter().chain(q.types.words()).chain(&q.get().recv).chain(&q.get().send) {
         place.store(0, Relaxed);
+    }
+    for poller in &q.pollers {
+        poller.store(0, Relaxed);
     }
     Ok(q)
 }
@@ -652,6 +671,9 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
             remove_notification(&mut tx, &q)?;
             tx.commit();
         }
+        for poller in q.pollers.iter().filter(|poller| Poller(poller.load(Relaxed)).process() == process) {
+            poller.store(0, Relaxed);
+        }
         // It may have ended between changing the queue and showing that.
         show(ctx, &q, NO_FD);
         let unlinked = q.unlinked.load(Relaxed) != 0;
@@ -744,7 +766,8 @@ fn readiness(q: &MqueueInodeInfo) -> Readiness {
 /// Shows those who poll what has become of the queue, whose lock is held. `fd` is a descriptor of it.
 #[inline(always)]
 fn show<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
-    if q.watched.load(Relaxed) != 0 {
+    let polled = q.pollers[0].load(Relaxed) | q.pollers[1].load(Relaxed) != 0;
+    if polled || q.watched.load(Relaxed) != 0 {
         show_now(ctx, q, fd);
     }
 }
@@ -759,24 +782,26 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
         3 => Readiness::Full,
         _ => Readiness::Unknown,
     };
-    if from != to {
+    let edges = q.watched.load(Relaxed) == EDGES;
+    if from != to || edges && to == Readiness::Between {
         // Whoever comes after a death in between makes it anew.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         arena::sync::ordered();
-        ctx.host.show_readiness(q.handle(), fd, from, to);
+        ctx.host.show_readiness(q.handle(), fd, from, to, edges);
         arena::sync::ordered();
         q.shown.store(to as u32, Relaxed);
     }
 }
 
-/// Somebody may poll the descriptor from now on.
+/// Somebody may poll the descriptor at any time from now on, or wait for what is new (`edges`).
 ///
 /// # Errors
 /// `EBADF`, and those of a queue that makes no sense.
-pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32) -> Result<()> {
+pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32, edges: bool) -> Result<()> {
     let Mqd { queue, .. } = ctx.host.mqd(fd)?;
     let watched = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
-        q.watched.store(1, Relaxed);
+        let how = if edges { EDGES } else { ALWAYS };
+        q.watched.store(q.watched.load(Relaxed).max(how), Relaxed);
         // What was shown once may have gone with the last descriptor.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         show(ctx, &q, fd);
@@ -785,8 +810,102 @@ pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32) -> Result<()> {
     heed_queue(ctx, queue, watched)
 }
 
+/// A process in the upper half, and how many of its threads poll in the lower.
+///
+/// Only who is in its place writes it, and under the queue's lock the broker, when the process has ended. Who dies there without a word
+/// to anybody, or leaves by a jump, leaves it taken: then each change is shown, as to one that polls for ever.
+#[derive(Clone, Copy)]
+struct Poller(u64);
+
+impl Poller {
+    fn process(self) -> Handle {
+        Handle((self.0 >> 32) as u32)
+    }
+
+    /// With one thread more.
+    fn entered(self, process: Handle) -> Option<u64> {
+        match self {
+            Poller(0) => Some(u64::from(process.0) << 32 | 1),
+            _ if self.process() == process => Some(self.0 + 1),
+            _ => None,
+        }
+    }
+
+    /// With one thread less.
+    fn left(self, process: Handle) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        match self.0 as u32 {
+            _ if self.process() != process => None,
+            0 | 1 => Some(0),
+            _ => Some(self.0 - 1),
+        }
+    }
+}
+
+/// Changes the process's place among the pollers. False if it has none.
+fn change_poller(
+    q: &MqueueInodeInfo,
+    process: Handle,
+    change: impl Fn(Poller, Handle) -> Option<u64>,
+) -> bool {
+    let own = |poller: &&AtomicU64| Poller(poller.load(Relaxed)).process() == process;
+    let place = q.pollers.iter().find(own).into_iter().chain(&q.pollers);
+    place.into_iter().any(|poller| {
+        let mut before = poller.load(Relaxed);
+        while let Some(after) = change(Poller(before), process) {
+            match poller.compare_exchange(before, after, Relaxed, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => before = now,
+            }
+        }
+        false
+    })
+}
+
+/// The thread is about to poll the descriptor, which was not shown yet since it is open if it is `new`. The queue, for [`end_poll`];
+/// none if it may be polled at any time from now on.
+///
+/// # Errors
+/// As [`watch`].
+pub fn begin_poll<T: Task>(ctx: &Ctx<'_, T>, fd: i32, new: bool) -> Result<Option<Handle>> {
+    let Mqd { queue, .. } = ctx.host.mqd(fd)?;
+    let begun = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
+        let always = q.watched.load(Relaxed) != 0;
+        let entered = !always && change_poller(&q, ctx.host.process(), Poller::entered);
+        if !always && !entered {
+            q.watched.store(ALWAYS, Relaxed);
+        }
+        if new {
+            q.shown.store(Readiness::Unknown as u32, Relaxed);
+        }
+        show(ctx, &q, fd);
+        drop(tx);
+        entered.then_some(queue)
+    });
+    heed_queue(ctx, queue, begun)
+}
+
+/// The thread polls the queue no more.
+///
+/// # Errors
+/// Those of a namespace that makes no sense.
+pub fn end_poll<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
+    change_poller(&*queue(ctx, handle)?, ctx.host.process(), Poller::left);
+    Ok(())
+}
+
+#[inline(always)]
 fn touch<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
     let now = tx.ctx().host.now();
+    // Mostly no second has passed.
+    if [&q.atime, &q.mtime, &q.ctime].iter().any(|time| time.load(Relaxed) != now) {
+        set_times(tx, q, now);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn set_times<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, now: i64) {
     tx.set(q, |q| &q.atime, now);
     tx.set(q, |q| &q.mtime, now);
     tx.set(q, |q| &q.ctime, now);
@@ -1477,6 +1596,8 @@ pub struct MqStat {
     pub notify_signo: i32,
     /// The process that is told; 0 if none.
     pub notify_pid: u32,
+    /// Whether its name is gone.
+    pub unlinked: bool,
 }
 
 impl MqStat {
@@ -1568,5 +1689,6 @@ fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqStat> {
         notify,
         notify_signo: q.notify_signo.load(Relaxed),
         notify_pid: if notify.is_some() { q.notify_pid.load(Relaxed) } else { 0 },
+        unlinked: q.unlinked.load(Relaxed) != 0,
     })
 }

@@ -63,6 +63,13 @@ const PAGE: usize = 4096;
 /// What is written to them and read from them, which is nothing.
 static PAGES: [AtomicU8; 2 * PAGE] = [const { AtomicU8::new(0) }; 2 * PAGE];
 
+/// Whether a descriptor is a FIFO's or a pipe's.
+pub fn is_fifo(fd: i32) -> bool {
+    const F_GETPIPE_SZ: usize = 1032;
+    // SAFETY: integers.
+    check(unsafe { syscall6(72, fd as usize, F_GETPIPE_SZ, 0, 0, 0, 0) }).is_ok()
+}
+
 /// Gives a FIFO room for two pages.
 pub fn make_small(fd: i32) {
     const F_SETPIPE_SZ: usize = 1031;
@@ -71,20 +78,25 @@ pub fn make_small(fd: i32) {
 }
 
 /// Has none, one or both of a FIFO's two pages in use, so that it can be written to, both, or read from: by one byte in one page, or one and a
-/// whole page. On the way from one to another it is nothing else. What somebody else has put there is thrown away.
-pub fn fill_pages(fd: i32, wanted: usize) {
+/// whole page. On the way from one to another it is nothing else. So many are in use as far as is known; what somebody else has put there is
+/// thrown away.
+pub fn fill_pages(fd: i32, known: Option<usize>, wanted: usize) {
     /// Bytes that are there when so many pages are in use.
     const BYTES: [usize; 3] = [0, 1, 1 + PAGE];
-    let there = waiting(fd);
-    let pages = BYTES.iter().position(|bytes| *bytes == there).unwrap_or_else(|| {
-        take(fd, there);
-        0
-    });
-    match BYTES[wanted.min(2)].checked_sub(BYTES[pages]) {
+    let counted = || {
+        let there = waiting(fd);
+        BYTES.iter().position(|bytes| *bytes == there).unwrap_or_else(|| {
+            take(fd, there);
+            0
+        })
+    };
+    // Who reads counts first, for if somebody else has read the bytes it would sleep.
+    let pages = known.filter(|known| *known <= wanted).unwrap_or_else(counted);
+    match BYTES[wanted.min(2)].checked_sub(BYTES[pages.min(2)]) {
         // As one call, which nobody sees half done. No part goes to a page that is in use.
         Some(more) => put(fd, more),
         // What is left of two pages is one byte of the last.
-        None => take(fd, BYTES[pages] - BYTES[wanted]),
+        None => take(fd, BYTES[pages.min(2)] - BYTES[wanted.min(2)]),
     }
 }
 
