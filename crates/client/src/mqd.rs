@@ -505,6 +505,10 @@ impl Descriptors for LinuxHost {
         let _ = queue::send_notice(notice.pid, notice.signo, notice.value, from);
     }
 
+    fn program(&self, pid: u32) -> u64 {
+        queue::program_of(pid)
+    }
+
     fn watch_unlinked(&self) {
         match memory::keeper() {
             Some(keeper) => (keeper.look)(),

@@ -109,6 +109,8 @@ arena::shared! {
         notify: AtomicU32,
         notify_signo: AtomicI32,
         notify_value: AtomicU64,
+        /// Which program of its process's it is.
+        notify_program: AtomicU64,
         notify_pid: AtomicU32,
         notify_process: AtomicU32,
         /// The waiter of a registration by thread.
@@ -470,6 +472,7 @@ fn mqueue_get_inode<'a, T: Task>(
     }
     q.qsize.store(0, Relaxed);
     q.notify_value.store(0, Relaxed);
+    q.notify_program.store(0, Relaxed);
     q.notify_signo.store(0, Relaxed);
     let zero = [
         &q.curmsgs,
@@ -966,14 +969,27 @@ impl List {
     }
 }
 
+/// What a call does that can't go on: asked without the lock, as it costs system calls.
+#[derive(Clone, Copy)]
+enum Otherwise {
+    Fails,
+    /// Sleeps, with this priority of its thread's.
+    Sleeps(i32),
+}
+
+impl Otherwise {
+    fn of<T: Task>(task: &T, fd: i32) -> Otherwise {
+        if task.mqd_nonblock(fd) { Otherwise::Fails } else { Otherwise::Sleeps(task.scheduling_priority()) }
+    }
+}
+
 /// Where a waiter's arguments have its thread's priority.
 const PRIO: usize = 0;
 
 /// `wq_add`: puts the thread's waiter behind those that are as urgent as it is.
 #[expect(clippy::cast_possible_truncation, reason = "an int")]
-fn wq_add<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result<()> {
+fn wq_add<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, prio: i32) -> Result<()> {
     let ctx = tx.ctx();
-    let prio = ctx.host.scheduling_priority();
     let mut behind = list.part(q)[1].load(Relaxed);
     for _ in 0..=SLEEPERS {
         if behind == 0 {
@@ -1171,20 +1187,22 @@ fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Re
     }
     let prio = i64::from(call.prio);
     let msg = load_msg(ctx, call.msg, call.len, prio)?;
-    let mut nonblock = None;
+    let mut otherwise = None;
     // What the priority may need in the tree: in the chain, before the message.
     let mut spare: Option<Ref<'a, TypeNode>> = None;
     loop {
         let Locked { object: q, mut tx } = queue_of(ctx, handle)?;
         let full = q.curmsgs.load(Relaxed) >= q.maxmsg.load(Relaxed);
-        if full && nonblock.is_none() {
-            drop(tx);
-            nonblock = Some(ctx.host.mqd_nonblock(call.fd));
-            continue;
-        }
-        if full && nonblock == Some(true) {
-            return Err(Errno::EAGAIN);
-        }
+        let urgency = match otherwise {
+            _ if !full => None,
+            None => {
+                drop(tx);
+                otherwise = Some(Otherwise::of(ctx.host, call.fd));
+                continue;
+            }
+            Some(Otherwise::Fails) => return Err(Errno::EAGAIN),
+            Some(Otherwise::Sleeps(urgency)) => Some(urgency),
+        };
         if !full && List::Receivers.first(&q) != 0 && pipelined_send(&mut tx, &q, &msg, spare.as_ref())? {
             return Ok(Outcome::Done(0));
         }
@@ -1201,8 +1219,8 @@ fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Re
             spare = Some(ctx.at(block).or_errno()?);
             continue;
         };
-        if full {
-            wq_add(&mut tx, &q, List::Senders)?;
+        if let Some(urgency) = urgency {
+            wq_add(&mut tx, &q, List::Senders, urgency)?;
             let me = ctx.slot.part(|s| &s.waiter);
             tx.set(&me, |w| &w.block, new.handle().0);
             set_chain(&mut tx, Handle::NULL);
@@ -1321,21 +1339,21 @@ fn receive<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedreceive, handle: Handle) -> 
     if call.len < u64::from(queue(ctx, handle)?.msgsize.load(Relaxed)) {
         return Err(Errno::EMSGSIZE);
     }
-    let mut nonblock = None;
+    let mut otherwise = None;
     loop {
         let Locked { object: q, mut tx } = queue_of(ctx, handle)?;
         if q.curmsgs.load(Relaxed) == 0 {
-            match nonblock {
+            let urgency = match otherwise {
                 None => {
                     drop(tx);
-                    nonblock = Some(ctx.host.mqd_nonblock(call.fd));
+                    otherwise = Some(Otherwise::of(ctx.host, call.fd));
                     continue;
                 }
-                Some(true) => return Err(Errno::EAGAIN),
-                Some(false) => {}
-            }
+                Some(Otherwise::Fails) => return Err(Errno::EAGAIN),
+                Some(Otherwise::Sleeps(urgency)) => urgency,
+            };
             ctx.slot.waiter.block.store(0, Relaxed);
-            wq_add(&mut tx, &q, List::Receivers)?;
+            wq_add(&mut tx, &q, List::Receivers, urgency)?;
             tx.commit();
             return Ok(Outcome::Blocked);
         }
@@ -1477,15 +1495,23 @@ fn is_own<T: Task>(task: &T, q: &MqueueInodeInfo) -> bool {
     q.notify_process.load(Relaxed) == task.process().0 && q.notify_pid.load(Relaxed) == task.tgid()
 }
 
+/// Whether who has registered is no more: the process, or the program that it was.
+fn is_gone<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> bool {
+    let pid = q.notify_pid.load(Relaxed);
+    let Ok(process) = ctx.at::<arena::ProcSlot>(Handle(q.notify_process.load(Relaxed))) else { return false };
+    let executed = || {
+        let [then, now] = [q.notify_program.load(Relaxed), ctx.host.program(pid)];
+        then != 0 && now != 0 && then != now
+    };
+    let marked = process.marked();
+    process.pid.load(Relaxed) != pid
+        || marked && (ctx.host.process_dead(pid, process.start.load(Relaxed)) || executed())
+}
+
 fn register<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, how: u32) -> Result<()> {
     let ctx = tx.ctx();
     if q.notify.load(Relaxed) != 0 {
-        let process = Handle(q.notify_process.load(Relaxed));
-        let gone = ctx.at::<arena::ProcSlot>(process).is_ok_and(|p| {
-            let pid = q.notify_pid.load(Relaxed);
-            p.pid.load(Relaxed) != pid || p.marked() && ctx.host.process_dead(pid, p.start.load(Relaxed))
-        });
-        if !gone {
+        if !is_gone(ctx, q) {
             return Err(Errno::EBUSY);
         }
         remove_notification(tx, q)?;
@@ -1493,6 +1519,7 @@ fn register<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, how: u32) -> Result<
     tx.set(q, |q| &q.notify, how);
     tx.set(q, |q| &q.notify_pid, ctx.host.tgid());
     tx.set(q, |q| &q.notify_process, ctx.host.process().0);
+    tx.set(q, |q| &q.notify_program, ctx.host.program(ctx.host.tgid()));
     Ok(())
 }
 
@@ -1523,7 +1550,7 @@ fn remove_notification<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result
 /// `__do_notify`: a message has come into an empty queue.
 fn do_notify<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
     let signo = q.notify_signo.load(Relaxed);
-    if q.notify.load(Relaxed) == BY_SIGNAL && signo != 0 {
+    if q.notify.load(Relaxed) == BY_SIGNAL && signo != 0 && !is_gone(tx.ctx(), q) {
         // Who is told twice, because the teller died in between, has been told.
         tx.ctx().host.notify(&Notice {
             pid: q.notify_pid.load(Relaxed),
@@ -1668,6 +1695,8 @@ fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqStat> {
         *to = from.load(Relaxed);
     }
     let notify = match q.notify.load(Relaxed) {
+        0 => None,
+        _ if is_gone(ctx, q) => None,
         BY_SIGNAL => Some(SIGEV_SIGNAL),
         BY_NOTHING => Some(SIGEV_NONE),
         BY_THREAD => Some(SIGEV_THREAD),

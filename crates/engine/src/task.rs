@@ -218,6 +218,10 @@ pub trait Descriptors {
     fn show_readiness(&self, _queue: Handle, _fd: i32, _from: Readiness, _to: Readiness, _edges: bool) {}
     /// Sends the signal of a notification. Is called with the queue's lock held.
     fn notify(&self, _notice: &Notice) {}
+    /// What tells a process's program from the next one that it executes; 0 where that can't be found out.
+    fn program(&self, _pid: u32) -> u64 {
+        0
+    }
     /// A queue without a name is still held: somebody must look for its end.
     fn watch_unlinked(&self) {}
     /// Whether a descriptor is a socket that a notification can go to.

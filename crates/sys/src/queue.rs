@@ -162,6 +162,29 @@ pub fn scheduling_priority() -> i32 {
     }
 }
 
+/// What tells a process's program from the next one that it executes: where the kernel put its random bytes. 0 if it can't be read.
+pub fn program_of(pid: u32) -> u64 {
+    const AT_RANDOM: [u8; 8] = 25u64.to_ne_bytes();
+    const DIGITS: usize = 10;
+    let mut path = *b"/proc/0000000000/auxv\0";
+    let start = b"/proc/".len();
+    let mut left = pid;
+    for digit in path[start..start + DIGITS].iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    // The kernel wants no zeros in front.
+    let zeros = path[start..].iter().take_while(|digit| **digit == b'0').count().min(DIGITS - 1);
+    path.copy_within(start + zeros.., start);
+    let mut text = [0; 512];
+    // SAFETY: a terminated string.
+    let file = unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC) };
+    let len = file.and_then(|file| read_start(&file, &mut text)).unwrap_or(0);
+    let entries = text[..len].chunks_exact(16).map(|entry| entry.split_at(8));
+    let mut random = entries.filter(|(key, _)| *key == AT_RANDOM);
+    random.next().and_then(|(_, value)| value.try_into().ok()).map_or(0, u64::from_ne_bytes)
+}
+
 /// The process's umask. That of the file's line, as the call that tells it would change it.
 pub fn umask() -> u32 {
     let mut text = [0; 256];

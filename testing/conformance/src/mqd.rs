@@ -35,6 +35,7 @@ cases! { "mqueue/descriptor":
     is_a_regular_file.only(REAL),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
+    a_registration_goes_with_exec.only(REAL),
 }
 
 const IN: i16 = POLLIN;
@@ -410,4 +411,53 @@ fn closed_by_range() -> Outcome {
         ok!(mq_notify(fd, None));
     }
     Ok(())
+}
+
+/// A child that registers and then executes another program, which sleeps.
+fn executes(fd: i32, how: (c_int, c_int, usize)) -> Outcome<c_int> {
+    let mut ends = [0; 2];
+    // SAFETY: room for two numbers.
+    ok!(answer(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }));
+    // SAFETY: the child makes no more than system calls.
+    let child = ok!(answer(unsafe { libc::fork() }));
+    if child == 0 {
+        let arguments = [c"sleep".as_ptr(), c"20".as_ptr(), ptr::null()];
+        if mq_notify(fd, Some(how)) == Ok(0) {
+            // SAFETY: terminated strings, and a terminated array of them.
+            unsafe { libc::execv(c"/bin/sleep".as_ptr(), arguments.as_ptr()) };
+        }
+        // SAFETY: ends it.
+        unsafe { libc::_exit(1) };
+    }
+    ok!(close(ends[1]));
+    // The other end is closed by exec.
+    same!(read(ends[0], 1), Ok(String::new()));
+    ok!(close(ends[0]));
+    Ok(child)
+}
+
+/// Kills a child, which must not have ended before.
+fn end(child: c_int) -> Outcome {
+    let mut status = 0;
+    // SAFETY: room for a status.
+    same!(unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) }, 0);
+    // SAFETY: a child of this process's, which waits for it.
+    unsafe { libc::kill(child, libc::SIGKILL) };
+    // SAFETY: as above.
+    same!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    Ok(())
+}
+
+fn a_registration_goes_with_exec() -> Outcome {
+    let fd = ok!(queue("/q", 2));
+    let child = executes(fd, (SIGEV_NONE, 0, 0))?;
+    same!(pread(fd, 100, 0), Ok(line(0, 0, 0, 0)));
+    same!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))), Ok(0));
+    ok!(mq_notify(fd, None));
+    end(child)?;
+    // The next program is not sent what it knows nothing of.
+    let child = executes(fd, (SIGEV_SIGNAL, libc::SIGUSR1, 0))?;
+    ok!(mq_send(fd, b"x", 0));
+    let_others_run();
+    end(child)
 }
