@@ -3,22 +3,22 @@
 //! What users see: a queue's descriptor is that of a FIFO beside the namespace's socket, opened anew by each `mq_open`, so the kernel keeps what is the
 //! description's: `O_NONBLOCK`, whoever has it by dup, fork or `SCM_RIGHTS`. What it was opened for stands in flags that mean nothing to a
 //! FIFO and that nobody can change. Whether anybody has the queue open, the FIFO tells.
-//! Who polls one sees what the queue has: as none, one or both of the FIFO's two pages are in use. That costs two system calls a message, so it is
-//! done only once somebody in any process is about to poll, or has handed a descriptor on ([`watch`]).
-//! What is missing: to read a descriptor takes that away.
+//! Who polls one sees what the queue has: as none, one or both of the FIFO's two pages are in use. That costs system calls, so it is done only while
+//! somebody polls ([`Polling`]), or once nobody can say when somebody does: if a descriptor has been handed on, or is waited for by edges ([`watch`]).
+//! What is missing: to read a descriptor without libc takes that away; the place up to where one was read is the number's, not the description's.
 //!
 //! A table says which queue a number is of, so that sending and receiving ask the kernel nothing. A number that is not in it is asked for
 //! its link in /proc, each time in a vfork child: its numbers are not those of the process whose memory it uses.
 
 use core::ffi::CStr;
-use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use abi::{
     Errno, Result,
     mqueue::{O_ACCMODE, O_NONBLOCK, O_RDWR, O_WRONLY},
 };
 use arena::Handle;
-use engine::{Descriptors, Mqd, Notice, Readiness, Task, namespace};
+use engine::{Descriptors, Mqd, Notice, Readiness, Task, mqueue::MqStat, namespace, proc::Line};
 use sys::{file, net::Fd, queue};
 
 use crate::{LinuxHost, attach, host, memory, tls, vfork, wire};
@@ -42,8 +42,17 @@ const NO_READING: i32 = 0o10_000; // O_DSYNC
 const NO_WRITING: i32 = 0o400_000; // O_NOFOLLOW
 const READ: u64 = 1 << 32;
 const WRITE: u64 = 1 << 33;
-/// The queue shows its readiness since this process has the number.
-const WATCHED: u64 = 1 << 34;
+/// The queue's readiness has been shown since this process has the number.
+const SHOWN: u64 = 1 << 34;
+/// And is always.
+const WATCHED: u64 = 1 << 35;
+/// And each change, for edges.
+const EDGES: u64 = 1 << 36;
+/// An epoll of the process's may have the number.
+const IN_EPOLL: u64 = 1 << 37;
+/// Where the next read begins: the bits from this one on.
+const PLACE: u32 = 40;
+const PLACE_MAX: u64 = u64::MAX >> PLACE;
 
 fn place<T>(table: &[T; NUMBERS], fd: i32) -> Option<&T> {
     table.get(usize::try_from(fd).ok()?)
@@ -121,27 +130,129 @@ pub fn closed(queue: Handle) {
     let _ = crate::with(|ctx| engine::mqueue::do_close(ctx, queue));
 }
 
-/// The number is about to be polled, or handed on to who may poll it.
-pub fn watch(fd: i32) {
-    let Some(word) = place(&QUEUES, fd) else { return };
-    let before = word.load(Relaxed);
-    if before != 0
-        && before & WATCHED == 0
-        && !vfork::is_child(tls::get())
-        && crate::with(|ctx| engine::mqueue::watch(ctx, fd)).is_ok()
-    {
-        // Unless it has become something else.
-        let _ = word.compare_exchange(before, before | WATCHED, Relaxed, Relaxed);
+/// Marks a queue's number, unless it has become something else since it was `before`.
+fn mark(fd: i32, before: u64, marks: u64) {
+    if let Some(word) = place(&QUEUES, fd).filter(|_| before != 0) {
+        let _ = word.compare_exchange(before, before | marks, Relaxed, Relaxed);
     }
 }
 
-/// Those of an array of `struct pollfd` are about to be polled.
-pub fn watch_polled(polled: u64, count: usize) {
+/// What is known of a queue's number; none of one that is no queue's, or where nothing may be changed.
+fn marks(fd: i32) -> Option<u64> {
+    let word = place(&QUEUES, fd)?.load(Relaxed);
+    (word != 0 && !vfork::is_child(tls::get())).then_some(word)
+}
+
+/// The number may be polled at any time from now on, as it is handed on.
+pub fn watch(fd: i32) {
+    watch_for(fd, false);
+}
+
+fn watch_for(fd: i32, edges: bool) {
+    let wanted = SHOWN | WATCHED | if edges { EDGES } else { 0 };
+    if let Some(before) = marks(fd)
+        && before & wanted != wanted
+        && crate::with(|ctx| engine::mqueue::watch(ctx, fd, edges)).is_ok()
+    {
+        mark(fd, before, wanted);
+    }
+}
+
+/// The number is about to be put into an epoll, to be waited for so.
+pub fn put_in_epoll(fd: i32, event: u64) {
+    const EPOLLET: u32 = 1 << 31;
+    let Some(before) = marks(fd) else { return };
     let host = LinuxHost { tls: tls::get() };
-    for at in 0..count.min(NUMBERS) as u64 {
-        // What can't be read the kernel will refuse.
-        let Ok([fd, _]) = host.get_user::<[u32; 2]>(polled.wrapping_add(at * 8)) else { return };
-        watch(fd.cast_signed());
+    // What can't be read the kernel will refuse.
+    if host.get_user::<u32>(event).is_ok_and(|events| events & EPOLLET != 0) {
+        watch_for(fd, true);
+    } else {
+        mark(fd, before, IN_EPOLL);
+    }
+    EPOLLS.store(true, Relaxed);
+}
+
+/// Whether a `struct msghdr` has more than data.
+pub fn sends_control(message: usize) -> bool {
+    const CONTROL_LEN: usize = 40;
+    let host = LinuxHost { tls: tls::get() };
+    host.get_user::<u64>(message.wrapping_add(CONTROL_LEN) as u64).is_ok_and(|len| len != 0)
+}
+
+/// Whether [`put_in_epoll`] was ever told of a queue.
+static EPOLLS: AtomicBool = AtomicBool::new(false);
+
+/// The queues that show what they have while a thread polls them. It is not dropped, for the thread may be cancelled: what polls is to end it.
+pub struct Polling {
+    queues: [u32; Polling::MOST],
+    count: usize,
+}
+
+impl Polling {
+    /// Queues that can be polled at a time; further ones are watched from then on, which is better than to ask for each at each poll.
+    const MOST: usize = 8;
+
+    /// What is in the process's epolls is polled whatever it polls: an epoll can be in a set, and in another epoll.
+    pub fn begin() -> Polling {
+        let mut polling = Polling { queues: [0; Polling::MOST], count: 0 };
+        if EPOLLS.load(Relaxed) {
+            let in_epoll = |fd: &i32| marks(*fd).is_some_and(|marks| marks & IN_EPOLL != 0);
+            numbers(0, i32::MAX).filter(in_epoll).for_each(|fd| polling.add(fd));
+        }
+        polling
+    }
+
+    fn add(&mut self, fd: i32) {
+        let Some(before) = marks(fd) else { return };
+        let Some(room) = self.queues.get_mut(self.count) else { return watch(fd) };
+        if before & WATCHED != 0 {
+            return;
+        }
+        match crate::with(|ctx| engine::mqueue::begin_poll(ctx, fd, before & SHOWN == 0)) {
+            Ok(Some(queue)) => {
+                *room = queue.0;
+                self.count += 1;
+                if before & SHOWN == 0 {
+                    mark(fd, before, SHOWN);
+                }
+            }
+            Ok(None) => mark(fd, before, SHOWN | WATCHED),
+            Err(_) => {}
+        }
+    }
+
+    /// With those of an array of `struct pollfd`.
+    pub fn add_array(&mut self, polled: usize, count: usize) {
+        let host = LinuxHost { tls: tls::get() };
+        for at in 0..count.min(NUMBERS) {
+            // What can't be read the kernel will refuse.
+            let Ok([fd, _]) = host.get_user::<[u32; 2]>(polled.wrapping_add(at * 8) as u64) else { return };
+            self.add(fd.cast_signed());
+        }
+    }
+
+    /// With those of sets of `select`.
+    pub fn add_sets(&mut self, end: i32, sets: [usize; 3]) {
+        let host = LinuxHost { tls: tls::get() };
+        for fd in numbers(0, end.saturating_sub(1)) {
+            let (word, bit) = (fd.cast_unsigned() as usize / 64 * 8, fd % 64);
+            let has = |set: usize| {
+                set != 0
+                    && host
+                        .get_user::<u64>(set.wrapping_add(word) as u64)
+                        .is_ok_and(|set| set >> bit & 1 != 0)
+            };
+            if sets.into_iter().any(has) {
+                self.add(fd);
+            }
+        }
+    }
+
+    /// It has polled.
+    pub fn end(self) {
+        for queue in self.queues.iter().take(self.count) {
+            let _ = crate::with(|ctx| engine::mqueue::end_poll(ctx, Handle(*queue)));
+        }
     }
 }
 
@@ -154,6 +265,9 @@ pub fn has_any() -> bool {
 pub fn copied(old: i32, new: i32) {
     if let Some(mqd) = known(old) {
         learn(new, mqd);
+        // What has been put into an epoll is there as long as any descriptor is left of it.
+        let in_epoll = marks(old).unwrap_or(0) & IN_EPOLL;
+        mark(new, marks(new).unwrap_or(0), in_epoll);
     }
 }
 
@@ -167,6 +281,69 @@ pub(crate) fn forget_all() {
     for fd in numbers(0, i32::MAX) {
         forget(fd);
     }
+}
+
+// ---- as a file
+
+/// Bytes that a queue's file says it has.
+pub const FILE_SIZE: i64 = 80;
+
+/// Reads a queue's file: one line, from `at` on, or from where the last read ended. What was read `copy` takes to the program's memory.
+///
+/// # Errors
+/// `EBADF EINVAL EFAULT`.
+pub fn read(fd: i32, size: usize, at: Option<i64>, copy: impl FnOnce(&[u8]) -> Result<()>) -> Result<i64> {
+    let from = match at {
+        Some(at) => u64::try_from(at).map_err(|_| Errno::EINVAL)?,
+        None => seek(fd, 0, SEEK_CUR)?.cast_unsigned(),
+    };
+    let host = LinuxHost { tls: tls::get() };
+    if !host.mqd(fd)?.read {
+        return Err(Errno::EBADF);
+    }
+    let mut line = Line::default();
+    stat(fd)?.line(&mut line);
+    let text = line.text().get(usize::try_from(from).unwrap_or(usize::MAX)..).unwrap_or_default();
+    let text = text.get(..size).unwrap_or(text);
+    copy(text)?;
+    let len = text.len() as i64;
+    if at.is_none() {
+        seek(fd, len, SEEK_CUR)?;
+    }
+    Ok(len)
+}
+
+const SEEK_CUR: i32 = 1;
+
+/// `lseek(2)` on a queue's descriptor.
+///
+/// # Errors
+/// `EBADF EINVAL`.
+pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<i64> {
+    let word = place(&QUEUES, fd).ok_or(Errno::EBADF)?;
+    let now = word.load(Relaxed);
+    let from = match whence {
+        0 => 0,
+        SEEK_CUR => (now >> PLACE).cast_signed(),
+        2 => FILE_SIZE,
+        // What is in the file is data, and behind it there is a hole.
+        3 | 4 if !(0..FILE_SIZE).contains(&offset) => return Err(Errno::ENXIO),
+        3 => 0,
+        4 => FILE_SIZE - offset,
+        _ => return Err(Errno::EINVAL),
+    };
+    let to = from.checked_add(offset).filter(|to| *to >= 0).ok_or(Errno::EINVAL)?;
+    let kept = to.cast_unsigned().min(PLACE_MAX);
+    let _ = word.compare_exchange(now, now & ((1 << PLACE) - 1) | kept << PLACE, Relaxed, Relaxed);
+    Ok(kept.cast_signed())
+}
+
+/// What is to be seen of the queue of a number.
+///
+/// # Errors
+/// `EBADF`.
+pub fn stat(fd: i32) -> Result<MqStat> {
+    crate::with(|ctx| engine::mqueue::stat_mqd(ctx, fd))
 }
 
 // ---- FIFOs
@@ -260,6 +437,13 @@ impl Descriptors for LinuxHost {
         Ok(fd)
     }
 
+    fn mqd_possible(&self) -> Result<()> {
+        match file::open_root() {
+            Err(error @ (Errno::EMFILE | Errno::ENFILE)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn drop_mqd(&self, fd: i32) {
         forget(fd);
         file::close(fd);
@@ -293,24 +477,36 @@ impl Descriptors for LinuxHost {
         held.unwrap_or(true)
     }
 
-    fn show_readiness(&self, queue: Handle, fd: i32, from: Readiness, to: Readiness) {
+    fn show_readiness(&self, queue: Handle, fd: i32, from: Readiness, to: Readiness, edges: bool) {
         let own = if fd == engine::mqueue::NO_FD { open(queue, O_NONBLOCK).ok() } else { None };
         let fd = own.as_ref().map_or(fd, Fd::raw);
+        let pages = |readiness| match readiness {
+            Readiness::Unknown => None,
+            Readiness::Empty => Some(0),
+            Readiness::Between => Some(1),
+            Readiness::Full => Some(2),
+        };
         if from == Readiness::Unknown {
             queue::make_small(fd);
         }
-        let pages = match to {
-            Readiness::Empty | Readiness::Unknown => 0,
-            Readiness::Between => 1,
-            Readiness::Full => 2,
-        };
-        queue::fill_pages(fd, pages);
+        // A full FIFO that has room again wakes who waits to write, and what was written woke who waits to read.
+        let over_full = to == Readiness::Between || from == Readiness::Between && to == Readiness::Empty;
+        if edges && over_full {
+            queue::fill_pages(fd, pages(from), 2);
+            queue::fill_pages(fd, Some(2), pages(to).unwrap_or(0));
+        } else {
+            queue::fill_pages(fd, pages(from), pages(to).unwrap_or(0));
+        }
     }
 
     fn notify(&self, notice: &Notice) {
         // Who has other rights than the one that registered can't.
         let from = (notice.from_pid, notice.from_uid);
         let _ = queue::send_notice(notice.pid, notice.signo, notice.value, from);
+    }
+
+    fn program(&self, pid: u32) -> u64 {
+        queue::program_of(pid)
     }
 
     fn watch_unlinked(&self) {
@@ -348,15 +544,15 @@ impl Descriptors for LinuxHost {
     }
 }
 
-/// What a descriptor is that is not in the table.
+/// What a descriptor is that is not in the table. What is quickly told is asked first: its link costs more.
 #[cold]
 #[inline(never)]
 fn look(fd: i32) -> Result<Mqd> {
-    let queue = queue_of(fd).ok_or(Errno::EBADF)?;
     let flags = file::flags(fd)?;
-    if flags & file::O_PATH != 0 || flags & O_ACCMODE != O_RDWR {
+    if flags & file::O_PATH != 0 || flags & O_ACCMODE != O_RDWR || !queue::is_fifo(fd) {
         return Err(Errno::EBADF);
     }
+    let queue = queue_of(fd).ok_or(Errno::EBADF)?;
     let mqd = Mqd { queue, read: flags & NO_READING == 0, write: flags & NO_WRITING == 0 };
     learn(fd, mqd);
     Ok(mqd)

@@ -72,6 +72,11 @@ pub const NOTIFY_REMOVED: i64 = 2;
 const SIZEOF_MSG: u64 = 48;
 const SIZEOF_NODE: u64 = 48;
 
+/// `watched`: what has become of the queue is shown at once.
+const ALWAYS: u32 = 1;
+/// `watched`: and that something has become of it, though it look the same.
+const EDGES: u32 = 2;
+
 /// No descriptor, for a host that has none of the queue.
 pub const NO_FD: i32 = -1;
 
@@ -104,6 +109,8 @@ arena::shared! {
         notify: AtomicU32,
         notify_signo: AtomicI32,
         notify_value: AtomicU64,
+        /// Which program of its process's it is.
+        notify_program: AtomicU64,
         notify_pid: AtomicU32,
         notify_process: AtomicU32,
         /// The waiter of a registration by thread.
@@ -111,11 +118,13 @@ arena::shared! {
         /// Whose message `pending` is to tell of.
         from_pid: AtomicU32,
         from_uid: AtomicU32,
-        /// Whether somebody may be polling a descriptor.
+        /// Whether somebody may be polling a descriptor at any time, `ALWAYS` or `EDGES`.
         watched: AtomicU32,
         /// What is shown to them: a [`Readiness`].
         shown: AtomicU32,
         pad: AtomicU32,
+        /// Processes some of whose threads are polling right now, and how many; see [`Poller`].
+        pollers: [AtomicU64; 2],
     }
 
     /// What a user has of queues.
@@ -286,6 +295,15 @@ fn find<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, name: &Name) -> Result<Opti
 /// `EFAULT ENAMETOOLONG ENOENT EACCES EEXIST EINVAL ENOSPC EMFILE ENFILE ENOMEM`.
 pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: u64) -> Result<i32> {
     let attr = if attr == 0 { None } else { Some(ctx.host.get_user::<MqAttr>(attr)?) };
+    let opened = open(ctx, name, oflag, mode, attr.as_ref());
+    opened.map_err(|error| match error {
+        // The kernel takes a number before it looks at what the name says.
+        Errno::EFAULT | CORRUPT => error,
+        _ => ctx.host.mqd_possible().err().unwrap_or(error),
+    })
+}
+
+fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Option<&MqAttr>) -> Result<i32> {
     let name = Name::of_user(ctx.host, name)?;
     for _ in 0..TRIES {
         match lookup(ctx, &name)? {
@@ -300,7 +318,7 @@ pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, a
             None if oflag & O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
                 let by = Creator::of(ctx.host, IpcNamespace::of(ctx.arena, ctx.host)?.get());
-                if let Some(fd) = mq_create(ctx, &name, Some(oflag), mode, attr.as_ref(), &by)? {
+                if let Some(fd) = mq_create(ctx, &name, Some(oflag), mode, attr, &by)? {
                     return Ok(fd);
                 }
             }
@@ -493,6 +511,7 @@ fn mqueue_get_inode<'a, T: Task>(
     }
     q.qsize.store(0, Relaxed);
     q.notify_value.store(0, Relaxed);
+    q.notify_program.store(0, Relaxed);
     q.notify_signo.store(0, Relaxed);
     let zero = [
         &q.curmsgs,
@@ -509,6 +528,9 @@ fn mqueue_get_inode<'a, T: Task>(
     ];
     for place in zero.into_iter().chain(q.types.words()).chain(&q.get().recv).chain(&q.get().send) {
         place.store(0, Relaxed);
+    }
+    for poller in &q.pollers {
+        poller.store(0, Relaxed);
     }
     Ok(q)
 }
@@ -709,6 +731,9 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
             remove_notification(&mut tx, &q)?;
             tx.commit();
         }
+        for poller in q.pollers.iter().filter(|poller| Poller(poller.load(Relaxed)).process() == process) {
+            poller.store(0, Relaxed);
+        }
         // It may have ended between changing the queue and showing that.
         show(ctx, &q, NO_FD);
         let unlinked = q.unlinked.load(Relaxed) != 0;
@@ -801,7 +826,8 @@ fn readiness(q: &MqueueInodeInfo) -> Readiness {
 /// Shows those who poll what has become of the queue, whose lock is held. `fd` is a descriptor of it.
 #[inline(always)]
 fn show<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
-    if q.watched.load(Relaxed) != 0 {
+    let polled = q.pollers[0].load(Relaxed) | q.pollers[1].load(Relaxed) != 0;
+    if polled || q.watched.load(Relaxed) != 0 {
         show_now(ctx, q, fd);
     }
 }
@@ -816,31 +842,33 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
         3 => Readiness::Full,
         _ => Readiness::Unknown,
     };
-    if from != to {
+    let edges = q.watched.load(Relaxed) == EDGES;
+    if from != to || edges && to == Readiness::Between {
         // Whoever comes after a death in between makes it anew.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         arena::sync::ordered();
-        ctx.host.show_readiness(q.handle(), fd, from, to);
+        ctx.host.show_readiness(q.handle(), fd, from, to, edges);
         arena::sync::ordered();
         q.shown.store(to as u32, Relaxed);
     }
 }
 
-/// Somebody may poll the descriptor from now on.
+/// Somebody may poll the descriptor at any time from now on, or wait for what is new (`edges`).
 ///
 /// # Errors
 /// `EBADF`, and those of a queue that makes no sense.
-pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32) -> Result<()> {
-    watch_queue(ctx, ctx.host.mqd(fd)?.queue, fd)
+pub fn watch<T: Task>(ctx: &Ctx<'_, T>, fd: i32, edges: bool) -> Result<()> {
+    watch_queue(ctx, ctx.host.mqd(fd)?.queue, fd, edges)
 }
 
-/// Somebody may poll the descriptor, which is one of that queue, from now on.
+/// As [`watch`], of a descriptor which is one of that queue.
 ///
 /// # Errors
 /// `EBADF`, and those of a queue that makes no sense.
-pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32) -> Result<()> {
+pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32, edges: bool) -> Result<()> {
     let watched = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
-        q.watched.store(1, Relaxed);
+        let how = if edges { EDGES } else { ALWAYS };
+        q.watched.store(q.watched.load(Relaxed).max(how), Relaxed);
         // What was shown once may have gone with the last descriptor.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         show(ctx, &q, fd);
@@ -849,8 +877,102 @@ pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32) -> Result<
     heed_queue(ctx, queue, watched)
 }
 
+/// A process in the upper half, and how many of its threads poll in the lower.
+///
+/// Only who is in its place writes it, and under the queue's lock the broker, when the process has ended. Who dies there without a word
+/// to anybody, or leaves by a jump, leaves it taken: then each change is shown, as to one that polls for ever.
+#[derive(Clone, Copy)]
+struct Poller(u64);
+
+impl Poller {
+    fn process(self) -> Handle {
+        Handle((self.0 >> 32) as u32)
+    }
+
+    /// With one thread more.
+    fn entered(self, process: Handle) -> Option<u64> {
+        match self {
+            Poller(0) => Some(u64::from(process.0) << 32 | 1),
+            _ if self.process() == process => Some(self.0 + 1),
+            _ => None,
+        }
+    }
+
+    /// With one thread less.
+    fn left(self, process: Handle) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+        match self.0 as u32 {
+            _ if self.process() != process => None,
+            0 | 1 => Some(0),
+            _ => Some(self.0 - 1),
+        }
+    }
+}
+
+/// Changes the process's place among the pollers. False if it has none.
+fn change_poller(
+    q: &MqueueInodeInfo,
+    process: Handle,
+    change: impl Fn(Poller, Handle) -> Option<u64>,
+) -> bool {
+    let own = |poller: &&AtomicU64| Poller(poller.load(Relaxed)).process() == process;
+    let place = q.pollers.iter().find(own).into_iter().chain(&q.pollers);
+    place.into_iter().any(|poller| {
+        let mut before = poller.load(Relaxed);
+        while let Some(after) = change(Poller(before), process) {
+            match poller.compare_exchange(before, after, Relaxed, Relaxed) {
+                Ok(_) => return true,
+                Err(now) => before = now,
+            }
+        }
+        false
+    })
+}
+
+/// The thread is about to poll the descriptor, which was not shown yet since it is open if it is `new`. The queue, for [`end_poll`];
+/// none if it may be polled at any time from now on.
+///
+/// # Errors
+/// As [`watch`].
+pub fn begin_poll<T: Task>(ctx: &Ctx<'_, T>, fd: i32, new: bool) -> Result<Option<Handle>> {
+    let Mqd { queue, .. } = ctx.host.mqd(fd)?;
+    let begun = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
+        let always = q.watched.load(Relaxed) != 0;
+        let entered = !always && change_poller(&q, ctx.host.process(), Poller::entered);
+        if !always && !entered {
+            q.watched.store(ALWAYS, Relaxed);
+        }
+        if new {
+            q.shown.store(Readiness::Unknown as u32, Relaxed);
+        }
+        show(ctx, &q, fd);
+        drop(tx);
+        entered.then_some(queue)
+    });
+    heed_queue(ctx, queue, begun)
+}
+
+/// The thread polls the queue no more.
+///
+/// # Errors
+/// Those of a namespace that makes no sense.
+pub fn end_poll<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
+    change_poller(&*queue(ctx, handle)?, ctx.host.process(), Poller::left);
+    Ok(())
+}
+
+#[inline(always)]
 fn touch<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
     let now = tx.ctx().host.now();
+    // Mostly no second has passed.
+    if [&q.atime, &q.mtime, &q.ctime].iter().any(|time| time.load(Relaxed) != now) {
+        set_times(tx, q, now);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn set_times<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, now: i64) {
     tx.set(q, |q| &q.atime, now);
     tx.set(q, |q| &q.mtime, now);
     tx.set(q, |q| &q.ctime, now);
@@ -911,14 +1033,27 @@ impl List {
     }
 }
 
+/// What a call does that can't go on: asked without the lock, as it costs system calls.
+#[derive(Clone, Copy)]
+enum Otherwise {
+    Fails,
+    /// Sleeps, with this priority of its thread's.
+    Sleeps(i32),
+}
+
+impl Otherwise {
+    fn of<T: Task>(task: &T, fd: i32) -> Otherwise {
+        if task.mqd_nonblock(fd) { Otherwise::Fails } else { Otherwise::Sleeps(task.scheduling_priority()) }
+    }
+}
+
 /// Where a waiter's arguments have its thread's priority.
 const PRIO: usize = 0;
 
 /// `wq_add`: puts the thread's waiter behind those that are as urgent as it is.
 #[expect(clippy::cast_possible_truncation, reason = "an int")]
-fn wq_add<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List) -> Result<()> {
+fn wq_add<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, list: List, prio: i32) -> Result<()> {
     let ctx = tx.ctx();
-    let prio = ctx.host.scheduling_priority();
     let mut behind = list.part(q)[1].load(Relaxed);
     for _ in 0..=SLEEPERS {
         if behind == 0 {
@@ -1116,20 +1251,22 @@ fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Re
     }
     let prio = i64::from(call.prio);
     let msg = load_msg(ctx, call.msg, call.len, prio)?;
-    let mut nonblock = None;
+    let mut otherwise = None;
     // What the priority may need in the tree: in the chain, before the message.
     let mut spare: Option<Ref<'a, TypeNode>> = None;
     loop {
         let Locked { object: q, mut tx } = queue_of(ctx, handle)?;
         let full = q.curmsgs.load(Relaxed) >= q.maxmsg.load(Relaxed);
-        if full && nonblock.is_none() {
-            drop(tx);
-            nonblock = Some(ctx.host.mqd_nonblock(call.fd));
-            continue;
-        }
-        if full && nonblock == Some(true) {
-            return Err(Errno::EAGAIN);
-        }
+        let urgency = match otherwise {
+            _ if !full => None,
+            None => {
+                drop(tx);
+                otherwise = Some(Otherwise::of(ctx.host, call.fd));
+                continue;
+            }
+            Some(Otherwise::Fails) => return Err(Errno::EAGAIN),
+            Some(Otherwise::Sleeps(urgency)) => Some(urgency),
+        };
         if !full && List::Receivers.first(&q) != 0 && pipelined_send(&mut tx, &q, &msg, spare.as_ref())? {
             return Ok(Outcome::Done(0));
         }
@@ -1146,8 +1283,8 @@ fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Re
             spare = Some(ctx.at(block).or_errno()?);
             continue;
         };
-        if full {
-            wq_add(&mut tx, &q, List::Senders)?;
+        if let Some(urgency) = urgency {
+            wq_add(&mut tx, &q, List::Senders, urgency)?;
             let me = ctx.slot.part(|s| &s.waiter);
             tx.set(&me, |w| &w.block, new.handle().0);
             set_chain(&mut tx, Handle::NULL);
@@ -1266,21 +1403,21 @@ fn receive<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedreceive, handle: Handle) -> 
     if call.len < u64::from(queue(ctx, handle)?.msgsize.load(Relaxed)) {
         return Err(Errno::EMSGSIZE);
     }
-    let mut nonblock = None;
+    let mut otherwise = None;
     loop {
         let Locked { object: q, mut tx } = queue_of(ctx, handle)?;
         if q.curmsgs.load(Relaxed) == 0 {
-            match nonblock {
+            let urgency = match otherwise {
                 None => {
                     drop(tx);
-                    nonblock = Some(ctx.host.mqd_nonblock(call.fd));
+                    otherwise = Some(Otherwise::of(ctx.host, call.fd));
                     continue;
                 }
-                Some(true) => return Err(Errno::EAGAIN),
-                Some(false) => {}
-            }
+                Some(Otherwise::Fails) => return Err(Errno::EAGAIN),
+                Some(Otherwise::Sleeps(urgency)) => urgency,
+            };
             ctx.slot.waiter.block.store(0, Relaxed);
-            wq_add(&mut tx, &q, List::Receivers)?;
+            wq_add(&mut tx, &q, List::Receivers, urgency)?;
             tx.commit();
             return Ok(Outcome::Blocked);
         }
@@ -1422,15 +1559,23 @@ fn is_own<T: Task>(task: &T, q: &MqueueInodeInfo) -> bool {
     q.notify_process.load(Relaxed) == task.process().0 && q.notify_pid.load(Relaxed) == task.tgid()
 }
 
+/// Whether who has registered is no more: the process, or the program that it was.
+fn is_gone<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> bool {
+    let pid = q.notify_pid.load(Relaxed);
+    let Ok(process) = ctx.at::<arena::ProcSlot>(Handle(q.notify_process.load(Relaxed))) else { return false };
+    let executed = || {
+        let [then, now] = [q.notify_program.load(Relaxed), ctx.host.program(pid)];
+        then != 0 && now != 0 && then != now
+    };
+    let marked = process.marked();
+    process.pid.load(Relaxed) != pid
+        || marked && (ctx.host.process_dead(pid, process.start.load(Relaxed)) || executed())
+}
+
 fn register<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, how: u32) -> Result<()> {
     let ctx = tx.ctx();
     if q.notify.load(Relaxed) != 0 {
-        let process = Handle(q.notify_process.load(Relaxed));
-        let gone = ctx.at::<arena::ProcSlot>(process).is_ok_and(|p| {
-            let pid = q.notify_pid.load(Relaxed);
-            p.pid.load(Relaxed) != pid || p.marked() && ctx.host.process_dead(pid, p.start.load(Relaxed))
-        });
-        if !gone {
+        if !is_gone(ctx, q) {
             return Err(Errno::EBUSY);
         }
         remove_notification(tx, q)?;
@@ -1438,6 +1583,7 @@ fn register<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, how: u32) -> Result<
     tx.set(q, |q| &q.notify, how);
     tx.set(q, |q| &q.notify_pid, ctx.host.tgid());
     tx.set(q, |q| &q.notify_process, ctx.host.process().0);
+    tx.set(q, |q| &q.notify_program, ctx.host.program(ctx.host.tgid()));
     Ok(())
 }
 
@@ -1468,7 +1614,7 @@ fn remove_notification<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result
 /// `__do_notify`: a message has come into an empty queue.
 fn do_notify<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
     let signo = q.notify_signo.load(Relaxed);
-    if q.notify.load(Relaxed) == BY_SIGNAL && signo != 0 {
+    if q.notify.load(Relaxed) == BY_SIGNAL && signo != 0 && !is_gone(tx.ctx(), q) {
         // Who is told twice, because the teller died in between, has been told.
         tx.ctx().host.notify(&Notice {
             pid: q.notify_pid.load(Relaxed),
@@ -1517,8 +1663,6 @@ pub struct MqStat {
     pub id: i32,
     name: [u64; NAME_MAX / 8 + 1],
     name_len: usize,
-    /// Whether its name is gone.
-    pub unlinked: bool,
     /// Its permissions.
     pub mode: u32,
     /// Whose it is.
@@ -1545,6 +1689,8 @@ pub struct MqStat {
     pub notify_signo: i32,
     /// The process that is told; 0 if none.
     pub notify_pid: u32,
+    /// Whether its name is gone.
+    pub unlinked: bool,
 }
 
 impl MqStat {
@@ -1615,6 +1761,8 @@ pub(crate) fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqS
         *to = from.load(Relaxed);
     }
     let notify = match q.notify.load(Relaxed) {
+        0 => None,
+        _ if is_gone(ctx, q) => None,
         BY_SIGNAL => Some(SIGEV_SIGNAL),
         BY_NOTHING => Some(SIGEV_NONE),
         BY_THREAD => Some(SIGEV_THREAD),
@@ -1624,7 +1772,6 @@ pub(crate) fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqS
         id: q.perm.id.load(Relaxed),
         name,
         name_len,
-        unlinked: q.unlinked.load(Relaxed) != 0,
         mode: q.perm.mode.load(Relaxed),
         uid: q.perm.uid.load(Relaxed),
         gid: q.perm.gid.load(Relaxed),
@@ -1638,5 +1785,6 @@ pub(crate) fn stat<T: Task>(ctx: &Ctx<'_, T>, q: &MqueueInodeInfo) -> Result<MqS
         notify,
         notify_signo: q.notify_signo.load(Relaxed),
         notify_pid: if notify.is_some() { q.notify_pid.load(Relaxed) } else { 0 },
+        unlinked: q.unlinked.load(Relaxed) != 0,
     })
 }

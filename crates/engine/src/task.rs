@@ -205,11 +205,23 @@ pub trait Descriptors {
     fn queue_held(&self, _queue: Handle) -> bool {
         true
     }
+    /// Whether the process can have another descriptor.
+    ///
+    /// # Errors
+    /// `EMFILE ENFILE`.
+    fn mqd_possible(&self) -> Result<()> {
+        Ok(())
+    }
     /// Makes all descriptors of a queue show something else to who polls them; `fd` is one of them,
-    /// or [`NO_FD`](crate::mqueue::NO_FD). What they show now is `from`, unless all have been closed meanwhile. Is called with the queue's lock held.
-    fn show_readiness(&self, _queue: Handle, _fd: i32, _from: Readiness, _to: Readiness) {}
+    /// or [`NO_FD`](crate::mqueue::NO_FD). What they show now is `from`, unless all have been closed meanwhile. With `edges`, who waits for
+    /// something new is woken as well, though it be the same. Is called with the queue's lock held.
+    fn show_readiness(&self, _queue: Handle, _fd: i32, _from: Readiness, _to: Readiness, _edges: bool) {}
     /// Sends the signal of a notification. Is called with the queue's lock held.
     fn notify(&self, _notice: &Notice) {}
+    /// What tells a process's program from the next one that it executes; 0 where that can't be found out.
+    fn program(&self, _pid: u32) -> u64 {
+        0
+    }
     /// A queue without a name is still held: somebody must look for its end.
     fn watch_unlinked(&self) {}
     /// Whether a descriptor is a socket that a notification can go to.

@@ -10,6 +10,7 @@
 //! (relative, by a symbolic link of the same name, with dots) needs to be understood here.
 
 mod path;
+mod queue;
 mod stream;
 mod symbols;
 mod write;
@@ -25,7 +26,7 @@ use engine::{
 };
 use sys::{file, net::Fd};
 
-pub(crate) use symbols::{close_number, find_all};
+pub(crate) use symbols::{close_number, closed_numbers, find_all, watch_all};
 
 const O_NOFOLLOW: i32 = 0o400_000;
 

@@ -179,6 +179,7 @@ pub extern "C" fn syscall(
         None => {
             let ours = signal::raw(number, [a, b, c, d]);
             ours.or_else(|| namespaces::raw(number, [a, b, c, d, e])).unwrap_or_else(|| {
+                mqueue::before_raw(number);
                 // SAFETY: the program's own call, with its own arguments.
                 let result = unsafe { sys::syscall6(number, a, b, c, d, e, f) };
                 credentials::note_raw(number);

@@ -2,7 +2,6 @@
 //!
 //! What users see: `mq_open` and all others, which libc makes of six system calls, as glibc does: names begin with a slash, and a notification by a
 //! thread has one that waits for it. That is ours: it sleeps in the namespace, where the kernel's would listen at a socket.
-//! What is missing: `__mq_open_2` with `O_CREAT` is `EINVAL`, where glibc ends the program.
 //!
 //! # Safety
 //! As in the crate's head; the names of queues are read here as libc reads them. libc's functions have the signatures that they are called by.
@@ -51,14 +50,20 @@ pub unsafe extern "C" fn mq_open(name: *const c_char, oflag: c_int, mode: c_uint
     finish_int(name.and_then(|name| client::call(&MqOpen { name, oflag, mode, attr })))
 }
 
-/// `mq_open` as glibc's headers name it in programs that are fortified, where only two arguments are given.
+static MQ_OPEN_2: Next = Next::new(c"__mq_open_2");
+
+/// `mq_open` as glibc's headers name it in programs that are fortified, where only two arguments are given. With `O_CREAT` it is libc's, which
+/// ends the program.
 ///
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __mq_open_2(name: *const c_char, oflag: c_int) -> c_int {
     if oflag & O_CREAT != 0 {
-        return finish_int(Err(Errno::EINVAL));
+        // SAFETY: libc's function of that name.
+        let refuse: extern "C" fn(*const c_char, c_int) -> c_int =
+            unsafe { core::mem::transmute(MQ_OPEN_2.get()) };
+        return refuse(name, oflag);
     }
     // SAFETY: the caller's promise.
     unsafe { mq_open(name, oflag, 0, 0) }
@@ -154,6 +159,15 @@ pub unsafe extern "C" fn mq_notify(fd: c_int, event: *const Sigevent) -> c_int {
     })
 }
 
+/// The program is about to make a call by its number: one that may poll queues, or hand them on, is not taken to pieces.
+pub(crate) fn before_raw(number: c_long) {
+    // poll ioctl select sendmsg fcntl epoll_wait epoll_ctl pselect6 ppoll epoll_pwait sendmmsg io_uring_enter epoll_pwait2
+    const POLLS: [c_long; 13] = [7, 16, 23, 46, 72, 232, 233, 270, 271, 281, 307, 426, 441];
+    if client::mqd::has_any() && POLLS.contains(&number) {
+        crate::files::watch_all();
+    }
+}
+
 /// The program has made a call by its number.
 #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "ints in registers")]
 pub(crate) fn note_raw(number: c_long, [first, second]: [usize; 2], result: isize) {
@@ -161,6 +175,10 @@ pub(crate) fn note_raw(number: c_long, [first, second]: [usize; 2], result: isiz
     const DUP2: c_long = 33;
     const UMASK: c_long = 95;
     const DUP3: c_long = 292;
+    const CLOSE_RANGE: c_long = 436;
+    if number == CLOSE_RANGE && result >= 0 {
+        return crate::files::closed_numbers(first as c_uint, second as c_uint);
+    }
     let gone = match number {
         CLOSE => first as i32,
         DUP2 | DUP3 if first != second => second as i32,

@@ -71,6 +71,15 @@ pub fn can_be_sealed(fd: i32) -> bool {
     check(unsafe { syscall6(72, at(fd), F_GET_SEALS, 0, 0, 0, 0) }).is_ok()
 }
 
+/// The root directory, for nothing but to have a descriptor.
+///
+/// # Errors
+/// Those of `open`.
+pub fn open_root() -> Result<Fd> {
+    // SAFETY: a terminated string.
+    unsafe { openat(AT_FDCWD, c"/".as_ptr() as usize, O_PATH | O_CLOEXEC) }
+}
+
 /// Sets a file's mode.
 ///
 /// # Errors

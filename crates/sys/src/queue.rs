@@ -63,6 +63,13 @@ const PAGE: usize = 4096;
 /// What is written to them and read from them, which is nothing.
 static PAGES: [AtomicU8; 2 * PAGE] = [const { AtomicU8::new(0) }; 2 * PAGE];
 
+/// Whether a descriptor is a FIFO's or a pipe's.
+pub fn is_fifo(fd: i32) -> bool {
+    const F_GETPIPE_SZ: usize = 1032;
+    // SAFETY: integers.
+    check(unsafe { syscall6(72, fd as usize, F_GETPIPE_SZ, 0, 0, 0, 0) }).is_ok()
+}
+
 /// Gives a FIFO room for two pages.
 pub fn make_small(fd: i32) {
     const F_SETPIPE_SZ: usize = 1031;
@@ -71,20 +78,25 @@ pub fn make_small(fd: i32) {
 }
 
 /// Has none, one or both of a FIFO's two pages in use, so that it can be written to, both, or read from: by one byte in one page, or one and a
-/// whole page. On the way from one to another it is nothing else. What somebody else has put there is thrown away.
-pub fn fill_pages(fd: i32, wanted: usize) {
+/// whole page. On the way from one to another it is nothing else. So many are in use as far as is known; what somebody else has put there is
+/// thrown away.
+pub fn fill_pages(fd: i32, known: Option<usize>, wanted: usize) {
     /// Bytes that are there when so many pages are in use.
     const BYTES: [usize; 3] = [0, 1, 1 + PAGE];
-    let there = waiting(fd);
-    let pages = BYTES.iter().position(|bytes| *bytes == there).unwrap_or_else(|| {
-        take(fd, there);
-        0
-    });
-    match BYTES[wanted.min(2)].checked_sub(BYTES[pages]) {
+    let counted = || {
+        let there = waiting(fd);
+        BYTES.iter().position(|bytes| *bytes == there).unwrap_or_else(|| {
+            take(fd, there);
+            0
+        })
+    };
+    // Who reads counts first, for if somebody else has read the bytes it would sleep.
+    let pages = known.filter(|known| *known <= wanted).unwrap_or_else(counted);
+    match BYTES[wanted.min(2)].checked_sub(BYTES[pages.min(2)]) {
         // As one call, which nobody sees half done. No part goes to a page that is in use.
         Some(more) => put(fd, more),
         // What is left of two pages is one byte of the last.
-        None => take(fd, BYTES[pages] - BYTES[wanted]),
+        None => take(fd, BYTES[pages.min(2)] - BYTES[wanted.min(2)]),
     }
 }
 
@@ -148,6 +160,29 @@ pub fn scheduling_priority() -> i32 {
         SCHED_DEADLINE => -1,
         _ => OF_NICE_0 + attr[4].cast_signed(),
     }
+}
+
+/// What tells a process's program from the next one that it executes: where the kernel put its random bytes. 0 if it can't be read.
+pub fn program_of(pid: u32) -> u64 {
+    const AT_RANDOM: [u8; 8] = 25u64.to_ne_bytes();
+    const DIGITS: usize = 10;
+    let mut path = *b"/proc/0000000000/auxv\0";
+    let start = b"/proc/".len();
+    let mut left = pid;
+    for digit in path[start..start + DIGITS].iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+    }
+    // The kernel wants no zeros in front.
+    let zeros = path[start..].iter().take_while(|digit| **digit == b'0').count().min(DIGITS - 1);
+    path.copy_within(start + zeros.., start);
+    let mut text = [0; 512];
+    // SAFETY: a terminated string.
+    let file = unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC) };
+    let len = file.and_then(|file| read_start(&file, &mut text)).unwrap_or(0);
+    let entries = text[..len].chunks_exact(16).map(|entry| entry.split_at(8));
+    let mut random = entries.filter(|(key, _)| *key == AT_RANDOM);
+    random.next().and_then(|(_, value)| value.try_into().ok()).map_or(0, u64::from_ne_bytes)
 }
 
 /// The process's umask. That of the file's line, as the call that tells it would change it.

@@ -82,7 +82,7 @@ impl Watch {
             return Ok(());
         }
         let held = open.held.as_ref().ok_or(Errno::EBADF)?;
-        in_namespace(|ctx| mqueue::watch_queue(ctx, open.queue, held.as_raw_fd()))?;
+        in_namespace(|ctx| mqueue::watch_queue(ctx, open.queue, held.as_raw_fd(), true))?;
         // At its edges only, and put there once: else the change would be told that is known, and told again.
         let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, file);
         self.begin()?.add(held.as_fd(), event).map_err(|_| Errno::ENOMEM)?;

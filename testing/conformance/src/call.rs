@@ -72,7 +72,7 @@ fn int(value: c_int) -> u64 {
     i64::from(value).cast_unsigned()
 }
 
-fn answer<T: Default + PartialOrd>(value: T) -> Answer<T> {
+pub(crate) fn answer<T: Default + PartialOrd>(value: T) -> Answer<T> {
     if value < T::default() {
         Err(Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)))
     } else {

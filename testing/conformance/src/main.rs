@@ -16,6 +16,7 @@ mod compat;
 mod coverage;
 mod errno;
 mod memory;
+mod mqd;
 mod mqueue;
 mod msgctl;
 mod msgget;
@@ -94,6 +95,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         shmdt::CASES,
         shmctl::CASES,
         mqueue::CASES,
+        mqd::CASES,
     ]
     .into_iter()
     .flatten()

@@ -1,15 +1,20 @@
-// cancel: threads that are cancelled in message and semaphore calls, or that end in their sleep in another way.
+// cancel: threads that are cancelled in message and semaphore calls, or polling a POSIX queue, or that end in their sleep in another way.
 
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <mqueue.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
+#include <sys/select.h>
 #include <sys/sem.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -251,6 +256,72 @@ static void many(void)
 	expect(put(1000000, 0) == 0 && queued() == 1 && get(1000000, 0) == 0);
 }
 
+// ---- POSIX queues, and who polls them
+
+enum { MQ_RECEIVE, POLL, SELECT, EPOLL, WAYS };
+
+static mqd_t posix;
+
+static void *waits(void *argument)
+{
+	struct pollfd polled = { .fd = posix, .events = POLLIN };
+	struct epoll_event event = { .events = EPOLLIN };
+	fd_set set;
+	char text[8];
+	pthread_cleanup_push(count, NULL);
+	ready = 1;
+	switch ((intptr_t)argument) {
+	case MQ_RECEIVE:
+		mq_receive(posix, text, sizeof text, NULL);
+		break;
+	case POLL:
+		poll(&polled, 1, -1);
+		break;
+	case SELECT:
+		FD_ZERO(&set);
+		FD_SET(posix, &set);
+		select(posix + 1, &set, NULL, NULL, NULL);
+		break;
+	default:;
+		int epoll = epoll_create1(EPOLL_CLOEXEC);
+		expect(epoll_ctl(epoll, EPOLL_CTL_ADD, posix, &event) == 0);
+		epoll_wait(epoll, &event, 1, -1);
+	}
+	returned++;
+	pthread_cleanup_pop(0);
+	return NULL;
+}
+
+static void posix_queues(void)
+{
+	struct mq_attr attr = { .mq_maxmsg = 1, .mq_msgsize = 8 };
+	char text[8];
+	posix = mq_open("/cancel", O_CREAT | O_RDWR, 0600, &attr);
+	must(posix != -1 && mq_unlink("/cancel") == 0, "mq_open or mq_unlink");
+	for (intptr_t round = 0; round < 40 * WAYS; round++) {
+		pthread_t thread;
+		void *result;
+		cleaned = returned = ready = 0;
+		must(pthread_create(&thread, NULL, waits, (void *)(round % WAYS)) == 0, "pthread_create");
+		while (!ready)
+			sched_yield();
+		// Asleep, or anywhere on the way there.
+		if (round < WAYS)
+			pause_ms(50);
+		else
+			for (volatile long i = 0; i < round * 100; i++)
+				;
+		pthread_cancel(thread);
+		pthread_join(thread, &result);
+		expect(result == PTHREAD_CANCELED && cleaned == 1 && returned == 0);
+		struct pollfd polled = { .fd = posix, .events = POLLIN | POLLOUT };
+		expect(poll(&polled, 1, 0) == 1 && polled.revents == POLLOUT);
+		expect(mq_send(posix, "x", 1, 0) == 0 && poll(&polled, 1, 0) == 1 && polled.revents == POLLIN);
+		expect(mq_receive(posix, text, sizeof text, NULL) == 1);
+	}
+	must(mq_close(posix) == 0, "mq_close");
+}
+
 int main(int argc, char **argv)
 {
 	queue = msgget(IPC_PRIVATE, 0600);
@@ -261,6 +332,7 @@ int main(int argc, char **argv)
 	if (!libc_is_musl)
 		single_calls();
 	many();
+	posix_queues();
 	if (!libc_is_musl)
 		ended_asleep();
 	must(msgctl(queue, IPC_RMID, NULL) == 0 && semctl(set, 0, IPC_RMID) == 0, "IPC_RMID");

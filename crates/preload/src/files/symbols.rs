@@ -15,7 +15,7 @@ use core::{
 use abi::Errno;
 use client::{
     files::{File, Source as _},
-    mqd,
+    mqd::{self, Polling},
 };
 
 use crate::{loader::Next, namespaces};
@@ -23,7 +23,7 @@ use crate::{loader::Next, namespaces};
 use super::{
     Own, find_refused, identify, open_refused,
     path::{self, may_be_ours},
-    replace, replace_by, stream, write,
+    queue, replace, replace_by, stream, write,
 };
 
 unsafe extern "C" {
@@ -126,6 +126,12 @@ behind! {
     euidaccess = new(c"euidaccess"), EUIDACCESS, accessed;
     eaccess = new(c"eaccess"), EACCESS, accessed;
     faccessat = new(c"faccessat"), FACCESSAT, accessed_at;
+    fstat = new(c"fstat"), FSTAT, queue::stated;
+    fstat64 = new(c"fstat64"), FSTAT64, queue::stated;
+    __fxstat = new(c"__fxstat"), FXSTAT, queue::stated_by_version;
+    __fxstat64 = new(c"__fxstat64"), FXSTAT64, queue::stated_by_version;
+    fstatat = new(c"fstatat"), FSTATAT, queue::stated_at;
+    fstatat64 = new(c"fstatat64"), FSTATAT64, queue::stated_at;
 }
 
 /// `name` asks `choose` which function to jump to.
@@ -174,14 +180,8 @@ in_front! {
     writev = c"writev", WRITEV, choose_writev;
     fcntl = c"fcntl", FCNTL, choose_fcntl;
     fcntl64 = c"fcntl64", FCNTL64, choose_fcntl64;
-    poll = c"poll", POLL, before_poll;
-    __poll_chk = c"__poll_chk", POLL_CHK, before_poll;
-    ppoll = c"ppoll", PPOLL, before_poll;
-    __ppoll_chk = c"__ppoll_chk", PPOLL_CHK, before_poll;
-    select = c"select", SELECT, before_select;
-    pselect = c"pselect", PSELECT, before_select;
     sendmsg = c"sendmsg", SENDMSG, before_sendmsg;
-    sendmmsg = c"sendmmsg", SENDMMSG, before_sendmsg;
+    sendmmsg = c"sendmmsg", SENDMMSG, before_sendmmsg;
     fflush = c"fflush", FFLUSH, choose_flush;
     fflush_unlocked = c"fflush_unlocked", FFLUSH_UNLOCKED, choose_flush;
     fclose = c"fclose", FCLOSE, choose_fclose;
@@ -202,8 +202,8 @@ macro_rules! by_table {
         #[unsafe(no_mangle)]
         #[unsafe(naked)]
         pub unsafe extern "C" fn $name() {
-            extern "C" fn choose(fd: c_int) -> usize {
-                $choose(fd).unwrap_or_else(|| $next.get())
+            extern "C" fn choose(fd: c_int, second: usize) -> usize {
+                $choose(fd, second).unwrap_or_else(|| $next.get())
             }
             naked_asm!(
                 "endbr64",
@@ -222,7 +222,11 @@ macro_rules! by_table {
                 "push rdi",
                 "push rsi",
                 "push rdx",
+                "push rcx",
+                "sub rsp, 8",
                 "call {choose}",
+                "add rsp, 8",
+                "pop rcx",
                 "pop rdx",
                 "pop rsi",
                 "pop rdi",
@@ -240,10 +244,75 @@ macro_rules! by_table {
 by_table! {
     write = c"write", WRITE, choose_write;
     close = c"close", CLOSE, choose_close;
+    read = c"read", READ, queue::choose_read;
+    __read_chk = c"__read_chk", READ_CHK, queue::choose_read;
+    pread = c"pread", PREAD, queue::choose_pread;
+    pread64 = c"pread64", PREAD64, queue::choose_pread;
+    __pread_chk = c"__pread_chk", PREAD_CHK, queue::choose_pread;
+    __pread64_chk = c"__pread64_chk", PREAD64_CHK, queue::choose_pread;
+    lseek = c"lseek", LSEEK, queue::choose_lseek;
+    lseek64 = c"lseek64", LSEEK64, queue::choose_lseek;
+    ioctl = c"ioctl", IOCTL, choose_ioctl;
 }
 
 type Dup = extern "C" fn(c_int, c_int, c_int) -> c_int;
 type OfStream = unsafe extern "C" fn(*mut c_void) -> c_int;
+
+type Poll = extern "C" fn(usize, usize, usize, usize, usize, usize) -> c_int;
+
+/// Polls by libc's function; what is polled shows what it has meanwhile. Where the thread is cancelled, it is left so: see [`client::test_cancel`]
+/// of how it is unwound.
+#[inline(always)]
+fn around(next: &Next, arguments: [usize; 6], add: impl FnOnce(&mut Polling, [usize; 6])) -> c_int {
+    // SAFETY: libc's function has no more arguments, all of them integers or pointers.
+    let poll = unsafe { core::mem::transmute::<usize, Poll>(next.get()) };
+    let [a, b, c, d, e, f] = arguments;
+    if !mqd::has_any() {
+        return poll(a, b, c, d, e, f);
+    }
+    let mut polling = Polling::begin();
+    add(&mut polling, arguments);
+    let result = poll(a, b, c, d, e, f);
+    polling.end();
+    result
+}
+
+/// `name` polls, and `add` says what of its arguments.
+macro_rules! around {
+    ($($name:ident = $libc:literal, $next:ident, $add:expr;)*) => {
+        fn find_around() {
+            $($next.find();)*
+        }
+    $(
+        static $next: Next = Next::new($libc);
+
+        /// libc's, which sees what queues have.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name(a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_int {
+            around(&$next, [a, b, c, d, e, f], $add)
+        }
+    )* };
+}
+
+around! {
+    poll = c"poll", POLL, add_array;
+    __poll_chk = c"__poll_chk", POLL_CHK, add_array;
+    ppoll = c"ppoll", PPOLL, add_array;
+    __ppoll_chk = c"__ppoll_chk", PPOLL_CHK, add_array;
+    select = c"select", SELECT, add_sets;
+    pselect = c"pselect", PSELECT, add_sets;
+    epoll_wait = c"epoll_wait", EPOLL_WAIT, |_, _| {};
+    epoll_pwait = c"epoll_pwait", EPOLL_PWAIT, |_, _| {};
+    epoll_pwait2 = c"epoll_pwait2", EPOLL_PWAIT2, |_, _| {};
+}
+
+fn add_array(polling: &mut Polling, [polled, count, ..]: [usize; 6]) {
+    polling.add_array(polled, count);
+}
+
+fn add_sets(polling: &mut Polling, [end, read, write, except, ..]: [usize; 6]) {
+    polling.add_sets(as_int(end), [read, write, except]);
+}
 
 macro_rules! libc_functions {
     ($($name:ident = $next:ident: $kind:ty;)*) => { $(
@@ -278,6 +347,7 @@ pub(crate) fn find_all() {
     find_behind();
     find_in_front();
     find_by_table();
+    find_around();
     for next in [&DUP, &DUP2, &DUP3, &EPOLL_CTL, &CLOSE_RANGE, &CLOSEFROM] {
         next.find();
     }
@@ -467,7 +537,7 @@ fn choose_writing(fd: c_int, ours: *const ()) -> Option<usize> {
     write::of_descriptor(fd).map(|_| ours as usize)
 }
 
-fn choose_write(fd: c_int) -> Option<usize> {
+fn choose_write(fd: c_int, _: usize) -> Option<usize> {
     choose_writing(fd, write_ours as *const ())
 }
 
@@ -479,7 +549,7 @@ fn choose_writev(fd: usize, _: usize) -> Option<usize> {
     choose_writing(as_int(fd), writev_ours as *const ())
 }
 
-fn choose_close(fd: c_int) -> Option<usize> {
+fn choose_close(fd: c_int, _: usize) -> Option<usize> {
     // Its last chance; nobody hears of an error.
     let _ = stream::carry(fd);
     mqd::is_queue(fd).then_some(close_queue as *const () as usize)
@@ -502,6 +572,15 @@ fn keeps_over_exec(command: usize) -> bool {
     as_int(command) == F_SETFD
 }
 
+/// What is kept over exec may be polled there by a program that knows nothing of it.
+fn choose_ioctl(fd: c_int, request: usize) -> Option<usize> {
+    const FIONCLEX: c_int = 0x5450;
+    if as_int(request) == FIONCLEX {
+        mqd::watch(fd);
+    }
+    None
+}
+
 fn choose_fcntl(fd: usize, command: usize) -> Option<usize> {
     match () {
         () if is_dup(command) => Some(fcntl_dup as *const () as usize),
@@ -518,24 +597,22 @@ fn choose_fcntl64(fd: usize, command: usize) -> Option<usize> {
     if is_dup(command) { Some(fcntl64_dup as *const () as usize) } else { choose_fcntl(fd, command) }
 }
 
-// Who polls a queue's descriptor, or is handed one, has to see what the queue has from now on. Always libc's own function follows.
-
-fn before_poll(polled: usize, count: usize) -> Option<usize> {
-    if mqd::has_any() {
-        mqd::watch_polled(polled as u64, count);
+/// What is sent along with data isn't looked at: it may well be descriptors. Who is handed a queue's may poll it at any time.
+fn before_sendmsg(_: usize, message: usize) -> Option<usize> {
+    if mqd::has_any() && mqd::sends_control(message) {
+        watch_all();
     }
     None
 }
 
-fn before_select(end: usize, _: usize) -> Option<usize> {
-    mqd::numbers(0, as_int(end).saturating_sub(1)).for_each(mqd::watch);
+fn before_sendmmsg(_: usize, _: usize) -> Option<usize> {
+    watch_all();
     None
 }
 
-/// What is sent along isn't looked at: few programs with queues send messages so, and those that do may well send descriptors.
-fn before_sendmsg(_: usize, _: usize) -> Option<usize> {
+/// Any queue's descriptor may be polled at any time from now on.
+pub(crate) fn watch_all() {
     mqd::numbers(0, c_int::MAX).for_each(mqd::watch);
-    None
 }
 
 fn of_stream(stream: usize) -> bool {
@@ -592,7 +669,7 @@ extern "C" fn close_queue(fd: c_int) -> c_int {
 
 /// `close` for a descriptor that may be a queue's.
 pub(crate) fn close_number(fd: c_int) -> c_int {
-    if choose_close(fd).is_some() { close_queue(fd) } else { libc_close()(fd) }
+    if choose_close(fd, 0).is_some() { close_queue(fd) } else { libc_close()(fd) }
 }
 
 extern "C" fn write_ours(fd: c_int, start: usize, size: usize) -> isize {
@@ -635,7 +712,7 @@ fn replacing(fd: c_int, to: c_int, dup: impl FnOnce() -> c_int) -> c_int {
     if fd == to {
         return dup();
     }
-    choose_close(to);
+    choose_close(to, 0);
     copied(fd, closing(to, dup))
 }
 
@@ -656,7 +733,10 @@ static EPOLL_CTL: Next = Next::new(c"epoll_ctl");
 /// `epoll_ctl(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn epoll_ctl(epoll: c_int, operation: c_int, fd: c_int, event: usize) -> c_int {
-    mqd::watch(fd);
+    const EPOLL_CTL_DEL: c_int = 2;
+    if operation != EPOLL_CTL_DEL {
+        mqd::put_in_epoll(fd, event as u64);
+    }
     libc_epoll_ctl()(epoll, operation, fd, event)
 }
 
@@ -679,9 +759,20 @@ pub extern "C" fn closefrom(first: c_int) {
     libc_closefrom()(first);
 }
 
-fn close_queues(first: c_uint, last: c_uint) {
+fn queues_in(first: c_uint, last: c_uint) -> impl Iterator<Item = c_int> {
     let int = |number: c_uint| c_int::try_from(number).unwrap_or(c_int::MAX);
-    for fd in mqd::numbers(int(first), int(last)) {
+    mqd::numbers(int(first), int(last))
+}
+
+fn close_queues(first: c_uint, last: c_uint) {
+    for fd in queues_in(first, last) {
         close_queue(fd);
+    }
+}
+
+/// These have been closed, without libc.
+pub(crate) fn closed_numbers(first: c_uint, last: c_uint) {
+    for queue in queues_in(first, last).filter_map(mqd::forget) {
+        mqd::closed(queue);
     }
 }
