@@ -58,7 +58,7 @@ fn no(text: impl Into<String>) -> Found {
 }
 
 /// In the order in which one explains the next; the last one is what it is all about.
-const CHECKS: [(&str, Look); 12] = [
+const CHECKS: [(&str, Look); 13] = [
     ("kernel", kernel),
     ("library", library),
     ("memory", memory),
@@ -70,6 +70,7 @@ const CHECKS: [(&str, Look); 12] = [
     ("address space", address_space),
     ("descriptors", descriptors),
     ("kernel's IPC", kernels_ipc),
+    ("views", views),
     ("run", run),
 ];
 
@@ -110,6 +111,21 @@ fn kernel() -> Found {
             no(format!("Linux {release} is too old: 5.10 is needed"))
         }
         _ => ok(format!("Linux {release}")),
+    }
+}
+
+/// What `mount` and `run --mount` need.
+fn views() -> Found {
+    match views::ways() {
+        Ok(views::Ways { by_itself: true, .. }) => ok("mount and run --mount work, by /dev/fuse"),
+        Ok(views::Ways { helper: true, .. }) => {
+            ok("mount works by fusermount3, run --mount in a user namespace")
+        }
+        Ok(_) => note(format!(
+            "run --mount works in a user namespace, mount does not: {}",
+            views::Failure::NoHelper
+        )),
+        Err(failure) => note(format!("mount and run --mount do not work: {failure}")),
     }
 }
 

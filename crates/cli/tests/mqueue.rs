@@ -158,3 +158,59 @@ same(call("mq_notify", 1, ctypes.byref(event)), "EBADF")
         ),
     );
 }
+
+#[test]
+fn without_a_mount_the_directory_is_shown_by_the_library() {
+    python(
+        &[],
+        r#"
+import stat, subprocess
+os.umask(0o022)
+def attempt(function, *arguments, **named):
+    try: return function(*arguments, **named)
+    except OSError as error: return errno.errorcode[error.errno]
+top = "/dev/mqueue"
+at = lambda name: top + "/" + name
+mq_open = lambda name, flags: call("mq_open", name, flags, 0o640, (ctypes.c_long * 8)(0, 4, 16))
+same([os.listdir(top), attempt(os.stat, at("q")), attempt(open, at("q")), attempt(os.unlink, at("q"))], [[], "ENOENT", "ENOENT", "ENOENT"])
+fd = mq_open(b"/q", os.O_RDWR | os.O_CREAT)
+same(call("mq_send", fd, b"hello", 5, 0), 0)
+line = "QSIZE:%-10d NOTIFY:0     SIGNO:0     NOTIFY_PID:0     \n"
+same(open(at("q")).read(), line % 5)
+s, d = os.stat(at("q")), os.stat(top)
+same((oct(s.st_mode), s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_blocks), ("0o100640", 1, os.geteuid(), os.getegid(), 80, 0))
+same((oct(d.st_mode), d.st_size, abs(time.time() - s.st_mtime) < 20), ("0o41777", 60, True))
+same([os.path.samestat(each, s) for each in (os.lstat(at("q")), os.stat("//dev/mqueue/q".replace("//", "/")), d)], [True, True, False])
+same([os.access(at("q"), mode) for mode in (os.F_OK, os.R_OK, os.W_OK, os.R_OK | os.W_OK, os.X_OK)], [True] * 4 + [False])
+# Made by files, with what the namespace has for those that say nothing.
+open(at("new"), "a").close()
+os.close(os.open(at("excl"), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o4777))
+same(attempt(os.open, at("excl"), os.O_CREAT | os.O_EXCL | os.O_RDWR), "EEXIST")
+same([oct(os.stat(at(name)).st_mode) for name in ("new", "excl")], ["0o100644", "0o104755"])
+new = mq_open(b"/new", os.O_RDWR); attributes = (ctypes.c_long * 8)()
+same((call("mq_getattr", new, attributes), list(attributes)[:4]), (0, [0, 10, 8192, 0]))
+with os.scandir(top) as entries:
+    same(sorted((e.name, e.is_file(), e.inode() == e.stat().st_ino) for e in entries), [(name, True, True) for name in ("excl", "new", "q")])
+same([attempt(os.open, at("x" * 256), os.O_CREAT | os.O_RDWR), attempt(os.rmdir, at("q")) != None, attempt(os.listdir, at("q"))], ["ENAMETOOLONG", True, "ENOTDIR"])
+# Descriptors and rights are as of any file.
+fd = os.open(at("q"), os.O_RDONLY)
+same((os.get_inheritable(fd), attempt(os.write, fd, b"x"), len(os.read(fd, 100)), os.lseek(fd, 6, 0), os.read(fd, 2)), (False, "EBADF", 60, 6, b"5 "))
+# A bad address is the kernel's affair still.
+same([call("open", ctypes.c_void_p(1), flags, 0) for flags in (os.O_RDONLY, os.O_CREAT | os.O_RDWR)], ["EFAULT"] * 2)
+same([call("unlink", ctypes.c_void_p(1)), call("stat", ctypes.c_void_p(1), None), call("access", ctypes.c_void_p(1), 0)], ["EFAULT"] * 3)
+# By programs.
+run = lambda *command: subprocess.run(command, capture_output=True, text=True)
+same(run("ls", top).stdout, "excl\nnew\nq\n")
+listed = run("ls", "-l", top)
+same((listed.stderr, [row.split()[0] for row in listed.stdout.splitlines()]), ("", ["total", "-rwsr-xr-x", "-rw-r--r--", "-rw-r-----"]))
+same(run("cat", at("q")).stdout, line % 5)
+same(run("stat", "-c", "%A %s %F", top, at("q")).stdout, "drwxrwxrwt 100 directory\n-rw-r----- 80 regular file\n")
+same(run("sh", "-c", "touch /dev/mqueue/t && >/dev/mqueue/u && echo /dev/mqueue/* && rm /dev/mqueue/[tu] && test -e /dev/mqueue/q && ! test -e /dev/mqueue/t").stdout,
+    " ".join(at(name) for name in ("excl", "new", "q", "t", "u")) + "\n")
+for name in os.listdir(top): os.unlink(at(name))
+same((os.listdir(top), os.stat(top).st_size, os.path.exists(at("q"))), ([], 40, False))
+# Others' directories are what they were.
+same(({"0", "1", "2"} <= set(os.listdir("/dev/fd")), os.path.isdir("/dev"), attempt(os.stat, "/dev/mqueuex"), attempt(os.unlink, "/dev/mqueuex")), (True, True, "ENOENT", "ENOENT"))
+"#,
+    );
+}

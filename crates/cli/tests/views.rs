@@ -158,6 +158,20 @@ fn run_mount_shows_queues_where_they_are_looked_for() {
     assert_eq!(good(&scratch.run(script)), format!("{one}{one}"));
 }
 
+#[test]
+fn the_library_does_not_let_the_kernels_queues_be_touched() {
+    if !possible() {
+        return;
+    }
+    let scratch = Scratch::new("kernels");
+    let script = r#"
+        mkdir $d/dev/mqueue && touch $d/dev/null && mount --bind /dev/null $d/dev/null && mount --rbind $d/dev /dev && mount -t mqueue none /dev/mqueue
+        touch /dev/mqueue/k
+        $i run -- sh -c 'ls /dev/mqueue; rm -f /dev/mqueue/k; touch /dev/mqueue/ours; >/dev/mqueue/k; ls /dev/mqueue; rm /dev/mqueue/k; test -e /dev/mqueue/k || echo gone'
+        ls /dev/mqueue"#;
+    assert_eq!(good(&scratch.run(script)), "k\nours\ngone\nk\n");
+}
+
 /// A namespace that is served as long as this lives.
 struct Served {
     name: String,

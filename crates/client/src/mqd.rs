@@ -286,7 +286,7 @@ pub(crate) fn forget_all() {
 // ---- as a file
 
 /// Bytes that a queue's file says it has.
-pub const FILE_SIZE: i64 = 80;
+const FILE_SIZE: i64 = engine::mqueuefs::FILENT_SIZE.cast_signed();
 
 /// Reads a queue's file: one line, from `at` on, or from where the last read ended. What was read `copy` takes to the program's memory.
 ///

@@ -3,6 +3,7 @@
 //! What users see: plain `ipcs`, `lsipc`, `sysctl`, `cat` and shell redirection see the namespace. A file that is opened becomes a
 //! memfd with the text of that moment, at the number that the kernel gave; a sysctl that is opened for writing, one whose writes go to the
 //! namespace.
+//! `/dev/mqueue` is in [`queues`].
 //! What is missing: opening by system calls of the program's own, `stat` (the kernel's own file is shown); see LIMITATIONS.md.
 //!
 //! The kernel opens first, so that it makes all its checks, also of the path's address, and only then is looked at what was opened: the last
@@ -11,6 +12,7 @@
 
 mod path;
 mod queue;
+mod queues;
 mod stream;
 mod symbols;
 mod write;

@@ -151,6 +151,13 @@ pub unsafe fn openat(dir: i32, path: usize, flags: i32) -> Result<Fd> {
     check(unsafe { syscall6(257, at(dir), path, flags as usize, 0, 0, 0) }).map(|fd| Fd::own(fd as i32))
 }
 
+/// Whether the kernel can read a path, and so may we.
+pub fn can_be_read(path: usize) -> bool {
+    // SAFETY: the kernel checks the address.
+    let looked = check(unsafe { syscall6(269, at(AT_FDCWD), path, 0, 0, 0, 0) });
+    !matches!(looked, Err(Errno::EFAULT | Errno::ENAMETOOLONG))
+}
+
 /// Opens the file behind a descriptor once more.
 ///
 /// # Errors

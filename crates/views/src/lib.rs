@@ -22,7 +22,8 @@ use client::Operation;
 use fuser::{Config, Session, SessionACL};
 
 pub use mount::{
-    Failure, Mounted, SOURCE, be_able_to_mount, begin_overmount, mount, mounted, overmount, receive, unmount,
+    Failure, Mounted, SOURCE, Ways, be_able_to_mount, begin_overmount, mount, mounted, overmount, receive,
+    unmount, ways,
 };
 
 /// Serves a mount, by threads of this process, which has attached to the namespace; `fuse` is the descriptor that it was mounted with. Returns

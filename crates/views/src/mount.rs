@@ -132,17 +132,47 @@ pub fn mount(on: &Path, source: &str) -> Result<OwnedFd, Failure> {
     }
 }
 
+fn open_device() -> Result<File, Failure> {
+    let mut device = OpenOptions::new();
+    device.read(true).write(true).custom_flags(nix::libc::O_CLOEXEC);
+    device.open(DEVICE).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO) => Failure::NoDevice,
+        _ => Failure::DeviceRefused(error),
+    })
+}
+
+/// How the calling process can mount.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways {
+    /// It has the right.
+    pub by_itself: bool,
+    /// What mounts for others is there.
+    pub helper: bool,
+}
+
+/// How the calling process can mount, as far as that can be seen.
+///
+/// # Errors
+/// `NoDevice`, `DeviceRefused`: not at all.
+pub fn ways() -> Result<Ways, Failure> {
+    open_device()?;
+    let helper = Command::new(HELPER).arg("--version").stdin(Stdio::null()).output().is_ok();
+    Ok(Ways { by_itself: may_mount()?, helper })
+}
+
+/// Whether the calling process has the right to mount.
+fn may_mount() -> Result<bool, Failure> {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let status = procfs::process::Process::myself().and_then(|own| own.status()).map_err(io::Error::other)?;
+    Ok(status.capeff & CAP_SYS_ADMIN != 0)
+}
+
 /// As [`mount`], of who has the right to do so by itself.
 ///
 /// # Errors
 /// See [`Failure`].
 pub(crate) fn mount_here(on: &Path, source: &str) -> Result<OwnedFd, Failure> {
-    let mut device = OpenOptions::new();
-    device.read(true).write(true).custom_flags(nix::libc::O_CLOEXEC);
-    let device: File = device.open(DEVICE).map_err(|error| match error.raw_os_error() {
-        Some(nix::libc::ENOENT | nix::libc::ENODEV | nix::libc::ENXIO) => Failure::NoDevice,
-        _ => Failure::DeviceRefused(error),
-    })?;
+    let device = open_device()?;
     let (fd, uid, gid) = (device.as_raw_fd(), getuid(), getgid());
     let options =
         format!("fd={fd},rootmode=40000,user_id={uid},group_id={gid},default_permissions,allow_other");
@@ -229,9 +259,7 @@ pub fn unmount(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// If the kernel gives ordinary users none.
 pub fn be_able_to_mount() -> Result<bool, Failure> {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    let status = procfs::process::Process::myself().and_then(|own| own.status()).map_err(io::Error::other)?;
-    if status.capeff & CAP_SYS_ADMIN != 0 {
+    if may_mount()? {
         return Ok(false);
     }
     let (uid, gid) = (geteuid(), getegid());

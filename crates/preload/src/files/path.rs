@@ -25,5 +25,7 @@ pub(super) unsafe fn text<'a>(path: usize) -> &'a [u8] {
 pub(super) unsafe fn may_be_ours(path: usize) -> bool {
     // SAFETY: the caller's promise.
     let text = unsafe { text(path) };
-    client::files::may_be_ours(text) || matches!(text, [.., b'/', b'i', b'p', b'c'] | b"ipc")
+    super::queues::is_path(text)
+        || client::files::may_be_ours(text)
+        || matches!(text, [.., b'/', b'i', b'p', b'c'] | b"ipc")
 }

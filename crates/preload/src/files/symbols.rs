@@ -23,7 +23,7 @@ use crate::{loader::Next, namespaces};
 use super::{
     Own, find_refused, identify, open_refused,
     path::{self, may_be_ours},
-    queue, replace, replace_by, stream, write,
+    queue, queues, replace, replace_by, stream, write,
 };
 
 unsafe extern "C" {
@@ -31,9 +31,10 @@ unsafe extern "C" {
 }
 
 /// `name` calls libc's, then `behind` with the result and the first three arguments, whose result is the call's. `before`, if there is one,
-/// says by the first two what libc is to be given as the first one, of three at most.
+/// says by the first two what libc is to be given as the first one, of three at most. `instead`, if there is one, names by the first three a function that the
+/// whole call goes to, or none.
 macro_rules! behind {
-    ($($name:ident = $new:ident($libc:literal), $next:ident, $behind:path $(, before $before:ident)?;)*) => {
+    ($($name:ident = $new:ident($libc:literal), $next:ident, $behind:path $(, before $before:ident)? $(, instead $instead:path)?;)*) => {
         fn find_behind() {
             $($next.find();)*
         }
@@ -50,6 +51,25 @@ macro_rules! behind {
             naked_asm!(
                 ".cfi_startproc",
                 "endbr64",
+                $(
+                    "push rdi",
+                    "push rsi",
+                    "push rdx",
+                    "push rcx",
+                    "sub rsp, 8",
+                    ".cfi_adjust_cfa_offset 40",
+                    concat!("call {instead} # ", stringify!($instead)),
+                    "add rsp, 8",
+                    "pop rcx",
+                    "pop rdx",
+                    "pop rsi",
+                    "pop rdi",
+                    ".cfi_adjust_cfa_offset -40",
+                    "test rax, rax",
+                    "jz 3f",
+                    "jmp rax",
+                    "3:",
+                )?
                 "push rdi",
                 ".cfi_adjust_cfa_offset 8",
                 "push rsi",
@@ -101,6 +121,7 @@ macro_rules! behind {
                 address = const Next::ADDRESS,
                 find = sym find,
                 $(before = sym $before,)?
+                $(instead = sym $instead,)?
                 behind = sym $behind,
             )
         }
@@ -108,30 +129,25 @@ macro_rules! behind {
 }
 
 behind! {
-    open = new(c"open"), OPEN, opened;
-    open64 = new(c"open64"), OPEN64, opened;
+    open = new(c"open"), OPEN, opened, instead queues::before_open;
+    open64 = new(c"open64"), OPEN64, opened, instead queues::before_open;
     __open_2 = new(c"__open_2"), OPEN_2, opened;
     __open64_2 = new(c"__open64_2"), OPEN64_2, opened;
-    openat = new(c"openat"), OPENAT, opened_at;
-    openat64 = new(c"openat64"), OPENAT64, opened_at;
+    openat = new(c"openat"), OPENAT, opened_at, instead queues::before_openat_call;
+    openat64 = new(c"openat64"), OPENAT64, opened_at, instead queues::before_openat_call;
     __openat_2 = new(c"__openat_2"), OPENAT_2, opened_at;
     __openat64_2 = new(c"__openat64_2"), OPENAT64_2, opened_at;
-    creat = new(c"creat"), CREAT, created;
-    creat64 = new(c"creat64"), CREAT64, created;
-    fopen = pointer(c"fopen"), FOPEN, stream_opened;
-    fopen64 = pointer(c"fopen64"), FOPEN64, stream_opened;
+    creat = new(c"creat"), CREAT, created, instead queues::before_creat;
+    creat64 = new(c"creat64"), CREAT64, created, instead queues::before_creat;
+    fopen = pointer(c"fopen"), FOPEN, stream_opened, instead queues::before_fopen;
+    fopen64 = pointer(c"fopen64"), FOPEN64, stream_opened, instead queues::before_fopen;
     freopen = pointer(c"freopen"), FREOPEN, stream_reopened, before path_to_reopen;
     freopen64 = pointer(c"freopen64"), FREOPEN64, stream_reopened, before path_to_reopen;
     access = new(c"access"), ACCESS, accessed;
     euidaccess = new(c"euidaccess"), EUIDACCESS, accessed;
     eaccess = new(c"eaccess"), EACCESS, accessed;
     faccessat = new(c"faccessat"), FACCESSAT, accessed_at;
-    fstat = new(c"fstat"), FSTAT, queue::stated;
-    fstat64 = new(c"fstat64"), FSTAT64, queue::stated;
-    __fxstat = new(c"__fxstat"), FXSTAT, queue::stated_by_version;
-    __fxstat64 = new(c"__fxstat64"), FXSTAT64, queue::stated_by_version;
-    fstatat = new(c"fstatat"), FSTATAT, queue::stated_at;
-    fstatat64 = new(c"fstatat64"), FSTATAT64, queue::stated_at;
+    opendir = pointer(c"opendir"), OPENDIR, queues::directory_opened;
 }
 
 /// `name` asks `choose` which function to jump to.
@@ -185,6 +201,18 @@ in_front! {
     fflush = c"fflush", FFLUSH, choose_flush;
     fflush_unlocked = c"fflush_unlocked", FFLUSH_UNLOCKED, choose_flush;
     fclose = c"fclose", FCLOSE, choose_fclose;
+    unlink = c"unlink", UNLINK, queues::choose_unlink;
+    remove = c"remove", REMOVE, queues::choose_unlink;
+    unlinkat = c"unlinkat", UNLINKAT, queues::choose_unlinkat;
+    readdir = c"readdir", READDIR, queues::choose_readdir;
+    readdir64 = c"readdir64", READDIR64, queues::choose_readdir;
+    readdir_r = c"readdir_r", READDIR_R, queues::choose_readdir_r;
+    readdir64_r = c"readdir64_r", READDIR64_R, queues::choose_readdir_r;
+    closedir = c"closedir", CLOSEDIR, queues::choose_closedir;
+    rewinddir = c"rewinddir", REWINDDIR, queues::choose_rewinddir;
+    telldir = c"telldir", TELLDIR, queues::choose_telldir;
+    seekdir = c"seekdir", SEEKDIR, queues::choose_seekdir;
+    dirfd = c"dirfd", DIRFD, queues::choose_dirfd;
     pthread_create = c"pthread_create", PTHREAD_CREATE, before_thread;
     thrd_create = c"thrd_create", THRD_CREATE, before_thread;
 }
@@ -326,6 +354,7 @@ macro_rules! libc_functions {
 libc_functions! {
     libc_fflush = FFLUSH: OfStream;
     libc_fclose = FCLOSE: OfStream;
+    libc_closedir = CLOSEDIR: extern "C" fn(usize) -> c_int;
     libc_dup = DUP: Dup;
     libc_dup2 = DUP2: Dup;
     libc_dup3 = DUP3: Dup;
@@ -348,6 +377,7 @@ pub(crate) fn find_all() {
     find_in_front();
     find_by_table();
     find_around();
+    queues::find_all();
     for next in [&DUP, &DUP2, &DUP3, &EPOLL_CTL, &CLOSE_RANGE, &CLOSEFROM] {
         next.find();
     }
@@ -399,6 +429,12 @@ fn settle(result: c_int, why: Option<Errno>, dir: c_int, path: usize, flags: i32
         }
         return result;
     }
+    if let Some(done) = queue_opened(text, path, flags) {
+        if result >= 0 {
+            sys::file::close(result);
+        }
+        return crate::finish_int(done);
+    }
     let done = match why {
         // SAFETY: the kernel has read the path.
         Some(why) => unsafe { open_refused(why, dir, path, flags) },
@@ -410,6 +446,11 @@ fn settle(result: c_int, why: Option<Errno>, dir: c_int, path: usize, flags: i32
     crate::finish_int(done.map(i64::from))
 }
 
+/// A file of a queue, if the path is one's.
+fn queue_opened(text: &[u8], path: usize, flags: i32) -> Option<abi::Result<i64>> {
+    if queues::is_path(text) { queues::opened(path, flags) } else { None }
+}
+
 extern "C" fn stream_opened(result: *mut c_void, path: usize, mode: *const c_char) -> *mut c_void {
     let why = result.is_null().then(|| Errno::from_raw(crate::errno()));
     if is_candidate(why, path) { settle_stream(result, why, path, mode) } else { result }
@@ -417,30 +458,39 @@ extern "C" fn stream_opened(result: *mut c_void, path: usize, mode: *const c_cha
 
 #[cold]
 fn settle_stream(result: *mut c_void, why: Option<Errno>, path: usize, mode: *const c_char) -> *mut c_void {
-    let Some(why) = why else { return replace_stream(result, replace) };
     // SAFETY: the kernel has read the path, libc the mode.
-    let opened = unsafe { open_refused(why, sys::file::AT_FDCWD, path, flags_of(mode)) };
-    match opened {
-        Ok(fd) => {
-            // SAFETY: a descriptor of ours, and the program's mode.
-            let stream = unsafe { fdopen(fd, mode) };
-            if stream.is_null() {
-                sys::file::close(fd);
-            }
-            stream
+    let (text, flags) = unsafe { (path::text(path), flags_of(mode)) };
+    if let Some(done) = queue_opened(text, path, flags) {
+        if !result.is_null() {
+            // SAFETY: libc has just made it, and nobody else knows it.
+            unsafe { libc_fclose()(result) };
         }
-        Err(error) => {
-            crate::finish(Err(error));
-            core::ptr::null_mut()
-        }
+        return stream_of(crate::finish_int(done), mode);
     }
+    let Some(why) = why else { return replace_stream(result, replace) };
+    // SAFETY: as above.
+    let opened = unsafe { open_refused(why, sys::file::AT_FDCWD, path, flags) };
+    stream_of(crate::finish_int(opened.map(i64::from)), mode)
+}
+
+/// A stream of a descriptor of ours; none of -1.
+pub(super) fn stream_of(fd: c_int, mode: *const c_char) -> *mut c_void {
+    if fd == -1 {
+        return core::ptr::null_mut();
+    }
+    // SAFETY: a descriptor of ours, and the program's mode.
+    let stream = unsafe { fdopen(fd, mode) };
+    if stream.is_null() {
+        sys::file::close(fd);
+    }
+    stream
 }
 
 /// The flags of `open` for a mode of `fopen`.
 ///
 /// # Safety
 /// A terminated string.
-unsafe fn flags_of(mode: *const c_char) -> i32 {
+pub(super) unsafe fn flags_of(mode: *const c_char) -> i32 {
     // SAFETY: the caller's promise.
     let mode = unsafe { CStr::from_ptr(mode) }.to_bytes();
     let kind = match mode.first() {
@@ -501,7 +551,16 @@ extern "C" fn stream_reopened(result: *mut c_void, path: usize) -> *mut c_void {
 extern "C" fn accessed_at(result: c_int, dir: c_int, path: usize, mode: usize) -> c_int {
     const X_OK: usize = 1;
     const W_OK: usize = 2;
-    let Some(why) = refused(result as isize) else { return result };
+    let why = refused(result as isize);
+    // SAFETY: the kernel has read the path.
+    let is_queues = || queues::is_path(unsafe { path::text(path) });
+    if is_candidate(why, path)
+        && is_queues()
+        && let Some(done) = queues::accessed(path, mode)
+    {
+        return crate::finish_int(done);
+    }
+    let Some(why) = why else { return result };
     if mode & X_OK != 0 || !is_candidate(Some(why), path) {
         return result;
     }
