@@ -152,7 +152,22 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         programs("programs, kernel", "kernel", &[]),
         programs("programs, ours", "auto", &[]),
         // All of them take too long here.
-        programs("programs, trap", "trap", &["hello", "files", "sysv-ipc", "perl-ipc-sysv", "svsematest"]),
+        programs(
+            "programs, trap",
+            "trap",
+            &[
+                "hello",
+                "files",
+                "glibc",
+                "perl-core",
+                "perl-ipc-sysv",
+                "php",
+                "postgresql",
+                "svsematest",
+                "sysv-ipc",
+                "word-size",
+            ],
+        ),
         Step {
             name: "packages",
             needs: Needs::Both(root.join("target/programs/bin/musl")),

@@ -24,6 +24,22 @@ pub mod nr {
     pub const MSGRCV: u32 = 401;
     /// `msgctl`.
     pub const MSGCTL: u32 = 402;
+    /// `mq_open`.
+    pub const MQ_OPEN: u32 = 277;
+    /// `mq_unlink`.
+    pub const MQ_UNLINK: u32 = 278;
+    /// `mq_timedsend`.
+    pub const MQ_TIMEDSEND: u32 = 279;
+    /// `mq_timedreceive`.
+    pub const MQ_TIMEDRECEIVE: u32 = 280;
+    /// `mq_notify`.
+    pub const MQ_NOTIFY: u32 = 281;
+    /// `mq_getsetattr`.
+    pub const MQ_GETSETATTR: u32 = 282;
+    /// `mq_timedsend` with a time of 64 bits.
+    pub const MQ_TIMEDSEND_TIME64: u32 = 418;
+    /// `mq_timedreceive` with a time of 64 bits.
+    pub const MQ_TIMEDRECEIVE_TIME64: u32 = 419;
     /// `semtimedop` with a time of 64 bits.
     pub const SEMTIMEDOP_TIME64: u32 = 420;
 }
@@ -216,6 +232,32 @@ crate::plain::plain! {
         pub swap_successes: u32,
     }
 
+    /// `struct compat_mq_attr`.
+    pub struct CompatMqAttr {
+        /// `O_NONBLOCK`.
+        pub mq_flags: i32,
+        /// Most messages.
+        pub mq_maxmsg: i32,
+        /// Longest message, bytes.
+        pub mq_msgsize: i32,
+        /// Messages there are.
+        pub mq_curmsgs: i32,
+        /// Nothing.
+        pub reserved: [u32; 4],
+    }
+
+    /// `struct compat_sigevent`.
+    pub struct CompatSigevent {
+        /// What the signal brings, or where the cookie is.
+        pub sigev_value: u32,
+        /// The signal, or the socket.
+        pub sigev_signo: i32,
+        /// `SIGEV_*`.
+        pub sigev_notify: i32,
+        /// Libc's.
+        pub pad: [u32; 13],
+    }
+
     /// `struct old_timespec32`.
     pub struct Timespec32 {
         /// Seconds.
@@ -237,4 +279,6 @@ const _: () = {
     assert!(size_of::<CompatShminfo64>() == 36);
     assert!(size_of::<CompatShminfo>() == 20);
     assert!(size_of::<CompatShmInfo>() == 24);
+    assert!(size_of::<CompatMqAttr>() == 32);
+    assert!(size_of::<CompatSigevent>() == 64);
 };

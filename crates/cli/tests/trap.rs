@@ -79,6 +79,17 @@ fn programs_of_either_kind_are_in_one_namespace() {
 }
 
 #[test]
+fn programs_of_either_kind_have_the_same_posix_queues() {
+    for door in ["trap", "auto"] {
+        let kinds = || peers().iter().map(|(kind, _)| kind);
+        for (server, client) in kinds().flat_map(|server| kinds().map(move |client| (server, client))) {
+            let output = run(door, &format!("${server} mqserve & ${client} mqask; wait"));
+            assert_eq!(text(&output), "21 twice is 42, 8\n", "{door}: {server}, {client}");
+        }
+    }
+}
+
+#[test]
 fn programs_of_any_kind_are_guests_of_a_preloaded_one() {
     let mut guests: Vec<String> =
         peers().iter().map(|(_, program)| format!("{} guest", program.display())).collect();
@@ -162,6 +173,15 @@ fn lists_are_those_of_the_namespace_for_programs_of_any_kind() {
             let output = run(door, &format!("$static make 3; ${kind} lists"));
             assert_eq!(text(&output), "3 queues\n", "{kind}, {door}");
         }
+    }
+}
+
+#[test]
+fn a_program_that_changes_its_memory_meanwhile_harms_nobody() {
+    // libc reads the structures of 32-bit programs itself.
+    for kind in ["static", "dynamic"] {
+        let output = run("trap", &format!("${kind} lie 500; $dynamic serve & $dynamic ask; wait"));
+        assert_eq!(text(&output), "all honest\n21 twice is 42, attached 1\n", "{kind}");
     }
 }
 

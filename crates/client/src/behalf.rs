@@ -8,15 +8,15 @@
 
 use core::ptr::NonNull;
 
-use abi::{Plain, Result};
+use abi::{Errno, Plain, Result, mqueue::O_NONBLOCK};
 use arena::{
     ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot,
     sync::{AtomicU32, Ordering::*},
 };
-use engine::{Backing, Cred, Descriptors, IpcNamespace, MapRequest, NewMemory, Task};
+use engine::{Backing, Cred, Descriptors, IpcNamespace, MapRequest, Mqd, NewMemory, Notice, Readiness, Task};
 use sys::net::Fd;
 
-use crate::{LinuxHost, attach, claim, enter_slow, memory, tls, wire};
+use crate::{LinuxHost, attach, claim, enter_slow, memory, mqd, tls, wire};
 
 pub use arena::PLACES;
 
@@ -56,6 +56,43 @@ pub trait Caller {
     fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32>;
     /// `RLIMIT_MEMLOCK`, bytes.
     fn memlock_limit(&self) -> u64;
+    /// Gives it a descriptor of ours, closed by exec; returns its number there. Without this it has no POSIX queues.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    fn give(&self, _file: &Fd) -> Result<i32> {
+        Err(Errno::ENOSYS)
+    }
+    /// Closes a descriptor that it has just been given.
+    fn take_back(&self, _fd: i32) {}
+    /// What a descriptor of its is: the link in /proc, and the flags of `open`.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    fn descriptor<'t>(&self, _fd: i32, _link: &'t mut [u8]) -> Result<(&'t [u8], i32)> {
+        Err(Errno::EBADF)
+    }
+    /// Sets the flags of a descriptor of its.
+    fn set_flags(&self, _fd: i32, _flags: i32) {}
+    /// Whether a descriptor of its is a netlink socket.
+    ///
+    /// # Errors
+    /// `EBADF`, `ENOTSOCK`, and `EINVAL` for another socket.
+    fn check_netlink(&self, _fd: i32) -> Result<()> {
+        Err(Errno::EBADF)
+    }
+    /// `RLIMIT_MSGQUEUE`, bytes.
+    fn msgqueue_limit(&self) -> u64 {
+        0
+    }
+    /// The process's umask.
+    fn umask(&self) -> u32 {
+        0o022
+    }
+    /// As [`Descriptors::scheduling_priority`].
+    fn scheduling_priority(&self) -> i32 {
+        120
+    }
 }
 
 /// A thread of another process, by the hands of one of ours.
@@ -300,8 +337,69 @@ impl<C: Caller> Backing for Behalf<'_, C> {
     }
 }
 
-/// The trap doesn't see the calls of POSIX queues yet.
-impl<C: Caller> Descriptors for Behalf<'_, C> {}
+/// Descriptors are the caller's; what is done without them is done with ours.
+impl<C: Caller> Descriptors for Behalf<'_, C> {
+    fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
+        self.caller.give(&mqd::open_new(queue, oflag)?)
+    }
+
+    fn drop_mqd(&self, fd: i32) {
+        self.caller.take_back(fd);
+    }
+
+    fn mqd(&self, fd: i32) -> Result<Mqd> {
+        let mut room = [0; 128];
+        let (link, flags) = self.caller.descriptor(fd, &mut room)?;
+        mqd::of_link(link, flags)
+    }
+
+    fn mqd_nonblock(&self, fd: i32) -> bool {
+        self.caller.descriptor(fd, &mut [0; 128]).is_ok_and(|(_, flags)| flags & O_NONBLOCK != 0)
+    }
+
+    fn set_mqd_nonblock(&self, fd: i32, nonblock: bool) {
+        if let Ok((_, flags)) = self.caller.descriptor(fd, &mut [0; 128]) {
+            self.caller.set_flags(fd, flags & !O_NONBLOCK | if nonblock { O_NONBLOCK } else { 0 });
+        }
+    }
+
+    fn queue_held(&self, queue: Handle) -> bool {
+        self.own.queue_held(queue)
+    }
+
+    fn show_readiness(&self, queue: Handle, _: i32, from: Readiness, to: Readiness, edges: bool) {
+        self.own.show_readiness(queue, engine::mqueue::NO_FD, from, to, edges);
+    }
+
+    fn notify(&self, notice: &Notice) {
+        self.own.notify(notice);
+    }
+
+    fn watch_unlinked(&self) {
+        // As in `watch_removed`.
+        attach::ring(&self.own, engine::namespace::ASK_SEGMENTS);
+    }
+
+    fn notify_socket(&self, fd: i32) -> Result<()> {
+        self.caller.check_netlink(fd)
+    }
+
+    fn msgqueue_limit(&self) -> u64 {
+        self.caller.msgqueue_limit()
+    }
+
+    fn umask(&self) -> u32 {
+        self.caller.umask()
+    }
+
+    fn scheduling_priority(&self) -> i32 {
+        self.caller.scheduling_priority()
+    }
+
+    fn realtime_ns(&self) -> u64 {
+        self.own.realtime_ns()
+    }
+}
 
 impl<C: Caller> Task for Behalf<'_, C> {
     fn tgid(&self) -> u32 {

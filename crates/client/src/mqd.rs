@@ -376,10 +376,8 @@ impl Path {
 }
 
 /// The queue that a descriptor is of, by its link in /proc.
-fn queue_of(fd: i32) -> Option<Handle> {
+fn queue_of(link: &[u8]) -> Option<Handle> {
     let expected = Path::of(Handle::NULL).ok()?;
-    let mut room = [0; 128];
-    let link = file::link_of(fd, &mut room).ok()?;
     let digits = link.strip_prefix(&expected.text[..expected.digits])?;
     let number = u32::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
     (digits.len() == 8).then_some(Handle(number))
@@ -430,9 +428,23 @@ pub fn umask_set(mask: u32) {
     UMASK.store((mask & 0o777) + 1, Relaxed);
 }
 
+/// A new descriptor of a queue, as `oflag` wants it.
+pub(crate) fn open_new(queue: Handle, oflag: i32) -> Result<Fd> {
+    open(queue, flags_of(oflag))
+}
+
+/// What a descriptor is, by its link in /proc and its flags.
+pub(crate) fn of_link(link: &[u8], flags: i32) -> Result<Mqd> {
+    let queue = queue_of(link).ok_or(Errno::EBADF)?;
+    if flags & file::O_PATH != 0 || flags & O_ACCMODE != O_RDWR {
+        return Err(Errno::EBADF);
+    }
+    Ok(Mqd { queue, read: flags & NO_READING == 0, write: flags & NO_WRITING == 0 })
+}
+
 impl Descriptors for LinuxHost {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
-        let fd = open(queue, flags_of(oflag))?.leak();
+        let fd = open_new(queue, oflag)?.leak();
         learn(fd, Mqd::opened(queue, oflag));
         Ok(fd)
     }
@@ -549,11 +561,12 @@ impl Descriptors for LinuxHost {
 #[inline(never)]
 fn look(fd: i32) -> Result<Mqd> {
     let flags = file::flags(fd)?;
-    if flags & file::O_PATH != 0 || flags & O_ACCMODE != O_RDWR || !queue::is_fifo(fd) {
+    if !queue::is_fifo(fd) {
         return Err(Errno::EBADF);
     }
-    let queue = queue_of(fd).ok_or(Errno::EBADF)?;
-    let mqd = Mqd { queue, read: flags & NO_READING == 0, write: flags & NO_WRITING == 0 };
+    let mut room = [0; 128];
+    let link = file::link_of(fd, &mut room).map_err(|_| Errno::EBADF)?;
+    let mqd = of_link(link, flags)?;
     learn(fd, mqd);
     Ok(mqd)
 }

@@ -4,28 +4,32 @@
 //! ([`IPC_64`]); the calls of their own numbers have the new one. A type of message has 32 bits; what does not fit into a field is cut
 //! off, but for users (65534) and the largest segment (`INT_MAX`).
 //!
-//! What is missing: POSIX queues. A command with `IPC_64` is `EINVAL` in a call of its own number, though the kernel takes some of them.
+//! What is missing: a command with `IPC_64` is `EINVAL` in a call of its own number, though the kernel takes some of them.
 
 use abi::{
     Errno, Plain, Result,
     compat::{
-        CompatIpc64Perm, CompatIpcPerm, CompatMsqid64Ds, CompatMsqidDs, CompatSemid64Ds, CompatSemidDs,
-        CompatShmInfo, CompatShmid64Ds, CompatShmidDs, CompatShminfo, CompatShminfo64, Timespec32, nr, op,
+        CompatIpc64Perm, CompatIpcPerm, CompatMqAttr, CompatMsqid64Ds, CompatMsqidDs, CompatSemid64Ds,
+        CompatSemidDs, CompatShmInfo, CompatShmid64Ds, CompatShmidDs, CompatShminfo, CompatShminfo64,
+        CompatSigevent, Timespec32, nr, op,
     },
     ipc::{IPC_64, Ipc64Perm},
+    mqueue::{MqAttr, Sigevent},
     msg::{MsgInfo, Msqid64Ds},
     sem::{SemInfo, Semid64Ds},
     shm::{ShmInfo, Shmid64Ds, Shminfo64},
     time::Timespec,
 };
 
+use crate::mqueue::{MqTimedreceive, MqTimedsend};
 use crate::syscall::{
-    Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop, Shmat, Shmctl, Shmdt, Shmget,
+    MqGetsetattr, MqNotify, MqOpen, MqUnlink, Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop,
+    Shmat, Shmctl, Shmdt, Shmget,
 };
 use crate::{Syscall, Task};
 
 /// The numbers that [`decode`] knows.
-pub const NUMBERS: [u32; 12] = [
+pub const NUMBERS: [u32; 20] = [
     nr::IPC,
     nr::SEMGET,
     nr::SEMCTL,
@@ -38,6 +42,14 @@ pub const NUMBERS: [u32; 12] = [
     nr::MSGRCV,
     nr::MSGCTL,
     nr::SEMTIMEDOP_TIME64,
+    nr::MQ_OPEN,
+    nr::MQ_UNLINK,
+    nr::MQ_TIMEDSEND,
+    nr::MQ_TIMEDRECEIVE,
+    nr::MQ_NOTIFY,
+    nr::MQ_GETSETATTR,
+    nr::MQ_TIMEDSEND_TIME64,
+    nr::MQ_TIMEDRECEIVE_TIME64,
 ];
 
 /// The call of a number and six registers of a 32-bit program: a call of `task`'s while it is [`Task::in_compat_syscall`].
@@ -69,6 +81,28 @@ pub fn decode<T: Task>(task: &T, number: u32, args: [u32; 6]) -> Result<Syscall>
         nr::SHMAT => Syscall::Shmat(Shmat { id: a, addr: at(b), flags: c, raddr: None }),
         nr::SHMDT => Syscall::Shmdt(Shmdt { addr: at(a) }),
         nr::SHMCTL => Syscall::Shmctl(Shmctl { id: a, cmd: split(b), buf: at(c) }),
+        nr::MQ_OPEN => {
+            Syscall::MqOpen(MqOpen { name: at(a), oflag: b, mode: c.cast_unsigned(), attr: at(d) })
+        }
+        nr::MQ_UNLINK => Syscall::MqUnlink(MqUnlink { name: at(a) }),
+        nr::MQ_TIMEDSEND | nr::MQ_TIMEDSEND_TIME64 => Syscall::MqTimedsend(MqTimedsend {
+            fd: a,
+            msg: at(b),
+            len: at(c),
+            prio: d.cast_unsigned(),
+            timeout: at(e),
+            time32: number == nr::MQ_TIMEDSEND,
+        }),
+        nr::MQ_TIMEDRECEIVE | nr::MQ_TIMEDRECEIVE_TIME64 => Syscall::MqTimedreceive(MqTimedreceive {
+            fd: a,
+            msg: at(b),
+            len: at(c),
+            prio: at(d),
+            timeout: at(e),
+            time32: number == nr::MQ_TIMEDRECEIVE,
+        }),
+        nr::MQ_NOTIFY => Syscall::MqNotify(MqNotify { fd: a, sevp: at(b) }),
+        nr::MQ_GETSETATTR => Syscall::MqGetsetattr(MqGetsetattr { fd: a, new: at(b), old: at(c) }),
         _ => return Err(Errno::ENOSYS),
     })
 }
@@ -457,6 +491,49 @@ pub(crate) fn get_timespec<T: Task>(task: &T, from: u64, time32: bool) -> Result
         time.tv_nsec &= i64::from(u32::MAX);
     }
     Ok(time)
+}
+
+/// Reads the attributes of a POSIX queue.
+#[inline(always)]
+pub(crate) fn get_mq_attr<T: Task>(task: &T, from: u64) -> Result<MqAttr> {
+    if !task.in_compat_syscall() {
+        return task.get_user(from);
+    }
+    let CompatMqAttr { mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs, .. } = task.get_user(from)?;
+    Ok(MqAttr {
+        mq_flags: mq_flags.into(),
+        mq_maxmsg: mq_maxmsg.into(),
+        mq_msgsize: mq_msgsize.into(),
+        mq_curmsgs: mq_curmsgs.into(),
+        ..MqAttr::default()
+    })
+}
+
+/// Writes the attributes of a POSIX queue.
+#[inline(always)]
+pub(crate) fn put_mq_attr<T: Task>(task: &T, to: u64, attr: &MqAttr) -> Result<()> {
+    if !task.in_compat_syscall() {
+        return task.put_user(to, attr);
+    }
+    let int = |value: i64| low(value.cast_unsigned()).cast_signed();
+    let attr = CompatMqAttr {
+        mq_flags: int(attr.mq_flags),
+        mq_maxmsg: int(attr.mq_maxmsg),
+        mq_msgsize: int(attr.mq_msgsize),
+        mq_curmsgs: int(attr.mq_curmsgs),
+        ..CompatMqAttr::default()
+    };
+    task.put_user(to, &attr)
+}
+
+/// Reads what a notification is to be.
+#[inline(always)]
+pub(crate) fn get_sigevent<T: Task>(task: &T, from: u64) -> Result<Sigevent> {
+    if !task.in_compat_syscall() {
+        return task.get_user(from);
+    }
+    let CompatSigevent { sigev_value, sigev_signo, sigev_notify, .. } = task.get_user(from)?;
+    Ok(Sigevent { sigev_value: sigev_value.into(), sigev_signo, sigev_notify, ..Sigevent::default() })
 }
 
 #[cfg(test)]

@@ -4,8 +4,6 @@
 //! Every door calls the same `do_*` function, by way of one table ([`syscall`]). None of them blocks: it returns
 //! [`Outcome::Blocked`], the host parks on the thread's waiter and resumes the call with the cause.
 //!
-//! What is missing: POSIX queues of 32-bit programs.
-//!
 //! Which lock guards what: an object's lock guards the object, its messages or values, and the waiters on its lists;
 //! a class's `ids` lock guards its identifiers, keys and counts. One lock at a time; an operation that needs two is
 //! a chain of transactions, whose next step the object's state names, so that anybody can take it.

@@ -17,9 +17,8 @@ use abi::{
     ipc::IPC_PRIVATE,
     mqueue::{
         HARD_MSGMAX, HARD_MSGSIZEMAX, MQ_PRIO_MAX, MqAttr, NAME_MAX, NSIG, O_ACCMODE, O_CREAT, O_EXCL,
-        O_NONBLOCK, O_RDWR, O_WRONLY, PATH_MAX, SIGEV_NONE, SIGEV_SIGNAL, SIGEV_THREAD, Sigevent,
+        O_NONBLOCK, O_RDWR, O_WRONLY, PATH_MAX, SIGEV_NONE, SIGEV_SIGNAL, SIGEV_THREAD,
     },
-    time::Timespec,
 };
 use arena::{
     Class, Ctx, Handle, Phase, Ref, SPAN, Tx, Waiter,
@@ -27,6 +26,7 @@ use arena::{
 };
 
 use crate::{
+    compat,
     msg::MESSAGE_BYTES,
     msgutil::{MsgMsg, load_msg, message, store_msg},
     namespace::{IpcNamespace, Limit},
@@ -294,7 +294,9 @@ fn find<'a, T: Task>(ctx: &Ctx<'a, T>, ids: &IpcIds, name: &Name) -> Result<Opti
 /// # Errors
 /// `EFAULT ENAMETOOLONG ENOENT EACCES EEXIST EINVAL ENOSPC EMFILE ENFILE ENOMEM`.
 pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: u64) -> Result<i32> {
-    let attr = if attr == 0 { None } else { Some(ctx.host.get_user::<MqAttr>(attr)?) };
+    // That of a 32-bit program is read only where a queue may be made.
+    let unread = attr == 0 || ctx.host.in_compat_syscall() && oflag & O_CREAT == 0;
+    let attr = if unread { None } else { Some(compat::get_mq_attr(ctx.host, attr)?) };
     let opened = open(ctx, name, oflag, mode, attr.as_ref());
     opened.map_err(|error| match error {
         // The kernel takes a number before it looks at what the name says.
@@ -1190,10 +1192,10 @@ fn interrupted<T: Task>(ctx: &Ctx<'_, T>, handle: Handle, cause: Cause) -> Errno
 }
 
 /// An absolute timeout, nanoseconds since 1970; none for ever.
-fn prepare_timeout<T: Task>(task: &T, at: u64) -> Result<Option<u64>> {
+fn prepare_timeout<T: Task>(task: &T, at: u64, time32: bool) -> Result<Option<u64>> {
     match at {
         0 => Ok(None),
-        at => task.get_user::<Timespec>(at)?.duration_ns().ok_or(Errno::EINVAL).map(Some),
+        at => compat::get_timespec(task, at, time32)?.duration_ns().ok_or(Errno::EINVAL).map(Some),
     }
 }
 
@@ -1223,6 +1225,8 @@ pub struct MqTimedsend {
     pub prio: u32,
     /// Where the time is until when to wait; 0: for ever.
     pub timeout: u64,
+    /// It is one of 32 bits.
+    pub time32: bool,
 }
 
 /// `mq_timedsend(2)`.
@@ -1230,7 +1234,7 @@ pub struct MqTimedsend {
 /// # Errors
 /// `EFAULT EINVAL EBADF EMSGSIZE EAGAIN ENOMEM`.
 pub fn do_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedsend) -> Result<Begun> {
-    let timeout = prepare_timeout(ctx.host, call.timeout)?;
+    let timeout = prepare_timeout(ctx.host, call.timeout, call.time32)?;
     if call.prio >= MQ_PRIO_MAX {
         return Err(Errno::EINVAL);
     }
@@ -1382,6 +1386,8 @@ pub struct MqTimedreceive {
     pub prio: u64,
     /// Where the time is until when to wait; 0: for ever.
     pub timeout: u64,
+    /// It is one of 32 bits.
+    pub time32: bool,
 }
 
 /// `mq_timedreceive(2)`.
@@ -1389,7 +1395,7 @@ pub struct MqTimedreceive {
 /// # Errors
 /// `EFAULT EINVAL EBADF EMSGSIZE EAGAIN`.
 pub fn do_mq_timedreceive<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedreceive) -> Result<Begun> {
-    let timeout = prepare_timeout(ctx.host, call.timeout)?;
+    let timeout = prepare_timeout(ctx.host, call.timeout, call.time32)?;
     let mqd = ctx.host.mqd(call.fd)?;
     if !mqd.read {
         return Err(Errno::EBADF);
@@ -1482,7 +1488,7 @@ pub fn resume_mq_timedreceive<T: Task>(
 /// # Errors
 /// `EFAULT EINVAL EBADF EBUSY ENOTSOCK`.
 pub fn do_mq_notify<T: Task>(ctx: &Ctx<'_, T>, fd: i32, sevp: u64) -> Result<()> {
-    let event = if sevp == 0 { None } else { Some(ctx.host.get_user::<Sigevent>(sevp)?) };
+    let event = if sevp == 0 { None } else { Some(compat::get_sigevent(ctx.host, sevp)?) };
     if let Some(event) = &event {
         match event.sigev_notify {
             SIGEV_NONE => {}
@@ -1634,7 +1640,7 @@ fn do_notify<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
 /// # Errors
 /// `EFAULT EINVAL EBADF`.
 pub fn do_mq_getsetattr<T: Task>(ctx: &Ctx<'_, T>, fd: i32, new: u64, old: u64) -> Result<()> {
-    let new = if new == 0 { None } else { Some(ctx.host.get_user::<MqAttr>(new)?) };
+    let new = if new == 0 { None } else { Some(compat::get_mq_attr(ctx.host, new)?) };
     if new.is_some_and(|new| new.mq_flags & !i64::from(O_NONBLOCK) != 0) {
         return Err(Errno::EINVAL);
     }
@@ -1651,7 +1657,7 @@ pub fn do_mq_getsetattr<T: Task>(ctx: &Ctx<'_, T>, fd: i32, new: u64, old: u64) 
     if let Some(new) = new {
         ctx.host.set_mqd_nonblock(fd, new.mq_flags != 0);
     }
-    if old == 0 { Ok(()) } else { ctx.host.put_user(old, &attr) }
+    if old == 0 { Ok(()) } else { compat::put_mq_attr(ctx.host, old, &attr) }
 }
 
 // ---- for listings and views

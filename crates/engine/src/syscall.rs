@@ -4,7 +4,7 @@
 //! more of a sleeping call than this value and its deadline. A door that knows which call it makes uses that call's own
 //! type; one that has registers uses [`Syscall`].
 //!
-//! Those of 32-bit programs come by [`crate::compat`]. What is missing there: POSIX queues.
+//! Those of 32-bit programs come by [`crate::compat`].
 
 use abi::{
     Errno, Result,
@@ -135,10 +135,16 @@ impl Syscall {
                 len: c,
                 prio: int(d).cast_unsigned(),
                 timeout: e,
+                time32: false,
             }),
-            nr::MQ_TIMEDRECEIVE => {
-                Syscall::MqTimedreceive(MqTimedreceive { fd: int(a), msg: b, len: c, prio: d, timeout: e })
-            }
+            nr::MQ_TIMEDRECEIVE => Syscall::MqTimedreceive(MqTimedreceive {
+                fd: int(a),
+                msg: b,
+                len: c,
+                prio: d,
+                timeout: e,
+                time32: false,
+            }),
             nr::MQ_NOTIFY => Syscall::MqNotify(MqNotify { fd: int(a), sevp: b }),
             nr::MQ_GETSETATTR => Syscall::MqGetsetattr(MqGetsetattr { fd: int(a), new: b, old: c }),
             _ => return None,
@@ -556,7 +562,7 @@ impl Call for MqUnlink {
 
 impl Call for MqTimedsend {
     fn registers(&self) -> (i64, [u64; 6]) {
-        let MqTimedsend { fd, msg, len, prio, timeout } = *self;
+        let MqTimedsend { fd, msg, len, prio, timeout, .. } = *self;
         (nr::MQ_TIMEDSEND, [int(fd), msg, len, prio.into(), timeout, 0])
     }
 
@@ -573,7 +579,7 @@ impl Call for MqTimedsend {
 
 impl Call for MqTimedreceive {
     fn registers(&self) -> (i64, [u64; 6]) {
-        let MqTimedreceive { fd, msg, len, prio, timeout } = *self;
+        let MqTimedreceive { fd, msg, len, prio, timeout, .. } = *self;
         (nr::MQ_TIMEDRECEIVE, [int(fd), msg, len, prio, timeout, 0])
     }
 

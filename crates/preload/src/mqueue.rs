@@ -118,7 +118,8 @@ pub extern "C-unwind" fn mq_timedsend(
     timeout: usize,
 ) -> c_int {
     client::test_cancel();
-    let call = MqTimedsend { fd, msg: msg as u64, len: len as u64, prio, timeout: timeout as u64 };
+    let call =
+        MqTimedsend { fd, msg: msg as u64, len: len as u64, prio, timeout: timeout as u64, time32: false };
     finish_int(client::call_again(&call))
 }
 
@@ -138,8 +139,14 @@ pub extern "C-unwind" fn mq_timedreceive(
     timeout: usize,
 ) -> isize {
     client::test_cancel();
-    let call =
-        MqTimedreceive { fd, msg: msg as u64, len: len as u64, prio: prio as u64, timeout: timeout as u64 };
+    let call = MqTimedreceive {
+        fd,
+        msg: msg as u64,
+        len: len as u64,
+        prio: prio as u64,
+        timeout: timeout as u64,
+        time32: false,
+    };
     #[expect(clippy::cast_possible_truncation, reason = "the same width")]
     let received = finish(client::call_again(&call)) as isize;
     received

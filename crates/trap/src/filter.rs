@@ -1,6 +1,6 @@
 //! The filter that has the kernel ask us about the engine's system calls, and pass all others.
 //!
-//! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know but for POSIX queues, by the numbers of x86-64 and of i386, which a 64-bit
+//! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know, by the numbers of x86-64 and of i386, which a 64-bit
 //! program can use too (`int 0x80`). Of those who open files it may ask for a part only ([`Files`]), by where their instruction lies. Calls of x86-64 with the bit of
 //! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
 //!
@@ -9,7 +9,6 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use abi::syscall as nr;
 use engine::{Syscall, compat};
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
@@ -53,12 +52,9 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// The numbers that the engine has, but for those of POSIX queues, whose descriptors the trap can't make yet.
+/// The numbers that the engine has.
 fn ours() -> Vec<u32> {
-    let is_ours = |number: &u32| {
-        let number = i64::from(*number);
-        !nr::is_mq(number) && Syscall::decode(number, [0; 6]).is_some()
-    };
+    let is_ours = |number: &u32| Syscall::decode((*number).into(), [0; 6]).is_some();
     NUMBERS.filter(is_ours).collect()
 }
 
@@ -212,10 +208,10 @@ mod tests {
 
     #[test]
     fn the_engines_calls_are_asked_about_and_no_others() {
-        // shmget to shmctl, semget to msgctl, semtimedop; not mq_open (240) to mq_getsetattr.
-        let system_v = [29, 30, 31, 64, 65, 66, 67, 68, 69, 70, 71, 220];
+        // shmget to shmctl, semget to msgctl, semtimedop; mq_open to mq_getsetattr.
+        let ours = [29, 30, 31, 64, 65, 66, 67, 68, 69, 70, 71, 220, 240, 241, 242, 243, 244, 245];
         for number in NUMBERS {
-            let wanted = if system_v.contains(&number) { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
+            let wanted = if ours.contains(&number) { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
             assert_eq!(verdict(ARCH_64, number), wanted, "{number}");
         }
     }

@@ -1,11 +1,11 @@
-//! The trap: System V IPC for programs that make system calls without libc's symbols, be they static, of another libc, or with
+//! The trap: IPC for programs that make system calls without libc's symbols, be they static, of another libc, or with
 //! instructions of their own.
 //!
 //! What users see: such a program takes part in the namespace of `ipcspace run` as a preloaded one does. A filter ([`filter`]), installed before
 //! the command is executed, has the kernel ask us about the engine's calls; they are made on behalf of the asker
 //! ([`client::behalf`]), with its rights and in its memory, and answered.
 //!
-//! What is missing: POSIX queues. A program whose memory is slow to reach (of FUSE, or handled by
+//! What is missing: what is closed is not seen. A program whose memory is slow to reach (of FUSE, or handled by
 //! itself by userfaultfd) holds the others up, and so does one that opens a file named like ours where names are slow to be looked up.
 //!
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and

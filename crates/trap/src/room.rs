@@ -36,7 +36,9 @@ const PAUSE: u64 = 10 * MS;
 /// A sleep that nobody will end.
 const LONG: u64 = 3600 * 1000 * MS;
 
-/// The kernel's own codes of calls that a signal has interrupted: begin it anew unless a handler runs.
+/// The kernel's own codes of calls that a signal has interrupted: begin it anew unless a handler runs that does not want that.
+const ERESTARTSYS: i32 = 512;
+/// Begin it anew unless a handler runs.
 const ERESTARTNOHAND: i32 = 514;
 
 struct Sleeper {
@@ -190,7 +192,15 @@ impl Room {
         let errand = Errand::new(&listener, asked.id, subject);
         let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
             let call = decode(asked, ctx.host)?;
+            if matches!(call, Syscall::MqOpen(_)) {
+                // Nobody told us of what was closed.
+                engine::mqueue::settle_unlinked(ctx)?;
+            }
             let begun = call.begin(ctx)?;
+            if let (Syscall::MqOpen(_), Outcome::Done(fd)) = (call, begun.outcome) {
+                // Nobody tells us when it is about to be polled.
+                engine::mqueue::watch(ctx, i32::try_from(fd).unwrap_or(-1), true)?;
+            }
             let sleeps = begun.outcome == Outcome::Blocked && behalf::fall_asleep(ctx);
             // The clock of deadlines is the task's; ours began later.
             let left = begun.deadline.map(|end| end.saturating_sub(ctx.host.monotonic_ns()));
@@ -380,8 +390,11 @@ impl Room {
             return self.resume(place, Cause::Timeout, libc::EINTR);
         }
         // Messages are waited for anew; operations on semaphores end whatever the signal does.
-        let restarts = matches!(sleeper.call, Syscall::Msgsnd(_) | Syscall::Msgrcv(_));
-        let interrupted = if restarts { ERESTARTNOHAND } else { libc::EINTR };
+        let interrupted = match sleeper.call {
+            Syscall::MqTimedsend(_) | Syscall::MqTimedreceive(_) => ERESTARTSYS,
+            Syscall::Msgsnd(_) | Syscall::Msgrcv(_) => ERESTARTNOHAND,
+            _ => libc::EINTR,
+        };
         match signals::of(&subject) {
             Asked::Nothing => {}
             Asked::Sure => return self.resume(place, Cause::Signal, interrupted),

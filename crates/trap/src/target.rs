@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError};
@@ -57,8 +58,11 @@ pub(crate) struct Subject {
     pub(crate) tid: u32,
     pub(crate) tgid: u32,
     process: Handle,
+    uid: u32,
     euid: u32,
+    fsuid: u32,
     egid: u32,
+    fsgid: u32,
     /// Effective capabilities that count here.
     caps: u64,
     /// It makes the call as a 32-bit program does.
@@ -124,8 +128,11 @@ impl Targets {
             tid,
             tgid,
             process: self.process(tgid, watch)?,
+            uid: id("Uid", 0)?,
             euid: id("Uid", 1)?,
+            fsuid: id("Uid", 3)?,
             egid: id("Gid", 1)?,
+            fsgid: id("Gid", 3)?,
             caps: if counts { caps } else { 0 },
             compat: false,
         })
@@ -279,6 +286,25 @@ impl<'l> Errand<'l> {
         act(self.held.borrow_mut().insert(held), prepared)
     }
 
+    /// Has the thread, held for this or for something before, do something before its call ends.
+    fn have<R>(&self, act: impl FnOnce(&mut Held) -> Result<R>) -> Result<R> {
+        if let Some(held) = &mut *self.held.borrow_mut() {
+            return act(held);
+        }
+        self.hold(|| Ok(()), |held, ()| act(held))
+    }
+
+    /// A soft limit of its, all ones if there is none. prlimit(2) would want more rights.
+    fn limit(&self, name: &str) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.subject.tid)).unwrap_or_default();
+        let soft = limits.lines().find_map(|line| line.strip_prefix(name));
+        match soft.and_then(|rest| rest.split_ascii_whitespace().next()) {
+            Some("unlimited") => u64::MAX,
+            Some(amount) => amount.parse().unwrap_or(0),
+            None => 0,
+        }
+    }
+
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
     fn copy(&self, ours: &[libc::iovec], theirs: u64, len: usize, write: bool) -> Result<()> {
         let theirs = libc::iovec { iov_base: theirs as *mut libc::c_void, iov_len: len };
@@ -294,6 +320,9 @@ fn part(at: NonNull<u8>, len: usize) -> libc::iovec {
     libc::iovec { iov_base: at.as_ptr().cast(), iov_len: len }
 }
 
+const CAP_DAC_OVERRIDE: u32 = 1;
+const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAP_FOWNER: u32 = 3;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_IPC_OWNER: u32 = 15;
 const CAP_SYS_ADMIN: u32 = 21;
@@ -314,21 +343,19 @@ impl Caller for Errand<'_> {
     }
 
     fn cred(&self, owner: u32, initial_userns: bool) -> Cred {
-        let Subject { euid, egid, caps, .. } = self.subject;
+        let Subject { uid, euid, fsuid, egid, fsgid, caps, .. } = self.subject;
         let has = |cap: u32| caps >> cap & 1 != 0;
         let is_owner = euid == owner;
         let sys_admin = is_owner || has(CAP_SYS_ADMIN);
         Cred {
-            // POSIX queues don't come here, and nothing else asks for these.
-            uid: euid,
-            fsuid: euid,
-            dac_override: false,
-            dac_read_search: false,
-            fowner: false,
+            uid,
+            fsuid,
+            dac_override: is_owner || has(CAP_DAC_OVERRIDE),
+            dac_read_search: is_owner || has(CAP_DAC_READ_SEARCH),
+            fowner: is_owner || has(CAP_FOWNER),
             euid,
             egid,
-            // Asked for with the groups, where it matters: hardly ever.
-            fsgid: u32::MAX,
+            fsgid,
             ipc_owner: is_owner || has(CAP_IPC_OWNER),
             sys_admin,
             checkpoint_restore: sys_admin || has(CAP_CHECKPOINT_RESTORE),
@@ -342,10 +369,7 @@ impl Caller for Errand<'_> {
     }
 
     fn in_group(&self, gid: u32) -> bool {
-        const FSGID: usize = 3;
-        Status::of(self.subject.tid).is_ok_and(|status| {
-            status.numbers("Gid").nth(FSGID) == Some(gid) || status.numbers("Groups").any(|of| of == gid)
-        })
+        Status::of(self.subject.tid).is_ok_and(|status| status.numbers("Groups").any(|of| of == gid))
     }
 
     fn read(&self, to: NonNull<u8>, from: u64, len: usize) -> Result<()> {
@@ -450,21 +474,67 @@ impl Caller for Errand<'_> {
             }
             Ok(id)
         };
-        if let Some(held) = &mut *self.held.borrow_mut() {
-            return unmap(held);
-        }
-        self.hold(|| Ok(()), |held, ()| unmap(held))
+        self.have(unmap)
     }
 
     fn memlock_limit(&self) -> u64 {
-        // prlimit(2) would want more rights.
-        let limits = fs::read_to_string(format!("/proc/{}/limits", self.subject.tid)).unwrap_or_default();
-        let soft = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
-        match soft.and_then(|rest| rest.split_ascii_whitespace().next()) {
-            Some("unlimited") => u64::MAX,
-            Some(bytes) => bytes.parse().unwrap_or(0),
-            None => 0,
-        }
+        self.limit("Max locked memory")
+    }
+
+    fn give(&self, file: &Fd) -> Result<i32> {
+        self.listener.give(self.id, file.raw()).map_err(|error| Errno::from_raw(error as i32))
+    }
+
+    fn take_back(&self, fd: i32) {
+        // If it has ended, so has the descriptor.
+        let _ = self.have(|held| held.close(fd));
+    }
+
+    fn descriptor<'t>(&self, fd: i32, link: &'t mut [u8]) -> Result<(&'t [u8], i32)> {
+        let tid = self.subject.tid;
+        let path = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
+        let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).map_err(|_| Errno::EBADF)?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok()).ok_or(Errno::EBADF)?;
+        let path = path.as_os_str().as_bytes();
+        // What is longer is none of ours.
+        let room = link.get_mut(..path.len()).ok_or(Errno::EBADF)?;
+        room.copy_from_slice(path);
+        Ok((room, flags))
+    }
+
+    fn set_flags(&self, fd: i32, flags: i32) {
+        let _ = self.have(|held| held.set_flags(fd, flags));
+    }
+
+    fn check_netlink(&self, fd: i32) -> Result<()> {
+        let tid = self.subject.tid;
+        let link = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
+        let link = link.to_string_lossy();
+        let inode = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        let inode = inode.ok_or(Errno::ENOTSOCK)?;
+        let sockets = fs::read_to_string(format!("/proc/{tid}/net/netlink")).unwrap_or_default();
+        let is_there = sockets.lines().any(|line| line.split_ascii_whitespace().next_back() == Some(inode));
+        if is_there { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+
+    fn msgqueue_limit(&self) -> u64 {
+        self.limit("Max msgqueue size")
+    }
+
+    fn umask(&self) -> u32 {
+        let status = Status::of(self.subject.tid);
+        status.ok().and_then(|status| u32::from_str_radix(status.line("Umask"), 8).ok()).unwrap_or(0o022)
+    }
+
+    fn scheduling_priority(&self) -> i32 {
+        const OF_NICE_0: i32 = 120;
+        // As it is shown, that of nice 0 is 20.
+        const SHOWN: i32 = 100;
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.subject.tid)).unwrap_or_default();
+        let shown =
+            stat.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(15)?.parse().ok());
+        shown.map_or(OF_NICE_0, |shown: i32| shown + SHOWN)
     }
 }
 
@@ -492,8 +562,18 @@ mod tests {
     fn memory_is_copied_whole_or_not_at_all() {
         let pipe = nix::unistd::pipe().unwrap().0;
         let tid = nix::unistd::gettid().as_raw().cast_unsigned();
-        let subject =
-            Subject { tid, tgid: tid, process: Handle::NULL, euid: 0, egid: 0, caps: 0, compat: false };
+        let subject = Subject {
+            tid,
+            tgid: tid,
+            process: Handle::NULL,
+            uid: 0,
+            euid: 0,
+            fsuid: 0,
+            egid: 0,
+            fsgid: 0,
+            caps: 0,
+            compat: false,
+        };
         let listener = Listener::new(pipe, None);
         let errand = Errand::new(&listener, 0, subject);
         let theirs: Vec<u8> = (0..200).collect();

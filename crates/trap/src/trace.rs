@@ -40,6 +40,7 @@ enum Injected {
     Mmap,
     Munmap,
     Close,
+    Fcntl,
 }
 
 impl Injected {
@@ -52,6 +53,8 @@ impl Injected {
             (Injected::Munmap, true) => 91,
             (Injected::Close, false) => 3,
             (Injected::Close, true) => 6,
+            (Injected::Fcntl, false) => 72,
+            (Injected::Fcntl, true) => 55,
         }
     }
 }
@@ -227,6 +230,12 @@ impl Held {
     /// close(2).
     pub(crate) fn close(&mut self, fd: i32) -> Result<()> {
         self.call(Injected::Close, [fd as u64, 0, 0, 0, 0, 0]).map(drop)
+    }
+
+    /// fcntl(2) with `F_SETFL`.
+    pub(crate) fn set_flags(&mut self, fd: i32, flags: i32) -> Result<()> {
+        let flags = u64::from(flags.cast_unsigned());
+        self.call(Injected::Fcntl, [fd as u64, libc::F_SETFL as u64, flags, 0, 0, 0]).map(drop)
     }
 
     /// Lets it go on from its call with this result.

@@ -41,6 +41,11 @@ pub(crate) fn message(mtype: i64, text: &[u8]) -> Message {
 
 static IS_32_BIT: AtomicBool = AtomicBool::new(false);
 
+/// Whether this process makes its calls as a 32-bit program.
+pub(crate) fn is_32_bit() -> bool {
+    IS_32_BIT.load(Relaxed)
+}
+
 /// From now on this process makes its calls as a 32-bit program.
 pub(crate) fn be_32_bit() {
     IS_32_BIT.store(true, Relaxed);
@@ -56,7 +61,7 @@ fn make<T: TryFrom<i64> + Default + PartialOrd>(
     let registers = [a, b, c, d, e, 0];
     let value = match simulation() {
         Some(simulation) => simulation.call(number, registers).map_err(|error| Errno(error.raw()))?,
-        None if IS_32_BIT.load(Relaxed) => int80::call(number, registers).map_err(Errno)?,
+        None if is_32_bit() => int80::call(number, registers).map_err(Errno)?,
         None => return answer(by_libc()),
     };
     Ok(T::try_from(value).unwrap_or_else(|_| panic!("call {number} returns {value}")))

@@ -68,7 +68,7 @@ impl<T: Serialize + DeserializeOwned> Process<T> {
     /// Asleep in an IPC call of the kernel, or in futex(2), by which an implementation in user space sleeps;
     /// restart_syscall(2) is what a futex(2) with a timeout goes on as after a stop.
     fn sleeps_now(&self) -> bool {
-        const BLOCKING: [i64; 12] = [
+        const BLOCKING: [i64; 16] = [
             libc::SYS_msgsnd,
             libc::SYS_msgrcv,
             libc::SYS_mq_timedsend,
@@ -82,6 +82,10 @@ impl<T: Serialize + DeserializeOwned> Process<T> {
             nr::MSGSND as i64,
             nr::MSGRCV as i64,
             nr::SEMTIMEDOP_TIME64 as i64,
+            nr::MQ_TIMEDSEND as i64,
+            nr::MQ_TIMEDRECEIVE as i64,
+            nr::MQ_TIMEDSEND_TIME64 as i64,
+            nr::MQ_TIMEDRECEIVE_TIME64 as i64,
         ];
         let asleep_in = |calls: &[i64]| {
             let number = self.whereabouts().split(' ').next().and_then(|number| number.parse().ok());

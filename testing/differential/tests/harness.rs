@@ -5,7 +5,8 @@ use std::path::Path;
 use differential::{Abilities, Difference, Generator, Kind, Limits, explore};
 use world::{Call, Processes, Reply, Start, State, TaskId, World};
 
-const ABILITIES: Abilities = Abilities { other_users: false, files: true, queue_files: true, polls: true };
+const ABILITIES: Abilities =
+    Abilities { other_users: false, files: true, queue_files: true, polls: true, closes: true };
 
 fn kernel(_: &Limits) -> Box<dyn World> {
     Box::new(processes())

@@ -42,11 +42,11 @@ fn open(name: u64, oflag: i32) -> Syscall {
 }
 
 fn send(fd: i32, prio: u32, timeout: u64) -> Syscall {
-    Syscall::MqTimedsend(MqTimedsend { fd, msg: TEXT, len: SIZE, prio, timeout })
+    Syscall::MqTimedsend(MqTimedsend { fd, msg: TEXT, len: SIZE, prio, timeout, time32: false })
 }
 
 fn receive(fd: i32, timeout: u64) -> Syscall {
-    Syscall::MqTimedreceive(MqTimedreceive { fd, msg: ROOM, len: SIZE, prio: PRIO, timeout })
+    Syscall::MqTimedreceive(MqTimedreceive { fd, msg: ROOM, len: SIZE, prio: PRIO, timeout, time32: false })
 }
 
 /// Random numbers, the same for the same seed.

@@ -4,9 +4,10 @@
 //! The structures consist of integers, so any bytes are a value.
 
 use abi::Plain;
-use abi::compat::{CompatIpc64Perm, Timespec32};
+use abi::compat::{CompatIpc64Perm, CompatMqAttr, CompatSigevent, Timespec32};
 use abi::compat::{CompatMsqid64Ds, CompatSemid64Ds, CompatShmInfo, CompatShmid64Ds, CompatShminfo64};
 use abi::ipc::{IPC_INFO, IPC_SET, IPC_STAT, Ipc64Perm};
+use abi::mqueue::{MqAttr, Sigevent};
 use abi::msg::{MSG_INFO, MSG_STAT, MSG_STAT_ANY, MsgInfo, Msqid64Ds};
 use abi::sem::{GETALL, SEM_INFO, SEM_STAT, SEM_STAT_ANY, SETALL, SemInfo, Semid64Ds};
 use abi::shm::{SHM_INFO, SHM_STAT, SHM_STAT_ANY, ShmInfo, Shmid64Ds, Shminfo64};
@@ -71,6 +72,21 @@ impl Kind {
             IPC_SET => from::<Shmid64Ds, CompatShmid64Ds>(),
             _ => Kind::Number,
         }
+    }
+
+    /// The attributes of a POSIX queue, to be written.
+    pub(crate) fn into_mq_attr() -> Kind {
+        into::<CompatMqAttr, MqAttr>()
+    }
+
+    /// The attributes of a POSIX queue, to be read.
+    pub(crate) fn from_mq_attr() -> Kind {
+        from::<MqAttr, CompatMqAttr>()
+    }
+
+    /// What a notification is to be.
+    pub(crate) fn from_sigevent() -> Kind {
+        from::<Sigevent, CompatSigevent>()
     }
 
     /// Bytes of the structure of 32 bits.
@@ -140,6 +156,39 @@ trait To32<N> {
 impl<T: Plain> From32<T> for T {
     fn from32(narrow: &T) -> T {
         *narrow
+    }
+}
+
+impl From32<CompatMqAttr> for MqAttr {
+    fn from32(narrow: &CompatMqAttr) -> MqAttr {
+        MqAttr {
+            mq_flags: narrow.mq_flags.into(),
+            mq_maxmsg: narrow.mq_maxmsg.into(),
+            mq_msgsize: narrow.mq_msgsize.into(),
+            mq_curmsgs: narrow.mq_curmsgs.into(),
+            ..MqAttr::default()
+        }
+    }
+}
+
+impl To32<CompatMqAttr> for MqAttr {
+    fn to32(&self) -> CompatMqAttr {
+        let nearest = |value: i64| crate::narrow(value.cast_unsigned()).cast_signed();
+        CompatMqAttr {
+            mq_flags: nearest(self.mq_flags),
+            mq_maxmsg: nearest(self.mq_maxmsg),
+            mq_msgsize: nearest(self.mq_msgsize),
+            mq_curmsgs: nearest(self.mq_curmsgs),
+            ..CompatMqAttr::default()
+        }
+    }
+}
+
+impl To32<CompatSigevent> for Sigevent {
+    fn to32(&self) -> CompatSigevent {
+        let Sigevent { sigev_value, sigev_signo, sigev_notify, .. } = *self;
+        let sigev_value = crate::size(sigev_value);
+        CompatSigevent { sigev_value, sigev_signo, sigev_notify, ..CompatSigevent::default() }
     }
 }
 

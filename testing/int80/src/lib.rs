@@ -1,4 +1,4 @@
-//! System V calls as a 32-bit program makes them (`int 0x80`), from a 64-bit program and with its structures: so that the stories told of
+//! Calls of IPC as a 32-bit program makes them (`int 0x80`), from a 64-bit program and with its structures: so that the stories told of
 //! 64-bit calls can be told of 32-bit ones.
 //!
 //! [`call`] takes a call of x86-64. What its pointers lead to is brought to memory below 4 GiB, in the layout of i386, and results are
@@ -115,7 +115,7 @@ fn int(register: u64) -> u32 {
 /// The call's.
 ///
 /// # Panics
-/// If it is no System V call.
+/// If it is no call of IPC.
 pub fn call(number: c_long, registers: [u64; 6]) -> Result<i64, i32> {
     with(|memory| memory.call(number, registers))
 }
@@ -157,7 +157,27 @@ impl Memory {
             libc::SYS_shmat => raw(nr::SHMAT, [id, size(b), int(c), 0, 0, 0]),
             libc::SYS_shmdt if by_ipc => self.ipc(op::SHMDT, [0, 0, 0, size(a), 0]),
             libc::SYS_shmdt => raw(nr::SHMDT, [size(a), 0, 0, 0, 0, 0]),
-            number => panic!("{number} is no System V call"),
+            libc::SYS_mq_open => {
+                let (name, attr) = (self.name(a), given(&mut self.second, d, Kind::from_mq_attr()));
+                raw(nr::MQ_OPEN, [name, int(b), int(c), attr, 0, 0])
+            }
+            libc::SYS_mq_unlink => raw(nr::MQ_UNLINK, [self.name(a), 0, 0, 0, 0, 0]),
+            libc::SYS_mq_timedsend => {
+                let text = self.first.place(b, &read(b, room(c)), true);
+                let timeout = self.second.place(e, &layout::narrow_time(&read(e, 16), by_ipc), true);
+                let number = if by_ipc { nr::MQ_TIMEDSEND } else { nr::MQ_TIMEDSEND_TIME64 };
+                raw(number, [id, text, size(c), int(d), timeout, 0])
+            }
+            libc::SYS_mq_timedreceive => self.mq_timedreceive(by_ipc, id, b, c, d, e),
+            libc::SYS_mq_notify => {
+                let event = self.event(b);
+                raw(nr::MQ_NOTIFY, [id, event, 0, 0, 0, 0])
+            }
+            libc::SYS_mq_getsetattr => {
+                let new = given(&mut self.second, b, Kind::from_mq_attr());
+                self.into(c, Kind::into_mq_attr(), |old| raw(nr::MQ_GETSETATTR, [id, new, old, 0, 0, 0]))
+            }
+            number => panic!("{number} is no call of IPC"),
         }
     }
 
@@ -192,6 +212,59 @@ impl Memory {
         result
     }
 
+    /// The name of a POSIX queue, up to its end.
+    fn name(&mut self, at: u64) -> u32 {
+        let mut name = read(at, abi::mqueue::PATH_MAX + 1);
+        if let Some(end) = name.iter().position(|byte| *byte == 0) {
+            name.truncate(end + 1);
+        }
+        self.first.place(at, &name, true)
+    }
+
+    /// What a notification is to be, with its cookie.
+    fn event(&mut self, at: u64) -> u32 {
+        let mut event = read(at, size_of::<abi::mqueue::Sigevent>());
+        if event.get(12..16) == Some(&abi::mqueue::SIGEV_THREAD.to_ne_bytes()) {
+            let cookie = u64::from_ne_bytes(*event.first_chunk().expect("a value"));
+            let low = self.words.place(cookie, &read(cookie, 32), true);
+            event[..8].copy_from_slice(&u64::from(low).to_ne_bytes());
+        }
+        let Kind::From { native, narrow } = Kind::from_sigevent() else { unreachable!("what is read") };
+        let has = if event.len() == native { narrow(&event) } else { Vec::new() };
+        self.first.place(at, &has, true)
+    }
+
+    fn mq_timedreceive(
+        &mut self,
+        short: bool,
+        id: u32,
+        to: u64,
+        len: u64,
+        prio: u64,
+        time: u64,
+    ) -> Result<i64, i32> {
+        let text = self.first.place(to, &vec![0; writable(to, room(len))], true);
+        let of = self.words.place(prio, &vec![0; writable(prio, 4)], true);
+        let timeout = self.second.place(time, &layout::narrow_time(&read(time, 16), short), true);
+        let number = if short { nr::MQ_TIMEDRECEIVE } else { nr::MQ_TIMEDRECEIVE_TIME64 };
+        let length = raw(number, [id, text, size(len), of, timeout, 0])?;
+        write(to, &read(text.into(), usize::try_from(length).expect("a length")));
+        write(prio, &read(of.into(), 4));
+        Ok(length)
+    }
+
+    /// Makes a call that writes a structure, or has none to write.
+    fn into(&mut self, to: u64, kind: Kind, call: impl FnOnce(u32) -> Result<i64, i32>) -> Result<i64, i32> {
+        let Kind::Into { native, widen, .. } = kind else { unreachable!("what is written") };
+        let has = if writable(to, native) == native { vec![0; kind.narrow_size()] } else { Vec::new() };
+        let at = self.first.place(to, &has, true);
+        let result = call(at);
+        if result.is_ok() && to != 0 {
+            write(to, &widen(&read(at.into(), kind.narrow_size())));
+        }
+        result
+    }
+
     fn semtimedop(&mut self, by_ipc: bool, id: u32, ops: u64, count: u64, time: u64) -> Result<i64, i32> {
         let operations = read(ops, room(count.saturating_mul(6)));
         let at = self.first.place(ops, &operations, true);
@@ -222,11 +295,7 @@ impl Memory {
                     if writable(arg, native) == native { vec![0; kind.narrow_size()] } else { Vec::new() };
                 self.first.place(arg, &has, true)
             }
-            Kind::From { native, narrow } => {
-                let given = read(arg, native);
-                let has = if given.len() == native { narrow(&given) } else { Vec::new() };
-                self.first.place(arg, &has, true)
-            }
+            Kind::From { .. } => given(&mut self.first, arg, kind),
             Kind::IntoValues => {
                 self.first.place(arg, &vec![layout::NO_VALUE; writable(arg, layout::VALUES)], true)
             }
@@ -257,6 +326,14 @@ impl Memory {
         }
         result
     }
+}
+
+/// Puts a structure where a 32-bit program could have it.
+fn given(low: &mut Low, from: u64, kind: Kind) -> u32 {
+    let Kind::From { native, narrow } = kind else { unreachable!("what is read") };
+    let given = read(from, native);
+    let has = if given.len() == native { narrow(&given) } else { Vec::new() };
+    low.place(from, &has, true)
 }
 
 /// Bytes of a buffer that are looked at.

@@ -5,4 +5,7 @@ for mode in report asleep fault; do
 done
 "$FETCHED/bin/signals" storm "${SIGNALS_SECONDS:-5}"
 # A call of ours begins long before it sleeps; the kernel's is one instruction.
-"$FETCHED/bin/moment" ${IPCSPACE_BIN:+early}
+early=early
+# By the trap too a call is one instruction.
+[[ $DOOR != kernel && $DOOR != trap ]] || early=
+"$FETCHED/bin/moment" $early

@@ -26,7 +26,8 @@ pub(crate) enum Look {
 }
 
 /// System calls that a task sleeps in: the kernel's own, and futex(2) for ours.
-const SLEEPS: [&str; 11] = ["65", "69", "70", "220", "202", "117", "400", "401", "420", "242", "243"];
+const SLEEPS: [&str; 15] =
+    ["65", "69", "70", "220", "202", "117", "400", "401", "420", "242", "243", "279", "280", "418", "419"];
 
 impl Watch {
     pub(crate) fn new(pid: i32, tid: i32) -> io::Result<Watch> {

@@ -2,15 +2,19 @@
  *
  * peer serve: waits for a message, takes a semaphore, writes into a segment, answers with its identifier.
  * peer ask:   does the asking, and prints what it finds in the segment.
+ * peer mqserve, mqask:  the same by POSIX queues, one of which is polled.
  * peer guest:        a guest of host.py.
  * peer make COUNT:    makes that many queues.
  * peer count:         says how many there are.
  * peer lists:         the same, by the list in /proc.
  * peer apart HOW:     the same, from a new namespace of the kernel by unshare, clone or clone3.
+ * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals and stops; each is to arrive once. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <mqueue.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -72,6 +76,45 @@ static void ask(int queue, int set)
     printf("%s, attached %lu\n", at, (unsigned long)ds.shm_nattch);
 }
 
+static mqd_t posix_queue(const char *name)
+{
+    struct mq_attr attributes = {.mq_maxmsg = 2, .mq_msgsize = 16};
+    mqd_t queue = mq_open(name, O_CREAT | O_RDWR, 0600, &attributes);
+    need(queue != (mqd_t)-1, "mq_open");
+    return queue;
+}
+
+static void talk(int serves)
+{
+    mqd_t asked = posix_queue("/asked"), answered = posix_queue("/answered");
+    struct timespec soon;
+    struct mq_attr attributes;
+    char text[16];
+    unsigned priority;
+    if (serves) {
+        need(mq_receive(asked, text, sizeof text, &priority) > 0, "mq_receive");
+        snprintf(text, sizeof text, "%d", 2 * atoi(text));
+        need(mq_send(answered, text, strlen(text) + 1, priority + 1) == 0, "mq_send");
+        return;
+    }
+    struct pollfd polled = {.fd = answered, .events = POLLIN};
+    need(poll(&polled, 1, 0) == 0, "poll of an empty queue");
+    need(mq_send(asked, "21", 3, 7) == 0, "mq_send");
+    need(poll(&polled, 1, 10000) == 1, "poll");
+    need(mq_getattr(answered, &attributes) == 0 && attributes.mq_curmsgs == 1, "mq_getattr");
+    need(mq_receive(answered, text, sizeof text, &priority) > 0, "mq_receive");
+    attributes.mq_flags = O_NONBLOCK;
+    need(mq_setattr(answered, &attributes, 0) == 0, "mq_setattr");
+    need(mq_receive(answered, text + 8, 16, 0) == -1 && errno == EAGAIN, "an empty queue");
+    attributes.mq_flags = 0;
+    need(mq_setattr(answered, &attributes, 0) == 0, "mq_setattr");
+    clock_gettime(CLOCK_REALTIME, &soon);
+    soon.tv_nsec = soon.tv_nsec < 900000000 ? soon.tv_nsec + 100000000 : 999999999;
+    need(mq_timedreceive(answered, text + 8, 16, 0, &soon) == -1 && errno == ETIMEDOUT, "a timeout");
+    need(mq_unlink("/asked") == 0 && mq_unlink("/answered") == 0, "mq_unlink");
+    printf("21 twice is %s, %u\n", text, priority);
+}
+
 static void guest(void)
 {
     struct message m;
@@ -85,6 +128,71 @@ static void guest(void)
     need(shmdt(at) == 0 && semop(set, &up, 1) == 0, "shmdt, semop");
     m.type = 2;
     need(msgsnd(tickets, &m, SIZE, 0) == 0, "msgsnd");
+}
+
+static char *shifting; /* two pages: what calls take and give, while another thread is at them */
+static volatile int lying = 1;
+
+static void *lie(void *unused)
+{
+    unsigned random = 1;
+    while (lying) {
+        random = random * 1103515245 + 12345;
+        char *page = shifting + (random >> 16) % 2 * 4096;
+        if ((random >> 20) % 4 == 0) {
+            int protection = (random >> 24) % 2 ? PROT_NONE : PROT_READ;
+            mmap(page, 4096, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        } else {
+            mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+            for (int i = 0; i < 100; i++, random = random * 1103515245 + 12345)
+                ((volatile unsigned short *)page)[(random >> 16) % 2048] = random >> (i % 2 ? 16 : 28);
+        }
+    }
+    return unused;
+}
+
+/* The errno of a call is one of its own, whatever the memory was. */
+static void honest(const char *call, long result, const int *errors)
+{
+    for (; result == -1 && *errors; errors++)
+        if (errno == *errors)
+            return;
+    need(result != -1, call);
+}
+#define HONEST(call, ...) honest(#call, call, (const int[]){EFAULT, __VA_ARGS__, 0})
+
+static void race(int count)
+{
+    union semun {
+        int value;
+        void *at;
+    } all;
+    struct timespec soon = {0, 1000};
+    pthread_t liar;
+    int q = msgget(IPC_PRIVATE, 0600), set = semget(IPC_PRIVATE, 100, 0600);
+    need(q >= 0 && set >= 0, "msgget, semget");
+    shifting = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    need(pthread_create(&liar, 0, lie, 0) == 0, "pthread_create");
+    for (int i = 0; i < count; i++) {
+        void *at = shifting + 4096 - i % 300;
+        all.at = at;
+        HONEST(msgsnd(q, at, i % 500, IPC_NOWAIT), EINVAL, EAGAIN);
+        HONEST(msgrcv(q, at, i % 500, 0, IPC_NOWAIT | MSG_NOERROR), ENOMSG);
+        HONEST(semtimedop(set, at, 1 + i % 40, &soon), EFBIG, EAGAIN, ERANGE, EINVAL, ENOSPC, E2BIG);
+        HONEST(semctl(set, 0, SETALL, all), ERANGE);
+        HONEST(semctl(set, 0, GETALL, all), EINVAL);
+        HONEST(msgctl(q, IPC_STAT, at), EINVAL);
+        HONEST(msgctl(q, IPC_SET, at), EINVAL, EPERM);
+        HONEST(open(at, O_RDONLY), ENOENT, ENAMETOOLONG, EISDIR, EMFILE, EACCES);
+        HONEST(access(at, W_OK), ENOENT, ENAMETOOLONG, EACCES);
+        HONEST(syscall(SYS_mq_open, at, O_RDONLY, 0, 0), ENOENT, ENAMETOOLONG, EACCES);
+        HONEST(syscall(SYS_mq_open, "lie", O_RDWR | O_CREAT, 0600, at), EINVAL, EMFILE, ENOSPC, EACCES);
+    }
+    lying = 0;
+    need(pthread_join(liar, 0) == 0, "pthread_join");
+    mq_unlink("/lie");
+    need(msgctl(q, IPC_RMID, 0) == 0 && semctl(set, 0, IPC_RMID) == 0, "IPC_RMID");
+    printf("all honest\n");
 }
 
 static int queue;
@@ -176,8 +284,16 @@ int main(int count, char **arguments)
         storm(atoi(arguments[2]), atoi(arguments[3]));
         return 0;
     }
+    if (strcmp(arguments[1], "lie") == 0) {
+        race(atoi(arguments[2]));
+        return 0;
+    }
     if (strcmp(arguments[1], "guest") == 0) {
         guest();
+        return 0;
+    }
+    if (strncmp(arguments[1], "mq", 2) == 0) {
+        talk(strcmp(arguments[1], "mqserve") == 0);
         return 0;
     }
     if (strcmp(arguments[1], "make") == 0) {
