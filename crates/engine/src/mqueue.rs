@@ -372,7 +372,10 @@ impl Creator {
 
 /// The namespace's `RLIMIT_MSGQUEUE`, or else the creator's own.
 pub fn msgqueue_limit(ns: &IpcNamespace, own: impl FnOnce() -> u64) -> u64 {
-    ns.msgqueue_limit.load(Relaxed).checked_sub(1).unwrap_or_else(own)
+    match ns.msgqueue_limit.load(Relaxed) {
+        0 => own(),
+        limit => limit,
+    }
 }
 
 /// Makes a queue, and a descriptor of it as `oflag` wants it, or [`NO_FD`]; none if somebody else has made it meanwhile.
@@ -555,6 +558,10 @@ fn discharge<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
     if let Ok(user) = user(tx.ctx(), &ns, q.perm.cuid.load(Relaxed)) {
         let bytes = user.bytes.load(Relaxed).saturating_sub(Size::of(q).cost());
         tx.set(&user, |u| &u.bytes, bytes);
+    }
+    if q.unlinked.load(Relaxed) == 0 {
+        // It was poisoned, or the namespace is over.
+        dir_changed(tx, &ns, -1);
     }
 }
 

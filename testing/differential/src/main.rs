@@ -98,7 +98,7 @@ fn compare(args: &Args) -> Result<u64, String> {
     let abilities = Abilities {
         other_users: is_root(),
         files: !matches!(args.door, Door::Trap | Door::Trap32),
-        queue_files: matches!(args.door, Door::Host | Door::Kernel),
+        queue_files: !matches!(args.door, Door::Trap | Door::Trap32),
         polls: args.door != Door::Host,
     };
     let oracle = match args.door {
