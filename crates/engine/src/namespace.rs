@@ -165,6 +165,11 @@ impl IpcNamespace {
         self.limits[limit as usize].load(Relaxed)
     }
 
+    /// How many POSIX queues there are, with and without a name.
+    pub fn posix_queues(&self) -> u32 {
+        self.mq_ids.in_use()
+    }
+
     /// Asks the broker for something. Returns whether it must be woken by a futex wake on `doorbell`.
     pub fn ring(&self, ask: u32) -> bool {
         let news = self.asks.fetch_or(ask, AcqRel) & ask == 0;
