@@ -5,6 +5,7 @@ mod door;
 mod locked;
 pub mod offshoot;
 mod place;
+pub mod posix;
 mod quota;
 mod segments;
 pub mod serve;

@@ -1,7 +1,7 @@
 //! `ipcspace ls`: the objects of a namespace, with the look and the letters of lsipc(1).
 //!
 //! Otherwise than with lsipc: an unknown identifier is exit code 1, `-q -g` has the columns of the summary only, and numeric
-//! permissions work for queues too.
+//! permissions work for queues too. `-Q` and its limits in the summary are for namespaces of ours: the kernel has no call that lists POSIX queues.
 
 mod columns;
 
@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use broker::posix;
 use broker::sysv::{Objects, Semaphore, Set};
 use clap::{ArgGroup, Args};
 use jiff::Zoned;
@@ -19,7 +20,7 @@ use crate::table::{self, Format, Style, Table};
 use columns::Object;
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("kind").args(["shmems", "queues", "semaphores"]))]
+#[command(group = ArgGroup::new("kind").args(["shmems", "queues", "semaphores", "posix_mqueues"]))]
 #[command(after_help = help_of_columns())]
 pub(crate) struct Ls {
     /// Shared memory segments
@@ -31,7 +32,10 @@ pub(crate) struct Ls {
     /// Semaphores
     #[arg(short, long)]
     semaphores: bool,
-    /// Usage and limits of the namespace (may be used with -m, -q and -s); the default
+    /// POSIX message queues
+    #[arg(short = 'Q', long, conflicts_with_all = ["id", "creator"])]
+    posix_mqueues: bool,
+    /// Usage and limits of the namespace (may be used with -m, -q, -s and -Q); the default
     #[arg(short, long, conflicts_with_all = ["id", "creator", "time"])]
     global: bool,
     /// Details of the resource of this identifier
@@ -72,6 +76,7 @@ fn help_of_columns() -> String {
         help_of("Shared-memory columns (--shmems)", &segments[generic..]),
         help_of("Message-queue columns (--queues)", &queues[generic..]),
         help_of("Semaphore columns (--semaphores)", &sets[generic..]),
+        help_of("POSIX message-queue columns (--posix-mqueues)", &columns::of_posix_queues()),
         help_of("Summary columns (--global)", &columns::of_limits()),
     ]
     .concat()
@@ -88,6 +93,8 @@ enum Failure {
     UnknownColumn(#[from] UnknownColumn),
     #[error("there is no {kind} with the identifier {id}")]
     UnknownId { kind: &'static str, id: i32 },
+    #[error("the kernel lists its POSIX queues by a mounted mqueue file system only")]
+    NotListed,
     #[error("cannot read the objects: {0}")]
     System(#[from] io::Error),
 }
@@ -119,13 +126,23 @@ impl Ls {
                 text += &elements(objects, &set);
             }
             Ok(text)
+        } else if self.posix_mqueues && !self.global {
+            if objects == Objects::OfKernel {
+                return Err(Failure::NotListed);
+            }
+            let columns = columns::of_posix_queues();
+            let times = if self.time { POSIX_QUEUES.times } else { &[] };
+            let names = [POSIX_QUEUES.always, times, POSIX_QUEUES.last].concat();
+            let chosen = self.output.chosen(&columns, &names)?;
+            Ok(self.output.table("posixmqueues", &chosen, &posix::queues()?, &self.manner()))
         } else {
             self.summary(objects)
         }
     }
 
     fn summary(&self, objects: Objects) -> Result<String, Failure> {
-        let (limits, all) = (objects.limits()?, !self.shmems && !self.queues && !self.semaphores);
+        let all = !self.shmems && !self.queues && !self.semaphores && !self.posix_mqueues;
+        let limits = objects.limits()?;
         let mut rows = Vec::new();
         if self.queues || all {
             rows.extend(columns::queue_limits(&limits));
@@ -135,6 +152,9 @@ impl Ls {
         }
         if self.semaphores || all {
             rows.extend(columns::semaphore_limits(&limits));
+        }
+        if (self.posix_mqueues || all) && objects == Objects::OfNamespace {
+            rows.extend(columns::posix_queue_limits(&posix::limits()?));
         }
         let columns = columns::of_limits();
         let default: Vec<&str> = columns.iter().map(|column| column.name).collect();
@@ -210,6 +230,11 @@ const QUEUES: Default = Default {
     always: &["KEY", "ID", "PERMS", "OWNER", "USEDBYTES", "MSGS", "LSPID", "LRPID"],
     times: &["SEND", "RECV", "CTIME"],
     last: &[],
+};
+const POSIX_QUEUES: Default = Default {
+    always: &["NAME", "PERMS", "OWNER", "USEDBYTES", "MSGS", "MAXMSGS", "MSGSIZE"],
+    times: &["ATIME", "MTIME"],
+    last: &["NOTIFY", "NPID"],
 };
 const SETS: Default =
     Default { always: &["KEY", "ID", "PERMS", "OWNER", "NSEMS"], times: &["OTIME", "CTIME"], last: &[] };

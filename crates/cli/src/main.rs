@@ -1,9 +1,7 @@
-//! `ipcspace`: System V IPC of your own.
+//! `ipcspace`: System V IPC and POSIX message queues of your own.
 //!
 //! `ipcspace run -- CMD` runs a command, and all it starts, in a private namespace of message queues, semaphores and shared memory that
 //! needs no privilege and leaves nothing behind.
-//!
-//! Missing: POSIX message queues.
 
 #![forbid(unsafe_code)]
 

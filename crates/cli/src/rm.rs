@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use broker::posix;
 use broker::service::Service;
 use broker::sysv::Objects;
 use clap::{Args, ValueEnum};
@@ -23,7 +24,8 @@ pub(crate) struct Rm {
     shmem_key: Vec<i32>,
     /// Remove the message queue of this identifier
     #[arg(short = 'q', long, value_name = "ID", required_unless_present_any = [
-        "shmem_id", "shmem_key", "queue_key", "semaphore_id", "semaphore_key", "all", "namespace",
+        "shmem_id", "shmem_key", "queue_key", "semaphore_id", "semaphore_key", "posix_mqueue", "all",
+        "namespace",
     ])]
     queue_id: Vec<i32>,
     /// Remove the message queue of this key
@@ -35,6 +37,9 @@ pub(crate) struct Rm {
     /// Remove the semaphore set of this key
     #[arg(short = 'S', long, value_name = "KEY", value_parser = key, allow_negative_numbers = true)]
     semaphore_key: Vec<i32>,
+    /// Remove the POSIX message queue of this name
+    #[arg(long, value_name = "NAME")]
+    posix_mqueue: Vec<String>,
     /// Remove all, or all of a kind
     #[arg(short, long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "every")]
     all: Option<All>,
@@ -50,6 +55,8 @@ enum All {
     Shm,
     Msg,
     Sem,
+    /// POSIX message queues
+    Pmsg,
     #[value(hide = true)]
     Every,
 }
@@ -83,6 +90,8 @@ const SEGMENT: Kind =
 const QUEUE: Kind = Kind { name: "message queue", of_key: Objects::queue_of, remove: Objects::remove_queue };
 const SET: Kind = Kind { name: "semaphore set", of_key: Objects::set_of, remove: Objects::remove_set };
 
+const POSIX_QUEUE: &str = "POSIX message queue";
+
 pub(crate) fn rm(rm: &Rm) -> ExitCode {
     if let Some(name) = rm.place.name().filter(|_| rm.names_no_objects()) {
         return remove_namespace(name);
@@ -101,6 +110,7 @@ pub(crate) fn rm(rm: &Rm) -> ExitCode {
     good &= rm.by_key(objects, QUEUE, &rm.queue_key);
     good &= by_id(SET, &rm.semaphore_id);
     good &= rm.by_key(objects, SET, &rm.semaphore_key);
+    good &= every(rm.posix_mqueue.iter().map(|name| rm.unlink(objects, name)));
     if let Some(all) = rm.all {
         good &= rm.all(objects, all);
     }
@@ -133,7 +143,7 @@ impl Rm {
             &self.semaphore_id,
             &self.semaphore_key,
         ];
-        self.all.is_none() && lists.iter().all(|list| list.is_empty())
+        self.all.is_none() && self.posix_mqueue.is_empty() && lists.iter().all(|list| list.is_empty())
     }
 
     fn by_key(&self, objects: Objects, kind: Kind, keys: &[i32]) -> bool {
@@ -141,7 +151,7 @@ impl Rm {
             let shown = format!("0x{key:08x}");
             match (kind.of_key)(objects, key) {
                 Ok(id) => self.remove(objects, kind, id, "key", &shown),
-                Err(error) => complain(kind, "key", &shown, &error),
+                Err(error) => complain(kind.name, "key", &shown, &error),
             }
         };
         every(keys.iter().map(|&key| remove(key)))
@@ -165,19 +175,43 @@ impl Rm {
             eprintln!("ipcspace: cannot read the objects: {error}");
             return false;
         }
-        every(found.iter().map(|(kind, id)| self.remove(objects, *kind, *id, "id", id)))
+        let good = every(found.iter().map(|(kind, id)| self.remove(objects, *kind, *id, "id", id)));
+        if objects == Objects::OfKernel || !matches!(all, All::Pmsg | All::Every) {
+            return good;
+        }
+        match posix::queues() {
+            Ok(queues) => good & every(queues.iter().map(|queue| self.unlink(objects, &queue.name))),
+            Err(error) => {
+                eprintln!("ipcspace: cannot read the objects: {error}");
+                false
+            }
+        }
+    }
+
+    /// Removes a POSIX queue.
+    fn unlink(&self, objects: Objects, name: &str) -> bool {
+        let shown = format!("/{}", name.trim_start_matches('/'));
+        if objects == Objects::OfKernel {
+            eprintln!(
+                "ipcspace: the kernel's POSIX queues are removed where an mqueue file system is mounted"
+            );
+            return false;
+        }
+        if self.verbose {
+            println!("removing POSIX message queue '{shown}'");
+        }
+        posix::unlink(name).map_or_else(|error| complain(POSIX_QUEUE, "name", &shown, &error), |()| true)
     }
 
     fn remove(&self, objects: Objects, kind: Kind, id: i32, by: &str, shown: &dyn std::fmt::Display) -> bool {
         if self.verbose {
             println!("removing {} {by} '{shown}'", kind.name);
         }
-        (kind.remove)(objects, id).map_or_else(|error| complain(kind, by, shown, &error), |()| true)
+        (kind.remove)(objects, id).map_or_else(|error| complain(kind.name, by, shown, &error), |()| true)
     }
 }
 
-fn complain(kind: Kind, by: &str, shown: &dyn std::fmt::Display, error: &io::Error) -> bool {
-    let name = kind.name;
+fn complain(name: &str, by: &str, shown: &dyn std::fmt::Display, error: &io::Error) -> bool {
     match error.raw_os_error() {
         Some(libc::EINVAL | libc::ENOENT | libc::EIDRM) => {
             eprintln!("ipcspace: there is no {name} with the {by} {shown}");

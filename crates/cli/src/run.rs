@@ -29,6 +29,9 @@ pub(crate) struct Run {
     /// Set a limit of the new namespace, as sysctl(8) would: kernel.msgmnb=65536
     #[arg(long, value_name = "KEY=VALUE", value_parser = sysctl)]
     sysctl: Vec<(String, String)>,
+    /// Give the new namespace a limit of its own in place of each process's: msgqueue=BYTES, or msgqueue=unlimited
+    #[arg(long, value_name = "LIMIT=VALUE", value_parser = ulimit)]
+    ulimit: Vec<(String, String)>,
     /// Show the namespace's files to all programs, in the place of the kernel's: /dev/mqueue, /proc/sysvipc and the limits in /proc/sys
     ///
     /// By mounts that only the command sees, as root or in a user namespace. There, no other user is known, and mount(8) of /proc fails in containers.
@@ -94,8 +97,21 @@ pub(crate) fn sysctl(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().replace('/', "."), value.trim().to_owned()))
 }
 
+/// A limit that `ulimit` has for processes, as the sysctl that stands for it in a namespace.
+pub(crate) fn ulimit(text: &str) -> Result<(String, String), String> {
+    let limit = text.split_once('=').filter(|(limit, _)| limit.trim() == "msgqueue");
+    let (_, value) = limit.ok_or("expected msgqueue=BYTES or msgqueue=unlimited: there is no other limit")?;
+    let bytes = match value.trim() {
+        "unlimited" => u64::MAX,
+        // To the sysctl 0 means none; no queue is as small as 1.
+        value => value.parse::<u64>().map_err(|error| error.to_string())?.max(1),
+    };
+    Ok(("ipcspace.msgqueue".to_owned(), bytes.to_string()))
+}
+
 pub(crate) fn run(run: Run) -> ExitCode {
-    let Run { name, sysctl, mount, kill, door, command } = run;
+    let Run { name, mut sysctl, ulimit, mount, kill, door, command } = run;
+    sysctl.extend(ulimit);
     start(command, How { door, mount, kill }, || open(name.as_deref(), &sysctl))
 }
 
@@ -190,7 +206,7 @@ enum NoNamespace {
         "who is not root mounts in a user namespace of its own, in which it is a stranger to a namespace that exists already: --mount is for a new one then"
     )]
     Elsewhere,
-    #[error("the namespace '{0}' exists already: --sysctl is for a new one")]
+    #[error("the namespace '{0}' exists already: --sysctl and --ulimit are for a new one")]
     Existing(String),
 }
 

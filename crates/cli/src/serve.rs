@@ -6,7 +6,7 @@ use broker::service::Error;
 use clap::Args;
 
 use crate::config::Config;
-use crate::run::sysctl;
+use crate::run::{sysctl, ulimit};
 use crate::source;
 
 #[derive(Debug, Args)]
@@ -17,6 +17,9 @@ pub(crate) struct Serve {
     /// Set a limit of the new namespace, as sysctl(8) would: kernel.msgmnb=65536
     #[arg(long, value_name = "KEY=VALUE", value_parser = sysctl)]
     sysctl: Vec<(String, String)>,
+    /// Give the new namespace a limit of its own in place of each process's: msgqueue=BYTES, or msgqueue=unlimited
+    #[arg(long, value_name = "LIMIT=VALUE", value_parser = ulimit)]
+    ulimit: Vec<(String, String)>,
 }
 
 pub(crate) fn serve(serve: &Serve) -> ExitCode {
@@ -33,7 +36,7 @@ pub(crate) fn serve(serve: &Serve) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let sysctls = config.with(&serve.sysctl);
+    let sysctls = config.with(&[&serve.sysctl[..], &serve.ulimit].concat());
     match broker::serve::serve(name, &sysctls, ready, warn).map_err(|error| config.explain(error)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Ok(invalid)) => {

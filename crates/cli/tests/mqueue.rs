@@ -2,7 +2,11 @@
 
 mod python;
 
+use std::process::{Command, Output};
+
 use python::python;
+
+const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
 
 const QUEUES: &str = r#"
 import fcntl, select, socket
@@ -213,4 +217,55 @@ same((os.listdir(top), os.stat(top).st_size, os.path.exists(at("q"))), ([], 40, 
 same(({"0", "1", "2"} <= set(os.listdir("/dev/fd")), os.path.isdir("/dev"), attempt(os.stat, "/dev/mqueuex"), attempt(os.unlink, "/dev/mqueuex")), (True, True, "ENOENT", "ENOENT"))
 "#,
     );
+}
+
+/// Runs a script as a user that is not root, where `open COUNT [MESSAGES LENGTH]` opens new queues in a namespace that `run OPTIONS --` makes:
+/// it says how many, and why not more. `ipcspace` is file 9.
+fn as_ordinary_user(script: &str) -> Output {
+    let program = r#"
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+count, size = int(sys.argv[1]), [int(n) for n in sys.argv[2:]]
+attr = (ctypes.c_long * 8)(0, *size) if size else None
+for i in range(count):
+    if libc.mq_open(b"/%d" % i, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600, attr) < 0:
+        sys.exit("%d, %s" % (i, errno.errorcode[ctypes.get_errno()]))
+print("all")
+"#;
+    let preamble = format!(
+        "exec 9<{IPCSPACE}; ulimit -q 819200; run() {{ /proc/self/fd/9 run \"$@\"; }}; open() {{ python3 -c '{program}' \"$@\" 2>&1; }};"
+    );
+    let mut shell = Command::new("setpriv");
+    if nix::unistd::geteuid().is_root() {
+        shell.args(["--reuid=54321", "--regid=54321", "--clear-groups"]);
+    }
+    let script = format!("{preamble} export -f open; {script}");
+    shell.args(["bash", "-c", &script]).env_remove("LD_PRELOAD").output().unwrap()
+}
+
+#[test]
+fn the_limit_of_a_users_queues_is_the_namespaces_own_if_it_has_one() {
+    let output = as_ordinary_user(
+        r#"
+        run -- bash -c 'open 20'
+        run --ulimit msgqueue=unlimited -- bash -c 'open 20; ulimit -q'
+        run --ulimit msgqueue=200000 -- bash -c 'open 20'
+        run --ulimit msgqueue=0 -- bash -c 'open 1 1 1'
+        run --sysctl ipcspace.msgqueue=97 -- bash -c 'open 2 1 1'
+        run --ulimit msgqueue=unlimited --sysctl fs.mqueue.msg_max=65536 --sysctl fs.mqueue.msgsize_max=1048576 -- \
+            bash -c 'open 1 65536 1048576'
+        "#,
+    );
+    let expected = ["9, EMFILE", "all", "819200", "2, EMFILE", "0, EMFILE", "1, EMFILE", "all"];
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
+}
+
+#[test]
+fn a_limit_that_there_is_not_is_refused() {
+    for bad in ["nofile=5", "msgqueue", "msgqueue=-1", "msgqueue=many"] {
+        let output = Command::new(IPCSPACE).args(["run", "--ulimit", bad, "--", "true"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(125) && said.contains("--ulimit"), "{output:?}");
+    }
 }

@@ -67,8 +67,47 @@ fn the_summary_shows_limits_and_use() {
     );
     let expected = "MSGMNI 7 1\nMSGMAX 8192 -\nMSGMNB 12345 -\n\
                     SHMMNI 4096 0\nSHMALL 18446744073692774399 0\nSHMMAX 18446744073692774399 -\nSHMMIN 1 -\n\
-                    SEMMNI 32000 1\nSEMMNS 1024000000 4\nSEMMSL 32000 -\nSEMOPM 500 -\nSEMVMX 32767 -\n";
+                    SEMMNI 32000 1\nSEMMNS 1024000000 4\nSEMMSL 32000 -\nSEMOPM 500 -\nSEMVMX 32767 -\n\
+                    MQUMNI 256 0\nMQUMAX 8192 -\nMQUMNB 10 -\n";
     assert_eq!(text(&output), expected);
+}
+
+/// Opens POSIX queues: /one with a message of five bytes, and /two of which a process that goes on is to be told by a signal.
+const POSIX_QUEUES: &str = r#"
+    exec 3< <(python3 -c '
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+open = lambda name, messages: libc.mq_open(name, os.O_CREAT | os.O_RDWR, 0o640, (ctypes.c_long * 8)(0, messages, 3000))
+libc.mq_send(open(b"/one", 3), b"hello", 5, 7)
+libc.mq_notify(open(b"/two", 1), (ctypes.c_int * 16)(0, 0, 10, 0))
+print(os.getpid(), flush=True)
+time.sleep(60)')
+    read pid <&3
+"#;
+
+#[test]
+fn posix_queues_are_listed_and_removed() {
+    let script = format!(
+        r#"{POSIX_QUEUES}
+        list() {{ $ipcspace ls -Q -r --noheadings -o NAME,PERMS,USEDBYTES,MSGS,MAXMSGS,MSGSIZE,NOTIFY,NPID | sed "s/$pid/PID/"; }}
+        list; $ipcspace ls -g -Q -r --noheadings -o RESOURCE,USED
+        $ipcspace ls -Q -J -o NAME,MSGS,NOTIFY
+        $ipcspace rm -v --posix-mqueue /one --posix-mqueue two; list
+        for bad in one a/b .; do $ipcspace rm --posix-mqueue $bad 2>&1; done
+        ipcmk -Q >/dev/null
+        python3 -c 'import ctypes, os; ctypes.CDLL(None).mq_open(b"/three", os.O_CREAT | os.O_RDWR, 0o600, None)'
+        $ipcspace rm -v --all=pmsg; $ipcspace ls -q -r --noheadings -o MSGS; kill $pid"#
+    );
+    let expected = "/one rw-r----- 5B 1 3 2.9K  0\n/two rw-r----- 0B 0 1 2.9K signal\\x2010 PID\n\
+        MQUMNI 2\nMQUMAX -\nMQUMNB -\n\
+        {\n   \"posixmqueues\": [\n      {\n         \"name\": \"/one\",\n         \"msgs\": \"1\",\n         \"notify\": null\n      },{\n\
+        \x20        \"name\": \"/two\",\n         \"msgs\": \"0\",\n         \"notify\": \"signal 10\"\n      }\n   ]\n}\n\
+        removing POSIX message queue '/one'\nremoving POSIX message queue '/two'\n\
+        ipcspace: there is no POSIX message queue with the name /one\n\
+        ipcspace: there is no POSIX message queue with the name /a/b\n\
+        ipcspace: there is no POSIX message queue with the name /.\n\
+        removing POSIX message queue '/three'\n0\n";
+    assert_eq!(text(&run(&[], &format!("bash <<'END'\n{script}\nEND"))), expected);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! What users see: the files `/proc/sys/kernel/{msgmax,msgmnb,msgmni,auto_msgmni,sem,shmmax,shmall,shmmni,shm_rmid_forced,
 //! msg_next_id,sem_next_id,shm_next_id}` and `/proc/sys/fs/mqueue/{queues_max,msg_max,msgsize_max,msg_default,msgsize_default}`
 //! with the kernel's ranges and errors, to the byte that a write says it took.
-//! Besides `ipcspace.sem_barging` and the quotas of strangers, `ipcspace.stranger_*`, which the kernel doesn't have, so there are no files of them: they are
+//! Besides `ipcspace.msgqueue`, which stands for each process's `RLIMIT_MSGQUEUE`, `ipcspace.sem_barging` and the quotas of strangers, `ipcspace.stranger_*`, which the kernel doesn't have, so there are no files of them: they are
 //! set when the namespace is made, and by `ipcspace sysctl`.
 //!
 //! Values are single words of the namespace's root, so they need no lock.
@@ -45,7 +45,7 @@ enum Values {
 /// What the names of those begin with that have files, and the directory below `/proc/sys`.
 const DIRECTORIES: [(&str, &[u8]); 2] = [("kernel.", b"kernel/"), ("fs.mqueue.", b"fs/mqueue/")];
 
-static SYSCTLS: [Sysctl; 22] = [
+static SYSCTLS: [Sysctl; 23] = [
     Sysctl { name: "kernel.msgmax", values: Values::Ints(&[Limit::MsgMax]) },
     Sysctl { name: "kernel.msgmnb", values: Values::Ints(&[Limit::MsgMnb]) },
     Sysctl { name: "kernel.msgmni", values: Values::Ints(&[Limit::MsgMni]) },
@@ -66,6 +66,7 @@ static SYSCTLS: [Sysctl; 22] = [
     Sysctl { name: "fs.mqueue.msgsize_max", values: Values::Ints(&[Limit::MqMsgsizeMax]) },
     Sysctl { name: "fs.mqueue.msg_default", values: Values::Ints(&[Limit::MqMsgDefault]) },
     Sysctl { name: "fs.mqueue.msgsize_default", values: Values::Ints(&[Limit::MqMsgsizeDefault]) },
+    Sysctl { name: "ipcspace.msgqueue", values: Values::Ulong(|ns| &ns.msgqueue_limit) },
     Sysctl { name: "ipcspace.sem_barging", values: Values::Ints(&[Limit::SemBarging]) },
     Sysctl { name: "ipcspace.stranger_objects", values: Values::Ints(&[Limit::StrangerObjects]) },
     Sysctl { name: "ipcspace.stranger_bytes", values: Values::Ulong(|ns| &ns.stranger_bytes) },

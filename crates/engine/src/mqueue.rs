@@ -41,8 +41,8 @@ use crate::{
         CORRUPT, Ends, GUTTED, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS, STATE_DYING,
         STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing, ensure_span,
         ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave, lock_object,
-        missing_table, new_object, obtain_object_idx, outcome_of, own_block, prepare_sleep, release_sleepers,
-        rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
+        missing_table, new_object, object_at, obtain_object_idx, outcome_of, own_block, prepare_sleep,
+        release_sleepers, rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
     },
 };
 
@@ -392,7 +392,10 @@ impl Creator {
 
 /// The namespace's `RLIMIT_MSGQUEUE`, or else the creator's own.
 pub fn msgqueue_limit(ns: &IpcNamespace, own: impl FnOnce() -> u64) -> u64 {
-    ns.msgqueue_limit.load(Relaxed).checked_sub(1).unwrap_or_else(own)
+    match ns.msgqueue_limit.load(Relaxed) {
+        0 => own(),
+        limit => limit,
+    }
 }
 
 /// Makes a queue, and a descriptor of it as `oflag` wants it, or [`NO_FD`]; none if somebody else has made it meanwhile.
@@ -580,6 +583,10 @@ fn discharge<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
         let bytes = user.bytes.load(Relaxed).saturating_sub(Size::of(q).cost());
         tx.set(&user, |u| &u.bytes, bytes);
     }
+    if q.unlinked.load(Relaxed) == 0 {
+        // It was poisoned, or the namespace is over.
+        dir_changed(tx, &ns, -1);
+    }
 }
 
 // ---- mq_unlink, and a queue's end
@@ -630,12 +637,20 @@ fn dir_changed<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, ns: &Ref<'a, IpcNamespace>, 
     tx.set(ns, |ns| &ns.mq_dir_time, now);
 }
 
-/// Ends a queue that has no name and that nobody holds.
+/// Whether it is one that ends when nobody holds it any more.
+fn is_nameless(q: &MqueueInodeInfo) -> bool {
+    match q.perm.state.load(Relaxed) {
+        STATE_LIVE => q.unlinked.load(Relaxed) != 0,
+        state => state == STATE_POISONED,
+    }
+}
+
+/// Ends a queue that has no name and that nobody holds. One that is poisoned has lost its name.
 fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
     {
         let Locked { object: q, mut tx } = lock_object(ctx, *q)?;
         // The name first: whoever takes it away looks for holders afterwards, as whoever closes looks for the name.
-        if q.perm.state.load(Relaxed) != STATE_LIVE || q.unlinked.load(Relaxed) == 0 {
+        if !is_nameless(&q) {
             return Ok(());
         }
         // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
@@ -713,15 +728,20 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
 /// # Errors
 /// Those of a queue that makes no sense.
 pub fn do_close<T: Task>(ctx: &Ctx<'_, T>, queue: Handle) -> Result<()> {
-    let closed = queue_of(ctx, queue).and_then(|Locked { object: q, mut tx }| {
-        if q.notify.load(Relaxed) != 0 && is_own(ctx.host, &q) {
-            remove_notification(&mut tx, &q)?;
-            tx.commit();
+    let closed = match queue_of(ctx, queue) {
+        Ok(Locked { object: q, mut tx }) => {
+            let removed = if q.notify.load(Relaxed) != 0 && is_own(ctx.host, &q) {
+                remove_notification(&mut tx, &q).map(|()| tx.commit())
+            } else {
+                Ok(())
+            };
+            let nameless = is_nameless(&q);
+            drop(tx);
+            removed.and_then(|()| if nameless { mq_put(ctx, &q) } else { Ok(()) })
         }
-        let unlinked = q.unlinked.load(Relaxed) != 0;
-        drop(tx);
-        if unlinked { mq_put(ctx, &q) } else { Ok(()) }
-    });
+        Err(Errno::EIDRM) => self::queue(ctx, queue).and_then(|q| mq_put(ctx, &q)),
+        Err(error) => Err(error),
+    };
     ctx.flush_wakes();
     heed_queue(ctx, queue, closed)
 }
@@ -738,11 +758,11 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
         }
         // It may have ended between changing the queue and showing that.
         show(ctx, &q, NO_FD);
-        let unlinked = q.unlinked.load(Relaxed) != 0;
         drop(tx);
         ctx.flush_wakes();
-        if unlinked { mq_put(ctx, &q) } else { Ok(()) }
-    })
+        Ok(())
+    })?;
+    settle_unlinked(ctx).map(drop)
 }
 
 /// Ends the queues that have no name and that nobody holds any more. Whether others without a name are left.
@@ -750,17 +770,20 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
 /// # Errors
 /// Those of a namespace that makes no sense.
 pub fn settle_unlinked<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
-    let left = core::cell::Cell::new(false);
-    for_each(ctx, |ctx, q, tx| {
-        drop(tx);
-        if q.unlinked.load(Relaxed) == 0 {
-            return Ok(());
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let (mut left, mut idx) = (false, 0);
+    while let Some(used) = ns.mq_ids.next_used(idx) {
+        idx = used + 1;
+        // What is seen without the lock, is looked at again under it.
+        if let Ok(q) = object_at::<MqueueInodeInfo, T>(ctx, used)
+            && is_nameless(&q)
+        {
+            let put = mq_put(ctx, &q);
+            let _ = heed_queue(ctx, q.handle(), put);
+            left |= is_nameless(&q);
         }
-        mq_put(ctx, &q)?;
-        left.set(left.get() || q.perm.state.load(Relaxed) == STATE_LIVE);
-        Ok(())
-    })?;
-    Ok(left.get())
+    }
+    Ok(left)
 }
 
 /// Does something with each queue, under its lock. What goes wrong with one is that one's.

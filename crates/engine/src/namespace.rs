@@ -82,7 +82,7 @@ arena::shared! {
         pub shm_ctlmax: AtomicU64,
         /// `kernel.shmall`: most pages of all segments.
         pub shm_ctlall: AtomicU64,
-        /// `RLIMIT_MSGQUEUE` in the namespace, plus one; 0: each process has its own.
+        /// `ipcspace.msgqueue`: `RLIMIT_MSGQUEUE` in the namespace; 0: each process has its own.
         pub(crate) msgqueue_limit: AtomicU64,
         /// What each user has of POSIX queues: see `mqueue`.
         pub(crate) mq_users: AtomicU32,
@@ -163,6 +163,11 @@ impl IpcNamespace {
     #[inline(always)]
     pub fn limit(&self, limit: Limit) -> i32 {
         self.limits[limit as usize].load(Relaxed)
+    }
+
+    /// How many POSIX queues there are, with and without a name.
+    pub fn posix_queues(&self) -> u32 {
+        self.mq_ids.in_use()
     }
 
     /// Asks the broker for something. Returns whether it must be woken by a futex wake on `doorbell`.

@@ -18,6 +18,9 @@ const SAMPLE_NS: f64 = 50e6;
 /// Room for the longest row: 100 000 messages that wait, and the 8 KiB ones.
 pub(crate) const MSGMNB: u32 = 64 << 20;
 
+/// Messages that a POSIX queue may have room for: those of the row with many, and one more.
+pub(crate) const MQ_MESSAGES: u32 = 7001;
+
 /// The word that asks for a histogram.
 pub(crate) const EACH: &str = "each";
 
@@ -31,7 +34,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     fn sysctls(self) -> Vec<String> {
-        let mut sysctls = vec![format!("kernel.msgmnb={MSGMNB}")];
+        let mut sysctls = vec![format!("kernel.msgmnb={MSGMNB}"), format!("fs.mqueue.msg_max={MQ_MESSAGES}")];
         if self == Kind::Barging {
             sysctls.push("ipcspace.sem_barging=1".to_owned());
         }

@@ -12,7 +12,7 @@
 //!
 //! With the feature `peers`, rows `peers.*` have another library in the kernel's place.
 //!
-//! Missing: POSIX message queues. Memory is not measured.
+//! Missing: memory is not measured.
 
 mod bare;
 mod clock;
@@ -52,7 +52,7 @@ enum Door {
     Trap,
 }
 
-/// Compare the kernel's System V IPC with ours.
+/// Compare the kernel's IPC with ours.
 #[derive(Parser)]
 struct Args {
     /// Only the rows whose name matches this extended regular expression

@@ -1,6 +1,6 @@
 //! The objects that rows work on: each call goes through libc's symbol, as a program's would.
 
-use std::ffi::{c_int, c_long, c_short, c_ushort, c_void};
+use std::ffi::{CString, c_int, c_long, c_short, c_uint, c_ushort, c_void};
 use std::{io, mem, ptr};
 
 use crate::Outcome;
@@ -80,6 +80,79 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // The namespace ends with the run; a queue too many till then harms no figure.
         let _ = self.remove_now();
+    }
+}
+
+/// A POSIX queue without a name, which ends with its descriptor.
+pub(crate) struct PosixQueue(c_int);
+
+impl PosixQueue {
+    /// Of so many messages of that length.
+    pub(crate) fn create(messages: usize, length: usize) -> Outcome<PosixQueue> {
+        let name = Name::new();
+        let queue = name.open(libc::O_CREAT | libc::O_EXCL, messages, length);
+        queue.and_then(|queue| name.unlink().map(|()| queue))
+    }
+
+    /// The text is of a message; its type is the priority.
+    pub(crate) fn send(&self, message: &Message, size: usize) -> Outcome<()> {
+        debug_assert!(size <= TEXT_SIZE);
+        let prio = message.mtype as c_uint;
+        // SAFETY: the message has at least `size` bytes of text.
+        checked("mq_send", unsafe { libc::mq_send(self.0, message.text.as_ptr().cast(), size, prio) })
+            .map(drop)
+    }
+
+    pub(crate) fn receive(&self, message: &mut Message, size: usize) -> Outcome<()> {
+        let mut prio = 0;
+        // SAFETY: the message has room for as many bytes as the call is told.
+        let got =
+            unsafe { libc::mq_receive(self.0, message.text.as_mut_ptr().cast(), TEXT_SIZE, &raw mut prio) };
+        message.mtype = prio.into();
+        match usize::try_from(got) {
+            Ok(got) if got == size => Ok(()),
+            Ok(got) => Err(format!("mq_receive: {got} bytes instead of {size}").into()),
+            Err(_) => Err(format!("mq_receive: {}", io::Error::last_os_error()).into()),
+        }
+    }
+
+    /// Whether it can be read from, without waiting.
+    pub(crate) fn is_readable(&self) -> Outcome<bool> {
+        let mut polled = libc::pollfd { fd: self.0, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure.
+        Ok(checked("poll", unsafe { libc::poll(&raw mut polled, 1, 0) })? == 1)
+    }
+}
+
+impl Drop for PosixQueue {
+    fn drop(&mut self) {
+        // SAFETY: a descriptor of our own, and its last use. One that stays open till the end harms no figure.
+        unsafe { libc::mq_close(self.0) };
+    }
+}
+
+/// The name of a POSIX queue of this process's.
+pub(crate) struct Name(CString);
+
+impl Name {
+    pub(crate) fn new() -> Name {
+        Name(CString::new(format!("/bench-{}", std::process::id())).unwrap_or_default())
+    }
+
+    /// Opens the queue, for reading and writing; made, it has room for so many messages of that length.
+    pub(crate) fn open(&self, flags: c_int, messages: usize, length: usize) -> Outcome<PosixQueue> {
+        const MODE: c_uint = 0o600;
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let mut attributes: libc::mq_attr = unsafe { mem::zeroed() };
+        (attributes.mq_maxmsg, attributes.mq_msgsize) = (messages as c_long, length as c_long);
+        // SAFETY: a terminated string, and a structure that is only read.
+        let fd = unsafe { libc::mq_open(self.0.as_ptr(), libc::O_RDWR | flags, MODE, &raw const attributes) };
+        checked("mq_open", fd).map(PosixQueue)
+    }
+
+    pub(crate) fn unlink(&self) -> Outcome<()> {
+        // SAFETY: a terminated string.
+        checked("mq_unlink", unsafe { libc::mq_unlink(self.0.as_ptr()) }).map(drop)
     }
 }
 

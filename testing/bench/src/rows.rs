@@ -1,6 +1,4 @@
 //! The rows: what is set up, and what is then done N times under the clock.
-//!
-//! Missing: POSIX message queues.
 
 use std::ffi::{c_long, c_short, c_ushort};
 use std::process::Command;
@@ -10,7 +8,7 @@ use std::time::Duration;
 use crate::bare;
 use crate::clock::Clock;
 use crate::cpus::{Cpus, Gate, Peer};
-use crate::objects::{Message, Queue, Segment, Set, WANTED, checked, op};
+use crate::objects::{Message, Name, PosixQueue, Queue, Segment, Set, WANTED, checked, op};
 use crate::pattern::Pattern;
 use crate::{Outcome, door::Kind};
 
@@ -34,7 +32,7 @@ pub(crate) const fn row(
     Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 42] = [
+static ROWS: [Row; 52] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -68,6 +66,24 @@ static ROWS: [Row; 42] = [
     row("msg.stat", "`IPC_STAT`", |clock, _| msg_stat(clock)),
     row("msg.create", "create and remove a queue", |clock, _| msg_create(clock, 0)),
     row("msg.create.30000", "the same, 30 000 queues there", |clock, _| msg_create(clock, MANY)),
+    row("mq.pair.64", "`mq_send` and `mq_receive` of 64 bytes, one process", |clock, _| mq_pair(clock, 64)),
+    row("mq.pair.1k", "the same, 1 KiB", |clock, _| mq_pair(clock, 1024)),
+    row("mq.pair.8k", "the same, 8 KiB", |clock, _| mq_pair(clock, 8192)),
+    row("mq.pair.64.watched", "64 bytes, on a queue that somebody polls", |clock, _| mq_pair_watched(clock)),
+    row(
+        "mq.prio.7000",
+        "send at random and receive the most urgent, 7 000 messages of as many priorities there",
+        |clock, _| mq_prio(clock, 7000),
+    ),
+    row("mq.stream.64", "64 bytes from one process to another, two CPUs", mq_stream),
+    row("mq.rtt.cross", "round trip by POSIX queues, two processes, two CPUs", |clock, cpus| {
+        mq_rtt(clock, cpus.second()?)
+    }),
+    row("mq.rtt.same", "the same, both on one CPU", |clock, cpus| mq_rtt(clock, cpus.own)),
+    row("mq.create", "`mq_open` of a new queue, `mq_unlink` and `mq_close`", |clock, _| {
+        clock.time(|| PosixQueue::create(MQ_ROOM, 64).map(drop))
+    }),
+    row("mq.open", "`mq_open` and `mq_close` of a queue that is there", |clock, _| mq_open(clock)),
     row("sem.pair", "`semop` −1 and +1", |clock, _| sem_pair(clock, 0)),
     row("sem.pair.undo", "the same with `SEM_UNDO`", |clock, _| sem_pair(clock, UNDO)),
     row("sem.ten", "one `semop` of ten operations", |clock, _| sem_ten(clock, 0)),
@@ -308,6 +324,112 @@ fn msg_cpu_blocked(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
     clock.set_cost(receiver.cpu_time()? - before);
     drop(queue);
     receiver.join()
+}
+
+/// Messages that a POSIX queue has room for unless limits say more.
+const MQ_ROOM: usize = 10;
+
+fn mq_pair(clock: &mut Clock, size: usize) -> Outcome<()> {
+    let queue = PosixQueue::create(MQ_ROOM, size)?;
+    let mut message = Message::new();
+    clock.time(|| {
+        queue.send(&message, size)?;
+        queue.receive(&mut message, size)
+    })
+}
+
+fn mq_pair_watched(clock: &mut Clock) -> Outcome<()> {
+    let queue = PosixQueue::create(MQ_ROOM, 64)?;
+    let mut message = Message::new();
+    queue.send(&message, 64)?;
+    if !queue.is_readable()? {
+        return Err("a queue with a message can't be read from".into());
+    }
+    queue.receive(&mut message, 64)?;
+    clock.time(|| {
+        queue.send(&message, 64)?;
+        queue.receive(&mut message, 64)
+    })
+}
+
+/// As many messages as that are always there; each that goes is followed by another, so that both ways through the priorities count.
+fn mq_prio(clock: &mut Clock, there: usize) -> Outcome<()> {
+    const LENGTH: usize = 8;
+    let queue = PosixQueue::create(there + 1, LENGTH)?;
+    let mut message = Message::new();
+    let mut random = 1_u64;
+    let mut next = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as c_long % PRIORITIES
+    };
+    for _ in 0..there {
+        message.mtype = next();
+        queue.send(&message, LENGTH)?;
+    }
+    clock.time(|| {
+        message.mtype = next();
+        queue.send(&message, LENGTH)?;
+        queue.receive(&mut message, LENGTH)
+    })
+}
+
+/// Of POSIX queues; there are so many.
+const PRIORITIES: c_long = 32_768;
+
+/// As [`msg_stream`].
+fn mq_stream(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
+    const SIZE: usize = 64;
+    let (queue, answers) = (PosixQueue::create(MQ_ROOM, SIZE)?, PosixQueue::create(1, SIZE)?);
+    let count = clock.iterations();
+    let receiver = Peer::fork(cpus.second()?, || {
+        let mut message = Message::new();
+        let mut receive = |count| (0..count).try_for_each(|_| queue.receive(&mut message, SIZE));
+        let answer = || answers.send(&Message::new(), SIZE);
+        receive(1)?;
+        answer()?;
+        receive(count)?;
+        answer()
+    })?;
+    let message = Message::new();
+    let wait = || answers.receive(&mut Message::new(), SIZE);
+    queue.send(&message, SIZE)?;
+    wait()?;
+    clock.time_until(count, || queue.send(&message, SIZE), wait)?;
+    receiver.join()
+}
+
+fn mq_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
+    const SIZE: usize = 64;
+    const END: c_long = 9;
+    let (there, here) = (PosixQueue::create(1, SIZE)?, PosixQueue::create(1, SIZE)?);
+    let peer = Peer::fork(peer_cpu, || {
+        let mut message = Message::new();
+        loop {
+            there.receive(&mut message, SIZE)?;
+            if message.mtype == END {
+                return Ok(());
+            }
+            here.send(&message, SIZE)?;
+        }
+    })?;
+    let mut message = Message::new();
+    let mut round_trip = || {
+        there.send(&message, SIZE)?;
+        here.receive(&mut message, SIZE)
+    };
+    round_trip()?;
+    clock.time(round_trip)?;
+    message.mtype = END;
+    there.send(&message, SIZE)?;
+    peer.join()
+}
+
+fn mq_open(clock: &mut Clock) -> Outcome<()> {
+    let name = Name::new();
+    let _queue = name.open(libc::O_CREAT | libc::O_EXCL, MQ_ROOM, 64)?;
+    let opened = clock.time(|| name.open(0, 0, 0).map(drop));
+    name.unlink()?;
+    opened
 }
 
 fn msg_get(clock: &mut Clock, others: libc::key_t) -> Outcome<()> {

@@ -8,7 +8,7 @@ use std::{fs, mem};
 use crate::Door;
 use crate::clock::Clock;
 use crate::cpus::{self, Cpus};
-use crate::door::{EACH, MSGMNB};
+use crate::door::{EACH, MQ_MESSAGES, MSGMNB};
 use crate::rows;
 
 /// Serves rows until the standard input ends.
@@ -70,8 +70,11 @@ fn enter_private_namespace() -> Result<(), Box<dyn Error>> {
         fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
     }
-    fs::write("/proc/sys/kernel/msgmnb", MSGMNB.to_string())
-        .map_err(|error| format!("raising the namespace's msgmnb: {error}").into())
+    let limits = [("kernel/msgmnb", MSGMNB), ("fs/mqueue/msg_max", MQ_MESSAGES)];
+    limits.into_iter().try_for_each(|(limit, value)| {
+        fs::write(format!("/proc/sys/{limit}"), value.to_string())
+            .map_err(|error| format!("raising the namespace's {limit}: {error}").into())
+    })
 }
 
 /// The file that the symbol `msgsnd` comes from.

@@ -271,7 +271,8 @@ fn act(random: &mut Xoshiro256PlusPlus, message: &mut Message) {
     let size = random.random_range(0..=most);
     let make = if random.random_ratio(1, 50) { libc::IPC_CREAT | 0o600 } else { 0 };
     let queue = ipc::msgget(key, make);
-    match random.random_range(0..40) {
+    match random.random_range(0..46) {
+        40.. => act_on_posix_queue(random, message, size),
         0..12 => {
             message.mtype = random.random_range(1..9);
             let _ = queue.and_then(|q| ipc::msgsnd(q, message, size, nowait));
@@ -313,4 +314,25 @@ fn act(random: &mut Xoshiro256PlusPlus, message: &mut Message) {
             };
         }
     }
+}
+
+/// Likewise. Nothing waits for longer than a moment.
+fn act_on_posix_queue(random: &mut Xoshiro256PlusPlus, message: &mut Message, size: usize) {
+    let name = [c"/flip-1", c"/flip-2"][random.random_range(0..2)];
+    let make = if random.random_ratio(1, 4) { libc::O_CREAT } else { 0 };
+    let wait = if random.random_ratio(1, 4) { 0 } else { libc::O_NONBLOCK };
+    let Ok(fd) = ipc::mq_open(name, libc::O_RDWR | make | wait, 4, TEXT_SIZE as i64) else { return };
+    message.mtype = random.random_range(0..6);
+    for _ in 0..random.random_range(0..3) {
+        let _ = match random.random_range(0..6) {
+            0..3 if wait != 0 => ipc::mq_send(fd, message, size),
+            0..5 => ipc::mq_timedreceive(fd, message, 2).map(drop),
+            _ => ipc::mq_notify(fd, random.random()),
+        };
+    }
+    let _ = ipc::mq_attributes(fd);
+    if random.random_ratio(1, 16) {
+        let _ = ipc::mq_unlink(name);
+    }
+    let _ = ipc::mq_close(fd);
 }

@@ -62,7 +62,7 @@ enum What {
         #[arg(long, default_value_t = 1000)]
         count: u64,
     },
-    /// A queue and a set whose memory is overwritten become errors
+    /// Queues and a set whose memory is overwritten become errors
     Poison,
     Flip(flip::Options),
     #[command(hide = true)]

@@ -2,6 +2,7 @@
 //! removed; and nobody else notices.
 
 use std::error::Error;
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -11,11 +12,17 @@ use std::time::{Duration, Instant};
 use crate::ipc::{self, Errno, Message, op};
 
 const KEY: i32 = 0x5eed_f00d;
-/// From an object's key to what the object holds: a queue's messages and tree of types, a set's semaphores.
-const CONTENTS: [(&str, &[(u64, usize)]); 2] = [("queue", &[(84, 8), (108, 12)]), ("set", &[(48, 4)])];
+/// A POSIX queue has no key that could be told: it is found by what it has and has room for.
+const NAME: &CStr = c"/poison";
+const ROOM: i32 = 2;
+const LENGTH: i32 = 7531;
+/// From where an object is found, its key, to what it holds: a queue's messages and tree of types, a set's semaphores; from the number of a
+/// POSIX queue's messages to its tree of priorities.
+const CONTENTS: [(&str, &[(u64, usize)]); 3] =
+    [("queue", &[(84, 8), (108, 12)]), ("set", &[(48, 4)]), ("POSIX queue", &[(16, 12)])];
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether a poisoned queue and a poisoned set are as they should be.
+/// Whether poisoned objects are as they should be.
 pub(crate) fn run() -> Result<bool, Box<dyn Error>> {
     let arena = arena()?;
     let mut held = true;
@@ -23,7 +30,7 @@ pub(crate) fn run() -> Result<bool, Box<dyn Error>> {
         let object = Object::new(name)?;
         let sleeper = ipc::fork(|| object.sleep().err().unwrap_or(0))?;
         object.await_sleeper()?;
-        let key = find_key(&arena, object.id())?;
+        let key = object.find(&arena)?;
         for &(offset, length) in contents {
             arena.write_all_at(&vec![0xff; length], key + offset)?;
         }
@@ -39,7 +46,7 @@ pub(crate) fn run() -> Result<bool, Box<dyn Error>> {
         expect("a later call", object.give(), gone);
         expect("IPC_STAT", object.stat(), gone);
         expect("IPC_RMID", object.remove(), Ok(()));
-        expect("a call after its removal", object.give(), Err(libc::EINVAL));
+        expect("a call after its removal", object.give(), Err(object.unknown()));
         let new = Object::new(name)?;
         expect("a new one", new.give().and_then(|()| new.take()).and_then(|()| new.remove()), Ok(()));
     }
@@ -58,10 +65,9 @@ pub(crate) fn arena() -> Result<File, Box<dyn Error>> {
     Err("the parent is no broker".into())
 }
 
-/// Where the key of a living object lies in the arena: behind its id and its state.
-fn find_key(arena: &File, id: i32) -> Result<u64, Box<dyn Error>> {
-    const LIVE: i32 = 1;
-    let head = [id, LIVE, KEY].map(i32::to_ne_bytes).concat();
+/// Where these words lie in the arena.
+fn find(arena: &File, words: [i32; 3]) -> Result<u64, Box<dyn Error>> {
+    let head = words.map(i32::to_ne_bytes).concat();
     let mut found = Vec::new();
     let mut page = [0; 4096];
     let mut at = 0;
@@ -71,7 +77,7 @@ fn find_key(arena: &File, id: i32) -> Result<u64, Box<dyn Error>> {
         let Ok(offset) = u64::try_from(at) else { break };
         arena.read_exact_at(&mut page, offset)?;
         let windows = page.windows(head.len()).zip(offset..);
-        found.extend(windows.filter(|(there, _)| *there == head).map(|(_, at)| at + 8));
+        found.extend(windows.filter(|(there, _)| *there == head).map(|(_, at)| at));
         at += 4096;
     }
     match *found {
@@ -100,6 +106,7 @@ fn ended(child: libc::pid_t) -> Result<(), Errno> {
 enum Object {
     Queue(i32),
     Set(i32),
+    Mq(i32),
 }
 
 impl Object {
@@ -111,21 +118,38 @@ impl Object {
         let flags = libc::IPC_CREAT | libc::IPC_EXCL | 0o600;
         let object = match name {
             "queue" => Object::Queue(ipc::msgget(KEY, flags).map_err(named)?),
+            "POSIX queue" => {
+                let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
+                Object::Mq(ipc::mq_open(NAME, flags, ROOM.into(), LENGTH.into()).map_err(named)?)
+            }
             _ => Object::Set(ipc::semget(KEY, 2, flags).map_err(named)?),
         };
         object.give().map_err(named)?;
         Ok(object)
     }
 
-    fn id(&self) -> i32 {
-        let (Object::Queue(id) | Object::Set(id)) = *self;
-        id
+    /// Where it is in the arena: its key, behind its id and its state, or what a POSIX queue has and has room for.
+    fn find(&self, arena: &File) -> Result<u64, Box<dyn Error>> {
+        const LIVE: i32 = 1;
+        match *self {
+            Object::Queue(id) | Object::Set(id) => Ok(find(arena, [id, LIVE, KEY])? + 8),
+            Object::Mq(_) => find(arena, [ROOM, ROOM, LENGTH]),
+        }
+    }
+
+    /// What calls say of an object that is not there.
+    fn unknown(&self) -> Errno {
+        match self {
+            Object::Queue(_) | Object::Set(_) => libc::EINVAL,
+            Object::Mq(_) => libc::EBADF,
+        }
     }
 
     fn give(&self) -> Result<(), Errno> {
         match *self {
             Object::Queue(id) => ipc::msgsnd(id, &Message::new(), 100, libc::IPC_NOWAIT),
             Object::Set(id) => ipc::semop(id, &mut [op(0, 1, libc::IPC_NOWAIT)]),
+            Object::Mq(fd) => ipc::mq_send(fd, &Message::new(), 100),
         }
     }
 
@@ -135,6 +159,7 @@ impl Object {
                 ipc::msgrcv(id, &mut Message::new(), ipc::TEXT_SIZE, 0, libc::IPC_NOWAIT).map(drop)
             }
             Object::Set(id) => ipc::semop(id, &mut [op(0, -1, libc::IPC_NOWAIT)]),
+            Object::Mq(fd) => ipc::mq_timedreceive(fd, &mut Message::new(), 0).map(drop),
         }
     }
 
@@ -143,6 +168,8 @@ impl Object {
         match *self {
             Object::Queue(id) => ipc::msgrcv(id, &mut Message::new(), ipc::TEXT_SIZE, 77, 0).map(drop),
             Object::Set(id) => ipc::semop(id, &mut [op(1, -1, 0)]),
+            // What has come from `new`, and one more, fill it.
+            Object::Mq(_) => self.give().and_then(|()| self.give()),
         }
     }
 
@@ -166,6 +193,7 @@ impl Object {
         match *self {
             Object::Queue(id) => ipc::msg_stat(id).map(drop),
             Object::Set(id) => ipc::sem_query(id, 0, libc::GETVAL).map(drop),
+            Object::Mq(fd) => ipc::mq_attributes(fd).map(drop),
         }
     }
 
@@ -173,6 +201,11 @@ impl Object {
         match *self {
             Object::Queue(id) => ipc::msg_remove(id),
             Object::Set(id) => ipc::sem_remove(id),
+            // A poisoned one has lost its name, and ends with its last descriptor.
+            Object::Mq(fd) => match ipc::mq_unlink(NAME) {
+                Ok(()) | Err(libc::ENOENT) => ipc::mq_close(fd),
+                failed => failed,
+            },
         }
     }
 }

@@ -94,7 +94,7 @@ fn compare(args: &Args) -> Result<u64, String> {
     let abilities = Abilities {
         other_users: is_root(),
         files: !matches!(args.door, Door::Trap | Door::Trap32),
-        queue_files: matches!(args.door, Door::Host | Door::Kernel),
+        queue_files: !matches!(args.door, Door::Trap | Door::Trap32),
         polls: args.door != Door::Host,
         closes: !matches!(args.door, Door::Trap | Door::Trap32),
     };

@@ -1,5 +1,6 @@
 //! The columns of lsipc: their names, labels and values.
 
+use broker::posix;
 use broker::sysv::{Limits, Perm, Queue, Segment, Set};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -100,6 +101,46 @@ pub(crate) fn of_queues() -> Vec<Column<Queue>> {
     columns
 }
 
+/// POSIX queues have a name, and neither key nor identifier.
+pub(crate) fn of_posix_queues() -> Vec<Column<posix::Queue>> {
+    vec![
+        column("NAME", "Name", Left, "Name", |q: &posix::Queue, _| Some(format!("/{}", q.name))),
+        column("OWNER", "Owner", Right, "Owner's username or UID", |q, _| Some(owner(q.uid))),
+        column("PERMS", "Permissions", Right, "Permissions", |q, m| Some(permissions(q.mode, m))),
+        column("UID", "UID", Right, "User ID", |q, _| Some(q.uid.to_string())),
+        column("USER", "User name", Left, "User name", |q, _| user(q.uid)),
+        column("GID", "GID", Right, "Group ID", |q, _| Some(q.gid.to_string())),
+        column("GROUP", "Group name", Left, "Group name", |q, _| group(q.gid)),
+        column("USEDBYTES", "Bytes used", Right, "Bytes used", |q, m| Some(size(q.qsize, m))),
+        column("MSGS", "Messages", Left, "Number of messages", |q, _| Some(q.curmsgs.to_string())),
+        column("MAXMSGS", "Most messages", Right, "Most messages", |q, _| Some(q.maxmsg.to_string())),
+        column("MSGSIZE", "Longest message", Right, "Longest message", |q, m| {
+            Some(size(q.msgsize.into(), m))
+        }),
+        column(
+            "NOTIFY",
+            "Notification",
+            Left,
+            "How a process is told of a message: none, signal, thread",
+            |q, _| q.notify.as_ref().map(notification),
+        ),
+        column("NPID", "Notified PID", Right, "PID of the process that is told", |q, _| {
+            Some(q.notify.map_or(0, |notify| notify.pid).to_string())
+        }),
+        column("ATIME", "Last access", Right, "Time of the last access", |q, m| time(q.atime, m)),
+        column("MTIME", "Last modified", Right, "Time of the last modification", |q, m| time(q.mtime, m)),
+        column("CTIME", "Last change", Right, "Time of the last change", |q, m| time(q.ctime, m)),
+    ]
+}
+
+fn notification(notify: &posix::Notify) -> String {
+    match notify.how {
+        abi::mqueue::SIGEV_SIGNAL => format!("signal {}", notify.signo),
+        abi::mqueue::SIGEV_THREAD => "thread".into(),
+        _ => "none".into(),
+    }
+}
+
 /// In the order of the list of one set.
 pub(crate) fn of_sets() -> Vec<Column<Set>> {
     let mut columns = generic();
@@ -164,6 +205,23 @@ pub(crate) fn semaphore_limits(l: &Limits) -> Vec<Limit> {
         limit("SEMMSL", "Max semaphores per semaphore set.", l.semmsl, None),
         limit("SEMOPM", "Max number of operations per semop(2)", l.semopm, None),
         limit("SEMVMX", "Semaphore max value", l.semvmx, None),
+    ]
+}
+
+/// The limits of POSIX queues.
+pub(crate) fn posix_queue_limits(l: &posix::Limits) -> Vec<Limit> {
+    let limit = |resource, description, limit: i32, used: Option<u32>, is_size| Limit {
+        resource,
+        description,
+        // A negative one is none at all.
+        limit: u32::try_from(limit).unwrap_or(u32::MAX).into(),
+        used: used.map(u64::from),
+        is_size,
+    };
+    vec![
+        limit("MQUMNI", "Number of POSIX message queues", l.queues_max, Some(l.queues), false),
+        limit("MQUMAX", "Max size of POSIX message (bytes)", l.msgsize_max, None, true),
+        limit("MQUMNB", "Max number of messages in POSIX message queue", l.msg_max, None, false),
     ]
 }
 
