@@ -269,6 +269,7 @@ impl Mqueue {
             len: text.len() as u64,
             prio: priority,
             timeout: until.as_ref().map_or(0, address_to_read),
+            time32: false,
         });
         sent.map(|_| ()).map_err(|errno| match errno {
             Errno::EINVAL if priority >= MQ_PRIO_MAX => {
@@ -320,6 +321,7 @@ impl Mqueue {
             len: text.len() as u64,
             prio: address_of(&mut priority),
             timeout: until.as_ref().map_or(0, address_to_read),
+            time32: false,
         });
         let len = got.map_err(|errno| refused("mq_receive", errno, wait))?;
         Ok((usize::try_from(len).unwrap_or(0).min(text.len()), priority))

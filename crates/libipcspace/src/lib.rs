@@ -325,7 +325,8 @@ pub extern "C" fn ipcspace_mq_timedsend(
     prio: c_uint,
     timeout: usize,
 ) -> c_int {
-    let call = MqTimedsend { fd, msg: msg as u64, len: len as u64, prio, timeout: timeout as u64 };
+    let call =
+        MqTimedsend { fd, msg: msg as u64, len: len as u64, prio, timeout: timeout as u64, time32: false };
     finish_int(place().and_then(|place| raw::call_again(place, &call)))
 }
 
@@ -345,7 +346,7 @@ pub extern "C" fn ipcspace_mq_timedreceive(
     timeout: usize,
 ) -> isize {
     let (msg, len, prio, timeout) = (msg as u64, len as u64, prio as u64, timeout as u64);
-    let call = MqTimedreceive { fd, msg, len, prio, timeout };
+    let call = MqTimedreceive { fd, msg, len, prio, timeout, time32: false };
     finish(place().and_then(|place| raw::call_again(place, &call))) as isize
 }
 
