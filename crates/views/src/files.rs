@@ -31,6 +31,9 @@ use crate::tree::{self, Node};
 /// Nothing is kept: programs change the namespace by themselves.
 const NOT_KEPT: Duration = Duration::ZERO;
 const BLOCK: u32 = 4096;
+/// A line's text is shorter. The kernel's files have a size of 0; but what `sendfile` reads of one of FUSE ends with its size, which therefore
+/// must not be less than what there is. That it is more does no harm: where the text ends, so does the file.
+const LONGEST_LINE: u64 = 512;
 /// When the first view was served: the age of what is always there.
 static BEGUN: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 
@@ -95,11 +98,12 @@ fn attributes(ino: u64, node: Node) -> Result<FileAttr> {
     };
     match node {
         Node::Queue(id) => return Ok(of_queue(&in_namespace(|ctx| mqueuefs::stat(ctx, id))?)),
-        Node::List(_) => {}
+        Node::List(of) => attr.size = of.header().len() as u64 + rows_of(of)? * LONGEST_LINE,
         Node::Sysctl(sysctl) => {
             // Who is root here has the right that the others need for it, though not by the kernel's measure.
             let own = if root == 0 { 0 } else { 0o200 };
             attr.perm = u16::try_from(sysctl.mode()).unwrap_or(0o444) | own;
+            attr.size = LONGEST_LINE;
         }
         Node::Directory | Node::Mqueue => {
             attr.kind = FileType::Directory;
@@ -115,6 +119,19 @@ fn attributes(ino: u64, node: Node) -> Result<FileAttr> {
         (attr.atime, attr.mtime, attr.ctime) = (time, time, time);
     }
     Ok(attr)
+}
+
+/// How many rows there are in a list, at most: cheap to say.
+fn rows_of(list: Sysvipc) -> Result<u64> {
+    in_namespace(|ctx| {
+        let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+        let ids = match list {
+            Sysvipc::Msg => &ns.get().msg_ids,
+            Sysvipc::Sem => &ns.get().sem_ids,
+            Sysvipc::Shm => &ns.get().shm_ids,
+        };
+        Ok(ids.in_use().into())
+    })
 }
 
 fn of_queue(stat: &MqStat) -> FileAttr {
@@ -235,8 +252,9 @@ impl Files {
                 Ok(part(line.text(), 0, size).to_vec())
             }
             Node::List(of) => {
+                let is_new = matches!(self.open.lock().get(&file), Some(Open::List(text)) if text.is_empty());
                 // Not under the lock: it may take its time.
-                let fresh = if offset == 0 { Some(list(of)?) } else { None };
+                let fresh = if offset == 0 || is_new { Some(list(of)?) } else { None };
                 match self.open.lock().get_mut(&file) {
                     Some(Open::List(text)) => {
                         if let Some(fresh) = fresh {
@@ -457,10 +475,12 @@ impl Filesystem for Files {
         offset: u64,
         data: &[u8],
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        // The end of the kernel's files is their beginning.
+        let offset = if flags.0 & nix::libc::O_APPEND != 0 { 0 } else { offset };
         let written = match tree::node(ino.0) {
             Some(Node::Sysctl(sysctl)) => in_namespace(|ctx| sysctl.write(ctx, data, offset)),
             _ => Err(abi::Errno::EINVAL),

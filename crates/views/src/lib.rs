@@ -32,11 +32,22 @@ pub use mount::{
 /// # Errors
 /// If it is no mount, or one that is over already.
 pub fn serve(fuse: OwnedFd) -> io::Result<()> {
+    give_large_blocks_back();
     // The kernel has been told who may use it.
     let session = Session::from_fd(files::Files::default(), fuse, SessionACL::All, Config::default())?;
     // A thread that lives as long as the mount: the session is over when it is unmounted.
     let run = || drop(session.run());
     std::thread::Builder::new().name("view".into()).stack_size(128 << 10).spawn(run).map(drop)
+}
+
+/// A session reads into 16 MiB, which glibc would keep for the next one, for each thread there was: unless such blocks are never more than mapped.
+fn give_large_blocks_back() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "a function of glibc's alone")]
+    // SAFETY: integers.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, 1 << 20);
+    }
 }
 
 /// The thread's slot in the namespace, given up when the thread ends.

@@ -1,7 +1,7 @@
 # What programs see of a file system of POSIX queues: one line a check, printed alike by the kernel's and by ours.
 #
 # The arguments: the directory, and how ordinary users are to be (uid) where root may try them. Queues are made and used by libc as well.
-import ctypes, errno, fcntl, os, re, select, stat, sys, threading, time
+import ctypes, errno, fcntl, os, re, resource, select, stat, sys, threading, time
 
 top = sys.argv[1]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -181,7 +181,17 @@ file.close()
 
 # ---- limits
 
-say("queues_max", [opened("many%d" % n, os.O_CREAT | os.O_RDWR) for n in range(3)])
+say("many", [opened("many%d" % n, os.O_CREAT | os.O_RDWR) for n in range(3)])
+if os.geteuid() == 0 and len(sys.argv) > 2:
+    # A user of whom nobody else makes queues: two of the default attributes are within this, and count until they are over.
+    def limited():
+        resource.setrlimit(resource.RLIMIT_MSGQUEUE, (200000, 200000))
+        made = [opened("limited%d" % n, os.O_CREAT | os.O_RDWR) for n in range(4)]
+        held = os.open(at("limited0"), os.O_RDONLY); os.unlink(at("limited0"))
+        again = opened("limited4", os.O_CREAT | os.O_RDWR)
+        os.close(held)
+        return made, again, opened("limited5", os.O_CREAT | os.O_RDWR), opened("limited5", os.O_CREAT | os.O_RDWR)
+    say("RLIMIT_MSGQUEUE", as_user(54321, 54321, limited))
 for name in os.listdir(top): os.unlink(at(name))
 os.close(fd)
 say("empty again", os.listdir(top), seen("."))

@@ -49,6 +49,16 @@ with open(at("sysvipc/msg"), "rb", buffering=0) as file:
     call("msgctl", queue, 0, None)
     file.seek(0)
     say("anew from the beginning", len(b"".join(iter(lambda: file.read(4096), b""))) - len(whole))
+def sent(name):
+    with open(at(name)) as file, open("/dev/shm/sent-%d" % os.getpid(), "w+") as to:
+        os.unlink(to.name)
+        try:
+            while os.sendfile(to.fileno(), file.fileno(), None, 4096): pass
+        # As programs do, where the kernel's can't be sent.
+        except OSError: to.write(file.read()); to.flush()
+        to.seek(0)
+        return to.read()
+say("sent", sent("sysvipc/msg") == content("sysvipc/msg"), sent("sysvipc/shm") == content("sysvipc/shm"), repr(sent("sys/kernel/sem")), write("sys/kernel/sem", "7"), repr(sent("sys/kernel/sem")), write("sys/kernel/sem", "32000"))
 say("not to be written", write("sysvipc/msg", "x") if os.geteuid() else attempt(os.access, at("sysvipc/msg"), os.X_OK))
 
 # ---- sysctls
@@ -56,7 +66,7 @@ say("not to be written", write("sysvipc/msg", "x") if os.geteuid() else attempt(
 names = ["kernel/" + name for name in ("auto_msgmni msgmax msgmnb msgmni msg_next_id sem sem_next_id shm_next_id shm_rmid_forced shmall shmmax shmmni").split()]
 names += ["fs/mqueue/" + name for name in "msg_default msg_max msgsize_default msgsize_max queues_max".split()]
 say("values", [(name, content("sys/" + name)) for name in names])
-say("their modes", [(oct(s.st_mode), s.st_uid, s.st_size, s.st_nlink) for s in (os.stat(at("sys/" + name)) for name in names)])
+say("their modes", [(oct(s.st_mode), s.st_uid, s.st_nlink) for s in (os.stat(at("sys/" + name)) for name in names)])
 say("their names", sorted(os.listdir(at("sys/fs/mqueue"))))
 for name in names:
     name = "sys/" + name
