@@ -140,7 +140,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         ),
         tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
         tool("hostile strangers", "hostile", &["flood", "--seconds", "5"]),
-        tool("random messages", "hostile", &["fuzz", "--seconds", "20"]),
+        tool("random messages", "hostile", &["fuzz", "--seconds", "60"]),
         tool("crash poison", "crash", &["poison"]),
         tool("crash flip", "crash", &["flip", "--rounds", "50", "--seed", "1"]),
         // A stride that has no factor in common with loops of the code.
