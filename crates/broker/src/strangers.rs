@@ -607,9 +607,7 @@ impl<'a> Stranger<'a> {
     /// The next message that is a call.
     fn next_call(&self) -> Option<Message> {
         loop {
-            // If it fails, so does what follows.
-            let _ = self.off_turn(|| self.wait(PollTimeout::NONE));
-            let message = receive(self.link, &mut self.room.borrow_mut())?;
+            let message = self.off_turn(|| receive(self.link, &mut self.room.borrow_mut()))?;
             match message.head[0] {
                 calls::CALL => return Some(message),
                 // It came too late.
