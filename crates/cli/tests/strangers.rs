@@ -206,6 +206,30 @@ libc.shmctl(w, IPC_RMID, None); libc.shmdt(ctypes.c_void_p(at)); print(done(libc
 }
 
 #[test]
+fn a_change_of_mode_is_for_attaches_to_come() {
+    prints(
+        "
+w = libc.shmget(0, 4096, 0o666 | CREAT); attached, goes_on = os.pipe(), os.pipe()
+def attach(flags=0):
+    at = libc.shmat(w, None, flags); return at if at != 2**64 - 1 else errno.errorcode[ctypes.get_errno()]
+def set_mode(mode):
+    room = bytearray(112); struct.pack_into('iIIIII', room, 0, 0, 0, 0, 0, 0, mode); return done(libc.shmctl(w, IPC_SET, bytes(room)))
+if os.fork() == 0:
+    as_(1000); at = attach()
+    for modes in range(3):
+        os.write(attached[1], b'x'); os.read(goes_on[0], 1)
+        ctypes.memset(at, 97 + modes, 1)
+        print([again if isinstance(again, str) else libc.shmdt(ctypes.c_void_p(again)) for again in (attach(), attach(0o10000))], flush=True)
+    os._exit(0)
+for mode in (0o600, 0o604, 0o606):
+    os.read(attached[0], 1); set_mode(mode); os.write(goes_on[1], b'x')
+os.wait(); print(ctypes.string_at(attach(), 1))
+",
+        "['EACCES', 'EACCES']\n['EACCES', 0]\n[0, 0]\nb'c'\n",
+    );
+}
+
+#[test]
 fn ids_are_those_of_the_callers_user_and_pid_namespace() {
     if !possible() {
         return;
