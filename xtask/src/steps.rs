@@ -138,9 +138,19 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
             "differential",
             &["--calls", "5000", "--seed", "1", "--area", "mq"],
         ),
+        tool(
+            "differential, strangers' messages",
+            "differential",
+            &["--door", "stranger", "--calls", "2500", "--seed", "1", "--area", "msg"],
+        ),
+        tool(
+            "differential, strangers' semaphores",
+            "differential",
+            &["--door", "stranger", "--calls", "2500", "--seed", "1", "--area", "sem"],
+        ),
         tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
         tool("hostile strangers", "hostile", &["flood", "--seconds", "5"]),
-        tool("random messages", "hostile", &["fuzz", "--seconds", "20"]),
+        tool("random messages", "hostile", &["fuzz", "--seconds", "60"]),
         tool("crash poison", "crash", &["poison"]),
         tool("crash flip", "crash", &["flip", "--rounds", "50", "--seed", "1"]),
         // A stride that has no factor in common with loops of the code.

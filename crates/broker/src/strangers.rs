@@ -28,9 +28,10 @@ use std::{fs, mem};
 use abi::{Errno, Plain, Result, ipc, msg, sem, shm};
 use arena::{ArenaError, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::AtomicU32, sync::Ordering::*};
 use client::wire::{self, calls};
-use client::{LinuxHost, Operation};
+use client::{LinuxHost, Operation, proc};
 use engine::{
-    Backing, Call, Cause, Cred, Descriptors, MapPlace, MapRequest, NewMemory, Outcome, Syscall, Task, Usage,
+    Backing, Call, Cause, Cred, Descriptors, IpcNamespace, MapPlace, MapRequest, NewMemory, Outcome, Syscall,
+    Task, Usage, ipc_sysctl::Text, proc::Line,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -147,7 +148,10 @@ fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User
         let [_, number, registers @ ..] = message.head;
         let call = Syscall::decode(number.cast_signed(), *registers.first_chunk().unwrap_or(&[0; 6]));
         stranger.call.set(call);
-        let result = call.map_or(Err(Errno::ENOSYS), |call| make(&ctx, &call));
+        let result = match call {
+            Some(call) => make(&ctx, &call),
+            None => of_file(&ctx, number.cast_signed(), &registers),
+        };
         ctx.flush_wakes();
         if !stranger.answer(result) {
             break;
@@ -219,6 +223,61 @@ fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
         })
     };
     stranger.off_turn(park).map_or_else(|cause| cause, |_| Cause::Woken)
+}
+
+// ---- files
+
+/// What is asked of one of the namespace's files.
+fn of_file(ctx: &Ctx<'_, Stranger<'_>>, ask: i64, registers: &[u64]) -> Result<i64> {
+    let &[file, second, third, fourth, ..] = registers else { return Err(Errno::ENOSYS) };
+    let sysctl = proc::sysctl_of(file).ok_or(Errno::ENOENT);
+    match ask {
+        calls::SHOW => {
+            let mut line = Line::default();
+            let list = usize::try_from(file).ok().and_then(|place| proc::LISTS.get(place));
+            let next = match list {
+                Some(list) => list.row(ctx, u32::try_from(second).map_err(|_| Errno::EINVAL)?, &mut line)?,
+                None => sysctl?.show(ctx, &mut line).map(|()| None)?,
+            };
+            // Behind the last row there is what is left of the one before.
+            let text = if list.is_some() && next.is_none() { &[] } else { line.text() };
+            if text.len() as u64 > fourth {
+                return Err(Errno::EINVAL);
+            }
+            ctx.host.write(third, text)?;
+            let length = i64::try_from(text.len()).map_err(|_| Errno::EINVAL)?;
+            Ok(i64::from(next.unwrap_or(0)) << proc::LENGTH_BITS | length)
+        }
+        calls::MAY_WRITE => {
+            let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+            Ok(sysctl?.may_write(ctx.host, &ns).into())
+        }
+        calls::WRITE => {
+            let size = usize::try_from(fourth).map_err(|_| Errno::EINVAL)?;
+            let taken = sysctl?.write(ctx, &Written { stranger: ctx.host, at: third, size }, second)?;
+            i64::try_from(taken).map_err(|_| Errno::EINVAL)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// What a stranger writes.
+struct Written<'a> {
+    stranger: &'a Stranger<'a>,
+    at: u64,
+    size: usize,
+}
+
+impl Text for Written<'_> {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn byte(&self, at: usize) -> Result<u8> {
+        let mut byte = [0];
+        self.stranger.read(self.at.wrapping_add(at as u64), &mut byte)?;
+        Ok(byte[0])
+    }
 }
 
 // ---- who watches the connections of sleepers
@@ -548,9 +607,7 @@ impl<'a> Stranger<'a> {
     /// The next message that is a call.
     fn next_call(&self) -> Option<Message> {
         loop {
-            // If it fails, so does what follows.
-            let _ = self.off_turn(|| self.wait(PollTimeout::NONE));
-            let message = receive(self.link, &mut self.room.borrow_mut())?;
+            let message = self.off_turn(|| receive(self.link, &mut self.room.borrow_mut()))?;
             match message.head[0] {
                 calls::CALL => return Some(message),
                 // It came too late.
@@ -952,6 +1009,18 @@ impl Task for Stranger<'_> {
 
     fn cred(&self) -> Cred {
         self.cred.get()
+    }
+
+    fn shown_pid(&self, pid: i32) -> i32 {
+        self.names.pid(pid)
+    }
+
+    fn shown_user(&self, uid: u32) -> u32 {
+        self.names.inside(0, uid)
+    }
+
+    fn shown_group(&self, gid: u32) -> u32 {
+        self.names.inside(1, gid)
     }
 
     fn in_group(&self, gid: u32) -> bool {

@@ -154,7 +154,8 @@ impl Sysctl {
         let sysctl = self.find(key)?;
         // As it arrives from an editor or from echo(1).
         let text = format!("{value}\n");
-        match client::with(|ctx| sysctl.write(ctx, text.as_bytes(), 0)) {
+        let place = (text.as_ptr().addr(), text.len());
+        match client::proc::write(sysctl, || Ok(text.as_bytes()), Some(place), 0) {
             Ok(_) => Ok(()),
             Err(Errno::EPERM | Errno::EACCES) => Err(Some(format!("permission denied on key \"{key}\""))),
             Err(errno) => Err(Some(format!("setting key \"{key}\": {}", errno_text(errno)))),
@@ -192,7 +193,7 @@ impl Sysctl {
 
     fn show_one(&self, sysctl: &ipc_sysctl::Sysctl, done: &mut Done) {
         let mut line = Line::default();
-        match client::with(|ctx| sysctl.show(ctx, &mut line)) {
+        match client::proc::show(sysctl, &mut line) {
             Ok(()) => self.print(sysctl.name(), String::from_utf8_lossy(line.text()).trim_end(), done),
             Err(errno) => {
                 done.complain(&format!("reading key \"{}\": {}", sysctl.name(), errno_text(errno)));

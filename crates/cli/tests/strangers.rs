@@ -121,6 +121,31 @@ q = get(77, 0); print(rm(q))
 }
 
 #[test]
+fn files_are_everybodys_to_read_and_the_owners_to_write() {
+    prints(
+        "
+get(0x77, 0o640); libc.semget(0x78, 3, 0o600 | CREAT); at = libc.shmget(0x79, 8192, 0o604 | CREAT)
+def read(name): return open('/proc/' + name).read()
+def write(name, text):
+    try:
+        with open('/proc/' + name, 'w') as file: file.write(text)
+        return 'written'
+    except OSError as error: return errno.errorcode[error.errno]
+def look():
+    as_(1000)
+    for kind in ('msg', 'sem', 'shm'): print(*[row.split()[:4] for row in read('sysvipc/' + kind).splitlines()[1:]])
+    print(read('sys/kernel/msgmni').strip(), read('sys/kernel/sem').split(), write('sys/kernel/msgmni', '7'), write('sys/kernel/sem_next_id', '7'))
+    sys.stdout.flush()
+print(write('sys/kernel/msgmni', '31000'), flush=True)
+child(look)
+print(read('sys/kernel/msgmni').strip(), write('sys/kernel/msgmni', '32000'))
+",
+        "written\n['119', '0', '640', '0']\n['120', '0', '600', '3']\n['121', '0', '604', '8192']\n\
+         31000 ['32000', '1024000000', '500', '32000'] EACCES EACCES\n31000 written\n",
+    );
+}
+
+#[test]
 fn the_credentials_are_those_of_each_call() {
     prints(
         "
@@ -181,12 +206,37 @@ libc.shmctl(w, IPC_RMID, None); libc.shmdt(ctypes.c_void_p(at)); print(done(libc
 }
 
 #[test]
+fn a_change_of_mode_is_for_attaches_to_come() {
+    prints(
+        "
+w = libc.shmget(0, 4096, 0o666 | CREAT); attached, goes_on = os.pipe(), os.pipe()
+def attach(flags=0):
+    at = libc.shmat(w, None, flags); return at if at != 2**64 - 1 else errno.errorcode[ctypes.get_errno()]
+def set_mode(mode):
+    room = bytearray(112); struct.pack_into('iIIIII', room, 0, 0, 0, 0, 0, 0, mode); return done(libc.shmctl(w, IPC_SET, bytes(room)))
+if os.fork() == 0:
+    as_(1000); at = attach()
+    for modes in range(3):
+        os.write(attached[1], b'x'); os.read(goes_on[0], 1)
+        ctypes.memset(at, 97 + modes, 1)
+        print([again if isinstance(again, str) else libc.shmdt(ctypes.c_void_p(again)) for again in (attach(), attach(0o10000))], flush=True)
+    os._exit(0)
+for mode in (0o600, 0o604, 0o606):
+    os.read(attached[0], 1); set_mode(mode); os.write(goes_on[1], b'x')
+os.wait(); print(ctypes.string_at(attach(), 1))
+",
+        "['EACCES', 'EACCES']\n['EACCES', 0]\n[0, 0]\nb'c'\n",
+    );
+}
+
+#[test]
 fn ids_are_those_of_the_callers_user_and_pid_namespace() {
     if !possible() {
         return;
     }
     let inner = format!(
-        "{PYTHON}print(get(5, 0o666), stat(0)[1:6], snd(0), stat(0)[6] == os.getpid(), set_(0, 7, 7, 0o600))"
+        "{PYTHON}print(get(5, 0o666), stat(0)[1:6], snd(0), stat(0)[6] == os.getpid(), set_(0, 7, 7, 0o600))
+row = open('/proc/sysvipc/msg').read().splitlines()[1].split(); print(row[7:11], row[5] == str(os.getpid()))"
     );
     let dir = env::temp_dir().join(format!("ipcspace-strangers-{}", process::id()));
     fs::create_dir(&dir).unwrap();
@@ -209,7 +259,7 @@ fn ids_are_those_of_the_callers_user_and_pid_namespace() {
         for command in [vec!["unshare", "--ipc", "sh", "-c"], vec![IPCSPACE, "run", "--", "sh", "-c"]] {
             let output = Command::new(command[0]).args(&command[1..]).arg(&script).output().unwrap();
             // Inside it is root's; 7 is nobody there.
-            let expected = "0 (0, 0, 0, 0, 438) 0 True EINVAL\n(1000, 1000, 1000, 1000, 438)\n";
+            let expected = "0 (0, 0, 0, 0, 438) 0 True EINVAL\n['0', '0', '0', '0'] True\n(1000, 1000, 1000, 1000, 438)\n";
             assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
         }
     }

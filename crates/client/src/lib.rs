@@ -15,6 +15,7 @@ mod leave;
 mod memory;
 pub mod mqd;
 mod park;
+pub mod proc;
 pub mod signal;
 mod stranger;
 mod switch;

@@ -3,7 +3,7 @@
 //!
 //! What users see: a process of another user, or in another user or PID namespace, has the namespace's IPC with the rights that it has in it, as with the kernel.
 //! Each thread keeps a connection, closed by exec; one that the program has closed, or put something else in the place of, is noticed by its inode.
-//! What is missing: huge pages; cancellation; the files of /proc. A handler that leaves a call by `siglongjmp` leaves its connection open.
+//! What is missing: huge pages; cancellation. A handler that leaves a call by `siglongjmp` leaves its connection open.
 //!
 //! # Safety
 //! What the broker sends goes where the call that the program made stores its results, and the kernel checks the address.
@@ -50,10 +50,14 @@ pub(crate) fn note(tls: &Tls) {
 #[inline(never)]
 pub(crate) fn call<C: Call>(call: &C) -> Result<i64> {
     let (number, registers) = call.registers();
-    made(number, registers)
+    ask(number, registers)
 }
 
-fn made(number: i64, registers: [u64; 6]) -> Result<i64> {
+/// Makes a call by its number.
+///
+/// # Errors
+/// As [`call`].
+pub(crate) fn ask(number: i64, registers: [u64; 6]) -> Result<i64> {
     let tls = tls::get();
     let before = sys::signal::set_mask(!0);
     let mut tries = 0;
@@ -295,6 +299,7 @@ fn known(number: i64, [_, b, c, d, ..]: [u64; 6]) -> [(usize, usize); 2] {
             (b as usize, (c as usize).saturating_mul(6).min(SENT_AT_ONCE)),
             if d == 0 { NONE } else { (d as usize, size_of::<abi::time::Timespec>()) },
         ],
+        calls::WRITE => [(c as usize, (d as usize).min(SENT_AT_ONCE)), NONE],
         nr::MSGCTL => [set(b, c, size_of::<abi::msg::Msqid64Ds>()), NONE],
         nr::SEMCTL => [set(c, d, size_of::<abi::sem::Semid64Ds>()), NONE],
         nr::SHMCTL => [set(b, c, size_of::<abi::shm::Shmid64Ds>()), NONE],

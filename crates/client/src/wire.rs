@@ -105,6 +105,15 @@ pub mod calls {
 
     /// From the stranger: number, six registers, two ranges of memory that follow (address and length of each), and the thread's id.
     pub const CALL: u64 = 1;
+    // Numbers of calls that are none of the kernel's, on files: the first register is the file's number.
+    /// Store a line at the place in the third register, of the size in the fourth: of a list the first row at the index in the second register or
+    /// above. The result is its length, and above `proc::LENGTH_BITS` the index to go on from, 0 behind the last.
+    pub const SHOW: i64 = -1;
+    /// May I write it?
+    pub const MAY_WRITE: i64 = -2;
+    /// Write to it, at the offset in the second register, the bytes whose place and number are in the two after it.
+    pub const WRITE: i64 = -3;
+
     /// From the stranger: error number or 0, and a result; behind it the bytes of a [`FETCH`].
     pub const DONE: u64 = 2;
     /// From the stranger: a signal has come, end the call.

@@ -92,6 +92,16 @@ pub trait Text {
     fn byte(&self, at: usize) -> Result<u8>;
 }
 
+impl<T: Text + ?Sized> Text for &T {
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn byte(&self, at: usize) -> Result<u8> {
+        (**self).byte(at)
+    }
+}
+
 impl Text for [u8] {
     fn size(&self) -> usize {
         self.len()

@@ -91,8 +91,9 @@ fn sysvipc_msg_proc_show<T: Task>(ctx: &Ctx<'_, T>, idx: i32, line: &mut Line) -
     let (id, q) = msgctl_stat(ctx, idx, MSG_STAT_ANY)?;
     line.head(&q.msg_perm, id);
     line.unsigned(q.msg_cbytes, 11).unsigned(q.msg_qnum, 10);
-    line.signed(q.msg_lspid.into(), 5).signed(q.msg_lrpid.into(), 5);
-    line.owners(&q.msg_perm);
+    let [sender, receiver] = [q.msg_lspid, q.msg_lrpid].map(|pid| ctx.host.shown_pid(pid));
+    line.signed(sender.into(), 5).signed(receiver.into(), 5);
+    line.owners(ctx.host, &q.msg_perm);
     line.signed(q.msg_stime, 10).signed(q.msg_rtime, 10).signed(q.msg_ctime, 10).end();
     Ok(())
 }
@@ -101,7 +102,7 @@ fn sysvipc_sem_proc_show<T: Task>(ctx: &Ctx<'_, T>, idx: i32, line: &mut Line) -
     let (id, set) = semctl_stat(ctx, idx, SEM_STAT_ANY)?;
     line.head(&set.sem_perm, id);
     line.unsigned(set.sem_nsems, 10);
-    line.owners(&set.sem_perm);
+    line.owners(ctx.host, &set.sem_perm);
     line.signed(set.sem_otime, 10).signed(set.sem_ctime, 10).end();
     Ok(())
 }
@@ -113,10 +114,11 @@ fn sysvipc_shm_proc_show<T: Task>(ctx: &Ctx<'_, T>, idx: i32, line: &mut Line) -
         if segment.shm_atime == 0 { (0, 0) } else { shm::memory_usage(ctx, id).unwrap_or((0, 0)) };
     line.head(&segment.shm_perm, id);
     line.unsigned(segment.shm_segsz, 21);
-    line.signed(segment.shm_cpid.into(), 5).signed(segment.shm_lpid.into(), 5);
+    let [creator, last] = [segment.shm_cpid, segment.shm_lpid].map(|pid| ctx.host.shown_pid(pid));
+    line.signed(creator.into(), 5).signed(last.into(), 5);
     line.push(b' ');
     line.unsigned(segment.shm_nattch, 5);
-    line.owners(&segment.shm_perm);
+    line.owners(ctx.host, &segment.shm_perm);
     line.signed(segment.shm_atime, 10).signed(segment.shm_dtime, 10).signed(segment.shm_ctime, 10);
     line.unsigned(resident, 21).unsigned(swapped, 21).end();
     Ok(())
@@ -144,11 +146,13 @@ impl Line {
         &self.text[..self.len]
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Begins anew.
+    pub fn clear(&mut self) {
         self.len = 0;
     }
 
-    pub(crate) fn push(&mut self, byte: u8) {
+    /// Adds a byte.
+    pub fn push(&mut self, byte: u8) {
         if let Some(place) = self.text.get_mut(self.len) {
             *place = byte;
             self.len += 1;
@@ -215,8 +219,10 @@ impl Line {
         self
     }
 
-    fn owners(&mut self, perm: &Ipc64Perm) -> &mut Line {
-        for id in [perm.uid, perm.gid, perm.cuid, perm.cgid] {
+    fn owners(&mut self, task: &impl Task, perm: &Ipc64Perm) -> &mut Line {
+        let [uid, cuid] = [perm.uid, perm.cuid].map(|uid| task.shown_user(uid));
+        let [gid, cgid] = [perm.gid, perm.cgid].map(|gid| task.shown_group(gid));
+        for id in [uid, gid, cuid, cgid] {
             self.unsigned(id.into(), 5);
         }
         self

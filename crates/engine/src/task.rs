@@ -277,6 +277,18 @@ pub trait Task: Host + Backing + Descriptors {
     }
     /// Whether `gid` is a supplementary group.
     fn in_group(&self, gid: u32) -> bool;
+    /// A process as the caller's PID namespace knows it.
+    fn shown_pid(&self, pid: i32) -> i32 {
+        pid
+    }
+    /// A user as the caller's user namespace knows it.
+    fn shown_user(&self, uid: u32) -> u32 {
+        uid
+    }
+    /// A group as the caller's user namespace knows it.
+    fn shown_group(&self, gid: u32) -> u32 {
+        gid
+    }
     /// Wall-clock seconds.
     fn now(&self) -> i64;
     /// The clock that timeouts are counted by, nanoseconds.

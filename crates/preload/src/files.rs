@@ -32,10 +32,14 @@ pub(crate) use symbols::{close_number, closed_numbers, find_all, watch_all};
 
 const O_NOFOLLOW: i32 = 0o400_000;
 
-/// Runs an operation on the namespace. Where there is none, its files are not there either.
+/// Runs an operation on the namespace.
 fn with<R>(operation: impl FnOnce(&client::Operation<'_>, &IpcNamespace) -> Result<R>) -> Result<R> {
-    client::with(|ctx| operation(ctx, IpcNamespace::of(ctx.arena, ctx.host)?.get()))
-        .map_err(|error| if error == Errno::ENOSYS { Errno::ENOENT } else { error })
+    there(client::with(|ctx| operation(ctx, IpcNamespace::of(ctx.arena, ctx.host)?.get())))
+}
+
+/// What an operation on the namespace came to. Where there is none, its files are not there either.
+fn there<R>(done: Result<R>) -> Result<R> {
+    done.map_err(|error| if error == Errno::ENOSYS { Errno::ENOENT } else { error })
 }
 
 /// The namespace, as this process sees it.
@@ -45,15 +49,15 @@ impl Source for Own {
     const SEES_WRITES: bool = true;
 
     fn row(&self, list: Sysvipc, from: u32, line: &mut Line) -> Result<Option<u32>> {
-        with(|ctx, _| list.row(ctx, from, line))
+        there(client::proc::row(list, from, line))
     }
 
     fn show(&self, sysctl: &Sysctl, line: &mut Line) -> Result<()> {
-        with(|ctx, _| sysctl.show(ctx, line))
+        there(client::proc::show(sysctl, line))
     }
 
     fn may_write(&self, sysctl: &Sysctl) -> Result<bool> {
-        with(|ctx, ns| Ok(sysctl.may_write(ctx.host, ns)))
+        there(client::proc::may_write(sysctl))
     }
 }
 

@@ -29,6 +29,11 @@ impl Cpus {
         Ok(Cpus { own: cpus.next().ok_or("no CPU is allowed")?, other: cpus.next() })
     }
 
+    /// Lets the calling thread be on either, as the scheduler likes.
+    pub(crate) fn unpin(&self) -> Outcome<()> {
+        pin_to([Some(self.own), self.other].into_iter().flatten())
+    }
+
     pub(crate) fn second(&self) -> Outcome<usize> {
         self.other.ok_or_else(|| "needs two CPUs".into())
     }
@@ -46,10 +51,16 @@ impl fmt::Display for Cpus {
 
 /// Binds the calling thread to one CPU.
 pub(crate) fn pin(cpu: usize) -> Outcome<()> {
+    pin_to([cpu])
+}
+
+fn pin_to(cpus: impl IntoIterator<Item = usize>) -> Outcome<()> {
     // SAFETY: all-zero is the empty set.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: the index came out of such a set.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
+    for cpu in cpus {
+        // SAFETY: the index came out of such a set.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
     // SAFETY: the size is the set's.
     checked("sched_setaffinity", unsafe {
         libc::sched_setaffinity(0, mem::size_of::<libc::cpu_set_t>(), &set)

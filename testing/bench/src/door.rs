@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Ordinary,
     /// Semaphores are without order among those who wait.
     Barging,
+    /// The worker becomes another user than its owner.
+    Stranger,
 }
 
 impl Kind {

@@ -103,7 +103,7 @@ fn compare(args: &Args) -> Outcome<bool> {
     let chosen = rows::matching(&args.rows)?;
     let mut kernel = Worker::start(Door::Kernel, Kind::Ordinary)?;
     let mut ours = Worker::start(args.door, Kind::Ordinary)?;
-    let mut barging = None;
+    let (mut barging, mut stranger) = (None, None);
     report::print_machine(&kernel, &ours);
     report::print_heading(args.markdown);
 
@@ -112,6 +112,7 @@ fn compare(args: &Args) -> Outcome<bool> {
         let worker = match row.kind {
             Kind::Ordinary => Ok(&mut ours),
             Kind::Barging => another(&mut barging, args.door, row.kind),
+            Kind::Stranger => another(&mut stranger, args.door, row.kind),
         };
         match worker.and_then(|ours| measure(row, args, &mut kernel, ours)) {
             Ok(figures) => {

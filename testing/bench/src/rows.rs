@@ -1,6 +1,7 @@
 //! The rows: what is set up, and what is then done N times under the clock.
 
 use std::ffi::{c_long, c_short, c_ushort};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -32,7 +33,7 @@ pub(crate) const fn row(
     Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 52] = [
+static ROWS: [Row; 55] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -104,6 +105,29 @@ static ROWS: [Row; 52] = [
     },
     row("sem.create", "create and remove a set", |clock, _| sem_create(clock, 0)),
     row("sem.create.30000", "the same, 30 000 sets there", |clock, _| sem_create(clock, MANY)),
+    Row {
+        kind: Kind::Stranger,
+        ..row(
+            "stranger.msg.pair",
+            "send and receive 64 bytes, as another user than the namespace's owner",
+            |clock, _| {
+                become_stranger()?;
+                msg_pair(clock, 64)
+            },
+        )
+    },
+    Row {
+        kind: Kind::Stranger,
+        ..row("stranger.sem.pair", "`semop` −1 and +1 as such a user", |clock, _| {
+            become_stranger()?;
+            sem_pair(clock, 0)
+        })
+    },
+    row(
+        "stranger.socket.rtt",
+        "a bare round trip over a socket, of which a stranger's call is at least one",
+        socket_rtt,
+    ),
     row("shm.attach", "`shmat` and `shmdt`", |clock, _| shm_attach(clock)),
     row("shm.attach.stat", "`IPC_STAT` of a segment that is attached", |clock, _| shm_attach_stat(clock)),
     row("shm.cycle.4k", "make, attach, detach and remove 4 KiB", |clock, _| shm_cycle(clock, 4 << 10)),
@@ -438,6 +462,65 @@ fn msg_get(clock: &mut Clock, others: libc::key_t) -> Outcome<()> {
         // SAFETY: no pointers are passed.
         checked("msgget", unsafe { libc::msgget(KEY + others / 2, 0) }).map(drop)
     })
+}
+
+/// Another user than the namespace's owner, for good. On the kernel that makes no difference.
+fn become_stranger() -> Outcome<()> {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: asks for a number.
+    let uid = unsafe { libc::geteuid() };
+    if uid == NOBODY || std::env::var_os("IPCSPACE_SOCKET").is_none() {
+        return Ok(());
+    }
+    // SAFETY: no pointer but that of no groups.
+    checked("setgroups, which only root may", unsafe { libc::setgroups(0, std::ptr::null()) })?;
+    // SAFETY: numbers.
+    checked("setresuid", unsafe { libc::setresuid(NOBODY, NOBODY, NOBODY) }).map(drop)
+}
+
+/// A process answers each message of as many bytes as a call and its answer have; it may be on either CPU, as a broker's thread.
+fn socket_rtt(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    let mut ends = [0; 2];
+    // SAFETY: room for two numbers.
+    checked("socketpair", unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
+    // SAFETY: just made, nobody else has them.
+    let [here, there] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let peer = Peer::fork(cpus.own, || {
+        cpus.unpin()?;
+        // Else its own copy would keep it from seeing the end.
+        // SAFETY: closed once, in this process.
+        unsafe { libc::close(here.as_raw_fd()) };
+        while pass(&there, true)? && pass(&there, false)? {}
+        Ok(())
+    })?;
+    drop(there);
+    clock.time(|| {
+        pass(&here, false)?;
+        pass(&here, true).map(drop)
+    })?;
+    drop(here);
+    peer.join()
+}
+
+/// Receives or sends a message. False at the connection's end.
+fn pass(socket: &OwnedFd, receive: bool) -> Outcome<bool> {
+    // A head of 13 words, and the message.
+    let mut bytes = [0u8; 13 * 8 + 64];
+    let fd = socket.as_raw_fd();
+    // SAFETY: the bytes are valid for their length.
+    let passed = unsafe {
+        if receive {
+            libc::recv(fd, bytes.as_mut_ptr().cast(), bytes.len(), 0)
+        } else {
+            libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL)
+        }
+    };
+    match passed {
+        0 => Ok(false),
+        1.. => Ok(true),
+        _ => Err(std::io::Error::last_os_error().into()),
+    }
 }
 
 fn msg_stat(clock: &mut Clock) -> Outcome<()> {

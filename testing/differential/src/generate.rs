@@ -1,5 +1,7 @@
 //! The next step of a sequence, by chance and by what the worlds look like.
 
+use std::collections::BTreeSet;
+
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -26,6 +28,8 @@ pub enum Kind {
 pub struct Abilities {
     /// Tasks of other uids than the namespace's owner.
     pub other_users: bool,
+    /// All tasks are such, from their first call on.
+    pub strangers: bool,
     /// Files of /proc that show the namespace and change its limits.
     pub files: bool,
     /// Such files of POSIX queues' limits.
@@ -47,6 +51,8 @@ pub struct Generator {
     /// Largest message that is likely to be allowed.
     msgmax: i64,
     text: u32,
+    /// Processes that are some user's for good.
+    users: BTreeSet<Name>,
 }
 
 /// More tasks than this are not kept alive.
@@ -74,6 +80,7 @@ impl Generator {
             objects: Vec::new(),
             msgmax: 8192,
             text: 0,
+            users: BTreeSet::new(),
         }
     }
 
@@ -135,6 +142,13 @@ impl Generator {
         if free.is_empty() || self.chance(2) {
             return self.disturb(pair);
         }
+        if self.abilities.strangers
+            && let Some(newcomer) =
+                free.iter().copied().find(|name| !self.users.contains(&pair.tasks[name].leader))
+        {
+            self.users.insert(newcomer);
+            return Step { task: newcomer, action: Action::Call(self.stranger()), makes: 0 };
+        }
         let task = self.pick(&free);
         // Threads of one process share descriptors, so there are to be more of them.
         let life = if self.kinds == [Kind::Mq] { 5 } else { 3 };
@@ -192,7 +206,7 @@ impl Generator {
             11..=12 if leads => Call::Exec,
             13..=14 if self.abilities.queue_files && self.kinds == [Kind::Mq] => self.queue_sysctl(),
             13..=14 if self.abilities.files && self.kinds != [Kind::Mq] => self.sysctl(),
-            15..=16 if self.abilities.other_users => self.user(),
+            15..=16 if self.abilities.other_users && !self.abilities.strangers => self.user(),
             _ => Call::Handler { signal: libc::SIGUSR1, restart: self.chance(50) },
         };
         Step { task, action: Action::Call(call), makes: self.name() }
@@ -245,6 +259,12 @@ impl Generator {
         let (euid, egid) = (self.pick(&[0, 0, 1000, 1001]), self.pick(&[0, 1000, 1001]));
         let groups = self.pick(&[&[][..], &[1000], &[1001, 5]]).to_vec();
         Call::SetIds { euid, egid, groups }
+    }
+
+    fn stranger(&mut self) -> Call<Id> {
+        let (uid, gid) = (self.pick(&[1000, 1001, 1002]), self.pick(&[1000, 1001]));
+        let groups = self.pick(&[&[][..], &[1000], &[1001, 5]]).to_vec();
+        Call::BecomeUser { uid, gid, groups }
     }
 
     fn key(&mut self) -> i32 {
@@ -372,7 +392,8 @@ impl Generator {
         // SAFETY: no pointers, no failure.
         let me = unsafe { libc::geteuid() };
         let other = if self.abilities.other_users { 1000 } else { me };
-        let uid = self.pick(&[me, me, other, u32::MAX]);
+        let another = if self.abilities.strangers { 1001 } else { me };
+        let uid = self.pick(&[me, another, other, u32::MAX]);
         let gid = self.pick(&[me, me, other]);
         let mode = self.pick(&[0o600, 0o666, 0o640, 0, 0o7777, 0o400, 0o004]);
         let qbytes = self.pick(&[0, 1, 100, 200, 1000, 4096, 16384]);

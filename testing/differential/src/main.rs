@@ -1,11 +1,11 @@
-//! `differential --calls N --seed S [--area msg|sem|shm|mq|all] [--door preload|trap|trap32|host|kernel]`: random sequences of calls on
+//! `differential --calls N --seed S [--area msg|sem|shm|mq|all] [--door preload|stranger|trap|trap32|host|kernel]`: random sequences of calls on
 //! the kernel and on ours.
 //!
 //! Prints each difference as a short program with both results; the last line is `N calls, D differences`, and
 //! the exit code 1 if there are any. `--door host` compares the engine below a simulated machine, which is quick and has
-//! other uids and changing limits too; `--door kernel` compares the kernel with itself, to check the comparison.
+//! other uids and changing limits too; with `--door stranger` all tasks are processes of three other uids; `--door kernel` compares the kernel with itself, to check the comparison.
 //!
-//! Missing: shared memory on a simulated machine; notifications behind the trap, which does not see what is closed; started by an ordinary user, tasks of other uids.
+//! Missing: shared memory on a simulated machine; POSIX queues for strangers, where `all` leaves them out; notifications behind the trap, which does not see what is closed; started by an ordinary user, tasks of other uids.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -49,6 +49,8 @@ enum Area {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Door {
     Preload,
+    /// The library, by processes of other users than the namespace's owner
+    Stranger,
     Trap,
     /// The trap and the kernel, by calls of 32-bit programs
     Trap32,
@@ -78,26 +80,32 @@ fn compare(args: &Args) -> Result<u64, String> {
             return Err("the simulated machine has no shared memory".into());
         }
         Area::Shm => &[Kind::Shm],
+        Area::Mq if args.door == Door::Stranger => return Err("strangers have no POSIX queues yet".into()),
         Area::Mq => &[Kind::Mq],
         Area::All if args.door == Door::Host => &[Kind::Msg, Kind::Sem, Kind::Mq],
+        Area::All if args.door == Door::Stranger => &[Kind::Msg, Kind::Sem, Kind::Shm],
         Area::All => &[Kind::Msg, Kind::Sem, Kind::Shm, Kind::Mq],
     };
     let ipcspace = match args.door {
-        Door::Preload | Door::Trap | Door::Trap32 => ipcspace()?,
+        Door::Preload | Door::Stranger | Door::Trap | Door::Trap32 => ipcspace()?,
         Door::Host | Door::Kernel => PathBuf::new(),
     };
     let other = |limits: &Limits| match args.door {
-        Door::Preload | Door::Trap | Door::Trap32 => below(&ipcspace, args.door, limits),
+        Door::Preload | Door::Stranger | Door::Trap | Door::Trap32 => below(&ipcspace, args.door, limits),
         Door::Host => simulated(limits),
         Door::Kernel => kernel(&Start::kernel(), limits),
     };
     let abilities = Abilities {
         other_users: is_root(),
+        strangers: args.door == Door::Stranger,
         files: !matches!(args.door, Door::Trap | Door::Trap32),
         queue_files: !matches!(args.door, Door::Trap | Door::Trap32),
         polls: args.door != Door::Host,
         closes: !matches!(args.door, Door::Trap | Door::Trap32),
     };
+    if abilities.strangers && !abilities.other_users {
+        return Err("only root can be other users".into());
+    }
     let oracle = match args.door {
         Door::Trap32 => Start::kernel().compat(),
         // The machine has no libc.
@@ -152,15 +160,20 @@ fn kernel(start: &Start, limits: &Limits) -> Box<dyn World> {
 }
 
 fn below(ipcspace: &Path, door: Door, limits: &Limits) -> Box<dyn World> {
-    let name = if door == Door::Preload { "preload" } else { "trap" };
+    let name = if matches!(door, Door::Preload | Door::Stranger) { "preload" } else { "trap" };
     let mut prefix = vec![ipcspace.as_os_str().to_owned(), "run".into(), "--door".into(), name.into()];
     for (name, value) in limits {
         prefix.extend(["--sysctl".into(), format!("{name}={value}").into()]);
+    }
+    if door == Door::Stranger {
+        // The kernel has no such quota.
+        prefix.extend(["--sysctl".into(), format!("ipcspace.stranger_bytes={}", u64::MAX).into()]);
     }
     prefix.push("--".into());
     let start = Start::below(prefix).patient();
     let start = match door {
         Door::Trap => start.served(),
+        Door::Stranger => start.served().sleeping_on(),
         Door::Trap32 => start.served().compat(),
         _ => start,
     };

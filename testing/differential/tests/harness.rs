@@ -5,8 +5,14 @@ use std::path::Path;
 use differential::{Abilities, Difference, Generator, Kind, Limits, explore};
 use world::{Call, Processes, Reply, Start, State, TaskId, World};
 
-const ABILITIES: Abilities =
-    Abilities { other_users: false, files: true, queue_files: true, polls: true, closes: true };
+const ABILITIES: Abilities = Abilities {
+    other_users: false,
+    strangers: false,
+    files: true,
+    queue_files: true,
+    polls: true,
+    closes: true,
+};
 
 fn kernel(_: &Limits) -> Box<dyn World> {
     Box::new(processes())

@@ -292,6 +292,12 @@ pub enum Call<I = i32> {
         egid: u32,
         groups: Vec<u32>,
     },
+    /// The process becomes another user for good; wants a uid of 0 and one thread.
+    BecomeUser {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    },
     /// Installs a handler that only counts; `ret` is how often it has run since the process began.
     Handler {
         signal: i32,
@@ -409,6 +415,7 @@ impl<I> Call<I> {
             Call::ExitThread => Call::ExitThread,
             Call::Exec => Call::Exec,
             Call::SetIds { euid, egid, groups } => Call::SetIds { euid, egid, groups },
+            Call::BecomeUser { uid, gid, groups } => Call::BecomeUser { uid, gid, groups },
             Call::Handler { signal, restart } => Call::Handler { signal, restart },
             Call::WriteSysctl { name, value } => Call::WriteSysctl { name, value },
             Call::ReadFile { path } => Call::ReadFile { path },
@@ -557,6 +564,9 @@ impl<I: fmt::Display> fmt::Display for Call<I> {
             Call::Exec => f.write_str("execve(itself)"),
             Call::SetIds { euid, egid, groups } => {
                 write!(f, "seteuid({euid}), setegid({egid}), setgroups({groups:?})")
+            }
+            Call::BecomeUser { uid, gid, groups } => {
+                write!(f, "setgroups({groups:?}), setresgid({gid}), setresuid({uid})")
             }
             Call::Handler { signal, restart } => {
                 write!(f, "sigaction({signal}, handler{})", if *restart { ", SA_RESTART" } else { "" })

@@ -31,6 +31,7 @@ pub struct Start {
     mode: Mode,
     patient: bool,
     served: bool,
+    sleeps_on: bool,
 }
 
 impl Start {
@@ -46,6 +47,7 @@ impl Start {
             mode: Mode { kernel: true, entry: Entry::Symbol },
             patient: false,
             served: false,
+            sleeps_on: false,
         }
     }
 
@@ -76,6 +78,12 @@ impl Start {
     /// The calls are made by another process for the tasks, which look asleep meanwhile: it is waited for each time.
     pub fn served(mut self) -> Start {
         self.served = true;
+        self
+    }
+
+    /// Who makes the calls for the tasks does not notice that one is stopped.
+    pub fn sleeping_on(mut self) -> Start {
+        self.sleeps_on = true;
         self
     }
 
@@ -134,6 +142,7 @@ pub struct Processes {
     kernel: bool,
     patient: bool,
     served: bool,
+    sleeps_on: bool,
     /// A task has died, and the servant may not have done all that follows from it.
     mourning: bool,
 }
@@ -172,6 +181,7 @@ impl Processes {
             kernel: start.mode.kernel,
             patient: start.patient,
             served: start.served,
+            sleeps_on: start.sleeps_on,
             mourning: false,
         };
         world.welcome(FACTORY);
@@ -463,7 +473,7 @@ impl World for Processes {
 
     fn stops_sleepers(&self) -> bool {
         // A preloaded library's sleep, a futex(2), does not notice a stop.
-        self.kernel || self.served
+        self.kernel || self.served && !self.sleeps_on
     }
 
     fn task_of(&self, pid: i32) -> Option<TaskId> {

@@ -25,9 +25,11 @@ pub(crate) enum Look {
     Gone,
 }
 
-/// System calls that a task sleeps in: the kernel's own, and futex(2) for ours.
-const SLEEPS: [&str; 15] =
-    ["65", "69", "70", "220", "202", "117", "400", "401", "420", "242", "243", "279", "280", "418", "419"];
+/// System calls that a task sleeps in: the kernel's own, and for ours futex(2), and ppoll(2) of whose calls another process makes.
+const SLEEPS: [&str; 16] = [
+    "65", "69", "70", "220", "202", "271", "117", "400", "401", "420", "242", "243", "279", "280", "418",
+    "419",
+];
 
 impl Watch {
     pub(crate) fn new(pid: i32, tid: i32) -> io::Result<Watch> {

@@ -96,7 +96,7 @@ impl Simulated {
                 machine.exit_thread(tid);
                 return None;
             }
-            Call::SetIds { euid, egid, groups } => {
+            Call::SetIds { euid, egid, groups } | Call::BecomeUser { uid: euid, gid: egid, groups } => {
                 machine.set_credentials(tid, Credentials::new(*euid, *egid, groups.clone()));
                 0
             }

@@ -180,6 +180,7 @@ impl Worker {
             }
             Call::Exec => self.exec(),
             Call::SetIds { euid, egid, groups } => set_ids(euid, egid, &groups),
+            Call::BecomeUser { uid, gid, groups } => become_user(uid, gid, &groups),
             Call::Handler { signal, restart } => handler(signal, restart),
             Call::WriteSysctl { name, value } => write_sysctl(&name, &value),
             Call::ReadFile { path } => read_file(&path),
@@ -406,6 +407,19 @@ fn set_ids(euid: u32, egid: u32, groups: &[u32]) -> Reply {
         .and_then(|()| unistd::setgroups(&groups))
         .and_then(|()| unistd::setegid(Gid::from_raw(egid)))
         .and_then(|()| unistd::seteuid(Uid::from_raw(euid)));
+    match outcome {
+        Ok(()) => returned(0),
+        Err(error) => failed(error as i32),
+    }
+}
+
+/// As [`set_ids`], and nothing leads back.
+fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Reply {
+    let groups: Vec<Gid> = groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let outcome = unistd::setgroups(&groups)
+        .and_then(|()| unistd::setresgid(gid, gid, gid))
+        .and_then(|()| unistd::setresuid(uid, uid, uid));
     match outcome {
         Ok(()) => returned(0),
         Err(error) => failed(error as i32),

@@ -14,7 +14,7 @@ use client::files;
 use engine::ipc_sysctl::Sysctl;
 use sys::file;
 
-use super::{O_ACCMODE, O_WRONLY, symbols, with, write};
+use super::{O_ACCMODE, O_WRONLY, symbols, there, write};
 
 /// Of a text that is found in a memfd, the bytes that are looked at.
 const WINDOW: usize = 512;
@@ -51,7 +51,8 @@ fn carry_to(sysctl: &Sysctl, fd: i32) -> Result<()> {
     if size == 0 {
         return Ok(());
     }
-    with(|ctx, _| sysctl.write(ctx, &text[..size], 0)).map(|_| ())
+    let text = &text[..size];
+    there(client::proc::write(sysctl, || Ok(text), Some((text.as_ptr().addr(), size)), 0)).map(|_| ())
 }
 
 /// All that this process has open for writing.

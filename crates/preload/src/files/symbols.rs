@@ -693,11 +693,12 @@ fn choose_fclose(stream: usize, _: usize) -> Option<usize> {
 fn write_to<T: engine::ipc_sysctl::Text>(
     fd: c_int,
     offset: Option<i64>,
+    place: Option<(usize, usize)>,
     load: impl FnOnce() -> abi::Result<T>,
 ) -> isize {
     let written = write::of_descriptor(fd)
         .ok_or(Errno::EBADF)
-        .and_then(|sysctl| write::write(fd, sysctl, offset, load));
+        .and_then(|sysctl| write::write(fd, sysctl, offset, place, load));
     crate::finish(written) as isize
 }
 
@@ -732,15 +733,15 @@ pub(crate) fn close_number(fd: c_int) -> c_int {
 }
 
 extern "C" fn write_ours(fd: c_int, start: usize, size: usize) -> isize {
-    write_to(fd, None, || Ok(write::Buffer { start, size }))
+    write_to(fd, None, Some((start, size)), || Ok(write::Buffer { start, size }))
 }
 
 extern "C" fn pwrite_ours(fd: c_int, start: usize, size: usize, offset: i64) -> isize {
-    write_to(fd, Some(offset), || Ok(write::Buffer { start, size }))
+    write_to(fd, Some(offset), Some((start, size)), || Ok(write::Buffer { start, size }))
 }
 
 extern "C" fn writev_ours(fd: c_int, start: usize, count: c_int) -> isize {
-    write_to(fd, None, || write::Vector::load(start, count))
+    write_to(fd, None, None, || write::Vector::load(start, count))
 }
 
 static DUP: Next = Next::new(c"dup");

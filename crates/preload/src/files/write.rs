@@ -18,7 +18,7 @@ use client::{
 use engine::ipc_sysctl::{Sysctl, Text};
 use sys::file;
 
-use super::with;
+use super::there;
 
 /// One more than the highest number that was ever ours.
 static END: AtomicI32 = AtomicI32::new(0);
@@ -78,19 +78,19 @@ pub(super) fn of_descriptor(fd: i32) -> Option<&'static Sysctl> {
     found
 }
 
-/// Writes to a sysctl at `offset`, or where the descriptor stands.
+/// Writes to a sysctl at `offset`, or where the descriptor stands. `place` is where the text lies, if it is in one piece.
 pub(super) fn write<T: Text>(
     fd: i32,
     sysctl: &Sysctl,
     offset: Option<i64>,
+    place: Option<(usize, usize)>,
     load: impl FnOnce() -> Result<T>,
 ) -> Result<i64> {
     let at = match offset {
         None => file::position(fd)?,
         Some(offset) => u64::try_from(offset).map_err(|_| Errno::EINVAL)?,
     };
-    // Within the operation, as a bad address is caught only there.
-    let taken = with(|ctx, _| sysctl.write(ctx, &load()?, at))?;
+    let taken = there(client::proc::write(sysctl, load, place, at))?;
     if offset.is_none() {
         file::advance(fd, taken);
     }
