@@ -56,14 +56,15 @@ pub trait Caller {
     fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32>;
     /// `RLIMIT_MEMLOCK`, bytes.
     fn memlock_limit(&self) -> u64;
-    /// Gives it a descriptor of ours, closed by exec; returns its number there. Without this it has no POSIX queues.
+    /// Gives it a descriptor of ours, closed by exec, when the call has ended well; returns a number that stands for it until then. Without this it
+    /// has no POSIX queues.
     ///
     /// # Errors
-    /// `EMFILE`.
-    fn give(&self, _file: &Fd) -> Result<i32> {
+    /// `ENOSYS`.
+    fn give(&self, _file: Fd) -> Result<i32> {
         Err(Errno::ENOSYS)
     }
-    /// Closes a descriptor that it has just been given.
+    /// It is not to be given that descriptor.
     fn take_back(&self, _fd: i32) {}
     /// What a descriptor of its is: the link in /proc, and the flags of `open`.
     ///
@@ -340,7 +341,7 @@ impl<C: Caller> Backing for Behalf<'_, C> {
 /// Descriptors are the caller's; what is done without them is done with ours.
 impl<C: Caller> Descriptors for Behalf<'_, C> {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
-        self.caller.give(&mqd::open_new(queue, oflag)?)
+        self.caller.give(mqd::open_new(queue, oflag)?)
     }
 
     fn drop_mqd(&self, fd: i32) {

@@ -349,17 +349,8 @@ pub(crate) fn give_library(listener: &Listener, id: u64) {
         file::reopen(fd.raw(), file::O_CLOEXEC)
     });
     match library {
-        Ok(fd) => give(listener, id, &fd, libc::O_CLOEXEC),
+        Ok(fd) => listener.answer_with(id, &fd, true),
         // It then says that it is none of its class, and goes on.
         Err(_) => listener.pass(id),
-    }
-}
-
-/// Answers with a descriptor.
-pub(crate) fn give(listener: &Listener, id: u64, fd: &Fd, flags: i32) {
-    let cloexec = flags & libc::O_CLOEXEC != 0;
-    if let Err(error) = listener.answer_with(id, fd.raw(), cloexec) {
-        // It has no number left, or has ended.
-        listener.answer(id, Err(error as i32));
     }
 }

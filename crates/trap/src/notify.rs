@@ -9,6 +9,8 @@ use libc::{c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use sys::net::Fd;
+
 use crate::{routes, without};
 
 /// Where calls are asked about.
@@ -84,8 +86,11 @@ impl Listener {
     }
 
     /// Ends the call with a descriptor of ours, which becomes one of the process that made it.
-    pub(crate) fn answer_with(&self, id: u64, fd: i32, cloexec: bool) -> nix::Result<()> {
-        self.add(id, fd, libc::SECCOMP_ADDFD_FLAG_SEND as u32, cloexec).map(drop)
+    pub(crate) fn answer_with(&self, id: u64, fd: &Fd, cloexec: bool) {
+        if let Err(error) = self.add(id, fd.raw(), libc::SECCOMP_ADDFD_FLAG_SEND as u32, cloexec) {
+            // It has no number left, or has ended.
+            self.answer(id, Err(error as i32));
+        }
     }
 
     /// Puts a descriptor of ours into the process that made the call; returns its number there.

@@ -259,7 +259,7 @@ impl Room {
         self.idle.push(place);
         match served {
             Ok(Answer::Descriptor(fd, flags)) => match self.written.watch(request, &fd, subject) {
-                Ok(()) => files::give(&listener, asked.id, &fd, flags),
+                Ok(()) => listener.answer_with(asked.id, &fd, flags & libc::O_CLOEXEC != 0),
                 Err(error) => errand.finish(Err(error.raw())),
             },
             Ok(Answer::Value(value)) => errand.finish(Ok(value)),

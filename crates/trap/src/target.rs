@@ -25,7 +25,7 @@ use client::behalf::{self, Caller};
 use engine::{Cred, MapPlace, MapRequest};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use sys::memory::{Mapping, find_mapping, is_write_sealed};
-use sys::net::Fd;
+use sys::{file, net::Fd};
 
 use crate::notify::Listener;
 use crate::process::{has_ended, pidfd_open, start_time};
@@ -231,12 +231,16 @@ pub(crate) struct Errand<'l> {
     pub(crate) subject: Subject,
     /// The thread, where it had to be held; it has no other answer to wait for then.
     held: RefCell<Option<Held>>,
+    /// What it is given with the answer.
+    made: RefCell<Option<Fd>>,
     /// What was read last, and what is behind it on its page: a message's text comes behind its type.
     ahead: RefCell<Ahead>,
     /// A small write that is not made yet: a message's text is likely to follow behind its type.
     behind: RefCell<Option<(u64, [u8; SMALL], usize)>>,
 }
 
+/// Stands for what is given with the answer: a number that no descriptor has.
+const TO_BE_GIVEN: i32 = i32::MAX;
 /// A write up to this size waits for the next one, bytes.
 const SMALL: usize = 8;
 /// How much is read at a time, bytes.
@@ -253,7 +257,8 @@ struct Ahead {
 impl<'l> Errand<'l> {
     pub(crate) fn new(listener: &'l Listener, id: u64, subject: Subject) -> Errand<'l> {
         let ahead = RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] });
-        Errand { listener, id, subject, held: RefCell::new(None), ahead, behind: RefCell::new(None) }
+        let (held, made, behind) = (RefCell::new(None), RefCell::new(None), RefCell::new(None));
+        Errand { listener, id, subject, held, made, ahead, behind }
     }
 
     /// Makes the write that waits.
@@ -269,6 +274,9 @@ impl<'l> Errand<'l> {
     /// Ends the call.
     pub(crate) fn finish(self, result: std::result::Result<i64, i32>) {
         let result = result.and_then(|value| self.flush().map(|()| value).map_err(Errno::raw));
+        if let (Ok(_), Some(file)) = (result, self.made.take()) {
+            return self.listener.answer_with(self.id, &file, true);
+        }
         match self.held.into_inner() {
             Some(held) => held.release(result),
             // If it has ended, there is nobody to tell.
@@ -481,16 +489,19 @@ impl Caller for Errand<'_> {
         self.limit("Max locked memory")
     }
 
-    fn give(&self, file: &Fd) -> Result<i32> {
-        self.listener.give(self.id, file.raw()).map_err(|error| Errno::from_raw(error as i32))
+    fn give(&self, file: Fd) -> Result<i32> {
+        *self.made.borrow_mut() = Some(file);
+        Ok(TO_BE_GIVEN)
     }
 
-    fn take_back(&self, fd: i32) {
-        // If it has ended, so has the descriptor.
-        let _ = self.have(|held| held.close(fd));
+    fn take_back(&self, _: i32) {
+        self.made.take();
     }
 
     fn descriptor<'t>(&self, fd: i32, link: &'t mut [u8]) -> Result<(&'t [u8], i32)> {
+        if let (TO_BE_GIVEN, Some(file)) = (fd, &*self.made.borrow()) {
+            return Ok((file::link_of(file.raw(), link)?, file::flags(file.raw())?));
+        }
         let tid = self.subject.tid;
         let path = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
         let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).map_err(|_| Errno::EBADF)?;
