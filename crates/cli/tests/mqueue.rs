@@ -65,6 +65,7 @@ child = os.fork()
 if child == 0:
     os.close(fd)
     fd = socket.recv_fds(theirs, 1, 1)[1][0]
+    same((os.fstat(fd).st_size, os.read(fd, 9)), (80, b"QSIZE:0  "))
     same(select.select([fd], [], [], 20)[0], [fd])
     same((mq_receive(fd), ready(fd)), (5, OUT))
     os._exit(0)
@@ -73,6 +74,27 @@ time.sleep(0.2)
 mq_send(fd)
 same(os.waitpid(child, 0)[1], 0)
 same(ready(fd), OUT)
+"#
+        ),
+    );
+}
+
+#[test]
+fn who_is_left_a_descriptor_by_exec_polls_it() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+fd = open_queue("/q", O_CREAT | os.O_RDWR)
+for keep in (lambda: fcntl.ioctl(fd, 0x5450), lambda: fcntl.fcntl(fd, fcntl.F_SETFD, 0)):
+    child = os.fork()
+    if child == 0:
+        keep()
+        os.execv("/bin/sh", ["sh", "-c", "exec " + sys.executable + " -c 'import select, sys; sys.exit(len(select.select([%d], [], [], 20)[0]) + 10)'" % fd])
+    time.sleep(0.3)
+    mq_send(fd)
+    same(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), 11)
+    same([mq_receive(fd), ready(fd)], [5, OUT])
 "#
         ),
     );

@@ -261,6 +261,14 @@ pub fn has_any() -> bool {
     END.load(Relaxed) != 0
 }
 
+/// A number has come from another process.
+pub fn received(fd: i32) {
+    if known(fd).is_none() && attach::path().is_ok() {
+        // Mostly it is nothing of ours.
+        let _ = look(fd);
+    }
+}
+
 /// `new` is what `old` is, since `dup`.
 pub fn copied(old: i32, new: i32) {
     if let Some(mqd) = known(old) {

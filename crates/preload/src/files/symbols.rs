@@ -148,6 +148,7 @@ behind! {
     eaccess = new(c"eaccess"), EACCESS, accessed;
     faccessat = new(c"faccessat"), FACCESSAT, accessed_at;
     opendir = pointer(c"opendir"), OPENDIR, queues::directory_opened;
+    recvmsg = new(c"recvmsg"), RECVMSG, queue::received;
 }
 
 /// `name` asks `choose` which function to jump to.
