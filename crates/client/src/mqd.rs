@@ -403,7 +403,12 @@ fn open(queue: Handle, flags: i32) -> Result<Fd> {
         // Who has given the owner's rights up for a while can't, but the broker can.
         Err(_) if !memory::is_keeper() => {
             let (_, file) = attach::ask(wire::ASK_QUEUE, [queue.0, flags.cast_unsigned()])?;
-            file.ok_or(Errno::EMFILE)
+            let file = file.ok_or(Errno::EMFILE)?;
+            // While it came, the connection had the lowest number, which is the file's now.
+            Ok(match file::duplicate(file.raw()) {
+                Ok(lower) if lower.raw() < file.raw() => lower,
+                _ => file,
+            })
         }
         opened => opened,
     }

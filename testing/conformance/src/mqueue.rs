@@ -194,7 +194,12 @@ fn access_modes() -> Outcome {
 
 fn permissions() -> Outcome {
     umask(0);
+    let lowest = ok!(mq_open("/first", RW, 0o600, sized(1, 8)));
+    ok!(close(lowest));
     become_user(1000, 1000, &[]);
+    let fd = ok!(mq_open("/lowest", RW, 0o600, sized(1, 8)));
+    same!(fd, lowest);
+    ok!(close(fd));
     for (name, mode) in [("/owner", 0o077), ("/group", 0o420), ("/other", 0o604), ("/write", 0o602)] {
         ok!(mq_open(name, RW, mode, sized(1, 8)));
     }
