@@ -29,7 +29,7 @@ use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Cause, Task as _};
 
 pub use attach::{found, have_segments_looked_at, limit, succeed, use_socket, wait_doorbell};
-pub use attachments::{Unmapping, moving, unmapping};
+pub use attachments::{Unmapping, moving, unmapping, unseen_mappings};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change, has_left};

@@ -65,18 +65,22 @@ impl Backend {
     /// A call that has no timeout, but a form that doesn't wait.
     #[inline]
     pub(crate) fn wait<C: Call>(self, wait: Wait, make: impl Fn(bool) -> C) -> Raw {
-        match (wait, self) {
-            (Wait::ForEver, _) => self.raw(&make(true)),
-            (Wait::Not, _) => self.raw(&make(false)),
-            (Wait::Until(deadline), Backend::Own) => {
-                match client::call_until(&make(true), monotonic_ns(deadline)) {
-                    // It may be that others make this process's calls.
-                    Err(Errno::EACCES) => self.look_again(deadline, make),
-                    done => done,
-                }
-            }
-            (Wait::Until(deadline), Backend::System) => self.look_again(deadline, make),
+        match wait {
+            Wait::ForEver | Wait::Not => self.raw(&make(matches!(wait, Wait::ForEver))),
+            Wait::Until(deadline) => self.wait_until(deadline, make),
         }
+    }
+
+    #[cold]
+    fn wait_until<C: Call>(self, deadline: Instant, make: impl Fn(bool) -> C) -> Raw {
+        if self == Backend::Own {
+            match client::call_until(&make(true), monotonic_ns(deadline)) {
+                // It may be that others make this process's calls.
+                Err(Errno::EACCES) => {}
+                done => return done,
+            }
+        }
+        self.look_again(deadline, make)
     }
 
     fn look_again<C: Call>(self, deadline: Instant, make: impl Fn(bool) -> C) -> Raw {
@@ -185,6 +189,7 @@ pub(crate) fn address_to_read<T: ?Sized>(value: &T) -> u64 {
     (&raw const *value).cast::<u8>().expose_provenance() as u64
 }
 
+#[inline(never)]
 fn by_system<C: Call>(call: &C) -> Raw {
     let (number, [a, b, c, d, e, f]) = call.registers();
     // SAFETY: see the head.
