@@ -62,25 +62,27 @@ impl Backend {
         self.raw(call).map_err(|errno| Error::new(name, errno))
     }
 
+    /// As [`Backend::wait`], for a call that can't be said by registers: none where it would have to be.
+    #[inline]
+    pub(crate) fn here<C: Call>(self, wait: Wait, make: impl Fn(bool) -> C) -> Option<Raw> {
+        if self != Backend::Own {
+            return None;
+        }
+        let done = match wait {
+            Wait::ForEver | Wait::Not => client::call_here(&make(matches!(wait, Wait::ForEver))),
+            Wait::Until(deadline) => client::call_until(&make(true), monotonic_ns(deadline)),
+        };
+        // It may be that others make this process's calls.
+        (done != Err(Errno::EACCES)).then_some(done)
+    }
+
     /// A call that has no timeout, but a form that doesn't wait.
     #[inline]
     pub(crate) fn wait<C: Call>(self, wait: Wait, make: impl Fn(bool) -> C) -> Raw {
         match wait {
             Wait::ForEver | Wait::Not => self.raw(&make(matches!(wait, Wait::ForEver))),
-            Wait::Until(deadline) => self.wait_until(deadline, make),
+            Wait::Until(deadline) => self.look_again(deadline, make),
         }
-    }
-
-    #[cold]
-    fn wait_until<C: Call>(self, deadline: Instant, make: impl Fn(bool) -> C) -> Raw {
-        if self == Backend::Own {
-            match client::call_until(&make(true), monotonic_ns(deadline)) {
-                // It may be that others make this process's calls.
-                Err(Errno::EACCES) => {}
-                done => return done,
-            }
-        }
-        self.look_again(deadline, make)
     }
 
     fn look_again<C: Call>(self, deadline: Instant, make: impl Fn(bool) -> C) -> Raw {
