@@ -115,6 +115,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, trap", "conformance", &["--door", "trap"]),
         tool("conformance, kernel, 32 bits", "conformance", &["--door", "kernel32"]),
         tool("conformance, trap, 32 bits", "conformance", &["--door", "trap32"]),
+        tool("conformance, api", "conformance", &["--door", "api"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
         tool("differential, host", "differential", &["--door", "host", "--calls", "50000", "--seed", "1"]),
         tool(

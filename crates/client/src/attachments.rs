@@ -61,6 +61,14 @@ static EVER: AtomicBool = AtomicBool::new(false);
 /// Whether there was once no room in the table.
 static MORE: AtomicBool = AtomicBool::new(false);
 
+/// Whether nobody says when the program maps and unmaps by itself.
+static UNSEEN: AtomicBool = AtomicBool::new(false);
+
+/// Nobody will say when the program maps and unmaps by itself ([`unmapping`]): what is left of an attachment is always looked up.
+pub fn unseen_mappings() {
+    UNSEEN.store(true, Relaxed);
+}
+
 impl Entry {
     fn claim(&self, seen: usize) -> bool {
         self.at.compare_exchange(seen, BUSY, AcqRel, Relaxed).is_ok()
@@ -96,7 +104,7 @@ fn remember(at: usize, len: usize, id: i32, memory: u64) {
         entry.len.store(len, Relaxed);
         entry.id.store(id, Relaxed);
         entry.memory.store(memory, Relaxed);
-        entry.cut.store(false, Relaxed);
+        entry.cut.store(UNSEEN.load(Relaxed), Relaxed);
         entry.leaving.store(0, Relaxed);
         USED.fetch_max(place + 1, AcqRel);
         entry.at.store(at, Release);

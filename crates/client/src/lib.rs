@@ -30,7 +30,7 @@ use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
 use engine::{Call, Cause, Task as _};
 
 pub use attach::{found, have_segments_looked_at, limit, succeed, use_socket, wait_doorbell};
-pub use attachments::{Unmapping, moving, unmapping};
+pub use attachments::{Unmapping, moving, unmapping, unseen_mappings};
 pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change, has_left};
@@ -201,6 +201,18 @@ pub fn shmdt(addr: u64) -> Result<i64> {
     }
 }
 
+/// As [`call`], for one that can't be said by registers: `EACCES` for a stranger, whose calls are made elsewhere.
+///
+/// # Errors
+/// The call's.
+#[inline(always)]
+pub fn call_here<C: Call>(call: &C) -> Result<i64> {
+    with(|ctx| {
+        let begun = call.begin(ctx)?;
+        wait(ctx, begun.outcome, begun.deadline, |cause| call.resume(ctx, cause))
+    })
+}
+
 /// Makes a system call that the kernel begins anew after a handler with `SA_RESTART`. Its timeout, if it has one, is a time of day.
 ///
 /// # Errors
@@ -249,11 +261,7 @@ pub fn monotonic_ns() -> u64 {
 /// The call's.
 #[inline(always)]
 pub fn call<C: Call>(call: &C) -> Result<i64> {
-    let done = with(|ctx| {
-        let begun = call.begin(ctx)?;
-        wait(ctx, begun.outcome, begun.deadline, |cause| call.resume(ctx, cause))
-    });
-    match done {
+    match call_here(call) {
         // Who is not attached was refused, and not by an object.
         Err(Errno::EACCES) if attach::generation() == 0 => stranger::call(call),
         done => done,

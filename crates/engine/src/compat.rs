@@ -72,10 +72,15 @@ pub fn decode<T: Task>(task: &T, number: u32, args: [u32; 6]) -> Result<Syscall>
             time32: false,
         }),
         nr::MSGGET => Syscall::Msgget(Msgget { key: a, flags: b }),
-        nr::MSGSND => Syscall::Msgsnd(Msgsnd { id: a, msgp: at(b), size: size(c), flags: d }),
-        nr::MSGRCV => {
-            Syscall::Msgrcv(Msgrcv { id: a, msgp: at(b), size: size(c), msgtyp: d.into(), flags: e })
-        }
+        nr::MSGSND => Syscall::Msgsnd(Msgsnd { id: a, msgp: at(b), size: size(c), flags: d, mtype: None }),
+        nr::MSGRCV => Syscall::Msgrcv(Msgrcv {
+            id: a,
+            msgp: at(b),
+            size: size(c),
+            msgtyp: d.into(),
+            flags: e,
+            text: None,
+        }),
         nr::MSGCTL => Syscall::Msgctl(Msgctl { id: a, cmd: split(b), buf: at(c) }),
         nr::SHMGET => Syscall::Shmget(Shmget { key: a, size: at(b), flags: c }),
         nr::SHMAT => Syscall::Shmat(Shmat { id: a, addr: at(b), flags: c, raddr: None }),
@@ -133,7 +138,13 @@ fn ipc<T: Task>(task: &T, [call, first, second, third, ptr, fifth]: [u32; 6]) ->
             let union: u32 = task.get_user(at)?;
             Syscall::Semctl(Semctl { id, num: a, cmd: b, arg: union.into() })
         }
-        op::MSGSND => Syscall::Msgsnd(Msgsnd { id, msgp: at, size: i64::from(a).cast_unsigned(), flags: b }),
+        op::MSGSND => Syscall::Msgsnd(Msgsnd {
+            id,
+            msgp: at,
+            size: i64::from(a).cast_unsigned(),
+            flags: b,
+            mtype: None,
+        }),
         op::MSGRCV if id < 0 || a < 0 => return Err(Errno::EINVAL),
         op::MSGRCV => {
             let (msgp, msgtyp) = match version {
@@ -145,7 +156,7 @@ fn ipc<T: Task>(task: &T, [call, first, second, third, ptr, fifth]: [u32; 6]) ->
                 _ => (at, fifth),
             };
             let msgtyp = msgtyp.cast_signed().into();
-            Syscall::Msgrcv(Msgrcv { id, msgp, size: second.into(), msgtyp, flags: b })
+            Syscall::Msgrcv(Msgrcv { id, msgp, size: second.into(), msgtyp, flags: b, text: None })
         }
         op::MSGGET => Syscall::Msgget(Msgget { key: id, flags: a }),
         op::MSGCTL => Syscall::Msgctl(Msgctl { id, cmd: a, buf: at }),

@@ -29,6 +29,7 @@ use crate::{
     msgutil::{MsgMsg, copy_msg, load_msg, message, store_msg},
     namespace::{IpcNamespace, Limit},
     reap::give_up,
+    syscall::Msgsnd,
     task::{Cause, Outcome, Task},
     types::{
         TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, outermost, take_idle,
@@ -516,12 +517,16 @@ fn fits(q: &MsgQueue, size: u64) -> bool {
 
 // ---- msgsnd
 
-/// `msgsnd(2)`; `msgp` points to the type, followed by the text.
+/// `msgsnd(2)`.
 ///
 /// # Errors
 /// `EFAULT EINVAL ENOMEM EACCES EAGAIN EIDRM`.
-pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags: i32) -> Result<Outcome> {
-    let mtype = compat::get_long(ctx.host, msgp)?;
+pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, call: &Msgsnd) -> Result<Outcome> {
+    let Msgsnd { id, msgp, size, flags, mtype } = *call;
+    let (mtype, text) = match mtype {
+        Some(mtype) => (mtype, msgp),
+        None => (compat::get_long(ctx.host, msgp)?, msgp.wrapping_add(compat::size_of_long(ctx.host))),
+    };
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
     #[expect(clippy::cast_sign_loss, reason = "the limit's range excludes negative ones")]
     if size > ns.limit(Limit::MsgMax) as u64 || id < 0 || mtype < 1 {
@@ -532,7 +537,7 @@ pub fn do_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, msgp: u64, size: u64, flags
     {
         charge_more(ctx, q.get(), MESSAGE_BYTES + size)?;
     }
-    if let Err(e) = load_msg(ctx, msgp.wrapping_add(compat::size_of_long(ctx.host)), size, mtype) {
+    if let Err(e) = load_msg(ctx, text, size, mtype) {
         ctx.free_chain();
         return Err(e);
     }
@@ -720,6 +725,18 @@ pub struct Msgrcv {
     pub msgtyp: i64,
     /// `IPC_NOWAIT`, `MSG_NOERROR`, `MSG_EXCEPT`, `MSG_COPY`.
     pub flags: i32,
+    /// Where the text goes, if not behind the type: for callers that are no registers.
+    pub text: Option<u64>,
+}
+
+impl Msgrcv {
+    #[inline(always)]
+    fn text<T: Task>(&self, ctx: &Ctx<'_, T>) -> u64 {
+        match self.text {
+            Some(text) => text,
+            None => self.msgp.wrapping_add(compat::size_of_long(ctx.host)),
+        }
+    }
 }
 
 /// `msgrcv(2)`.
@@ -844,7 +861,7 @@ fn receive_in_full<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> 
 /// Copies a message that was taken to the caller, and frees it. A bad address loses it, as in the kernel.
 fn deliver<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, call: &Msgrcv) -> Result<Outcome> {
     let len = u64::from(msg.size.load(Relaxed)).min(call.size);
-    let text = call.msgp.wrapping_add(compat::size_of_long(ctx.host));
+    let text = call.text(ctx);
     let copied = compat::put_long(ctx.host, call.msgp, msg.mtype.load(Relaxed))
         .and_then(|()| store_msg(ctx, msg, text, len));
     ctx.free_chain();
@@ -873,7 +890,7 @@ fn receive_copy<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
         let mtype = msg.mtype.load(Relaxed);
         drop(tx);
         compat::put_long(ctx.host, call.msgp, mtype)?;
-        store_msg(ctx, &copy, call.msgp.wrapping_add(compat::size_of_long(ctx.host)), len)?;
+        store_msg(ctx, &copy, call.text(ctx), len)?;
         #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
         Ok(Outcome::Done(len as i64))
     });

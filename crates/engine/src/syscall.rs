@@ -112,10 +112,17 @@ impl Syscall {
         };
         Some(match number {
             nr::MSGGET => Syscall::Msgget(Msgget { key: int(a), flags: int(b) }),
-            nr::MSGSND => Syscall::Msgsnd(Msgsnd { id: int(a), msgp: b, size: c, flags: int(d) }),
-            nr::MSGRCV => {
-                Syscall::Msgrcv(Msgrcv { id: int(a), msgp: b, size: c, msgtyp: d as i64, flags: int(e) })
+            nr::MSGSND => {
+                Syscall::Msgsnd(Msgsnd { id: int(a), msgp: b, size: c, flags: int(d), mtype: None })
             }
+            nr::MSGRCV => Syscall::Msgrcv(Msgrcv {
+                id: int(a),
+                msgp: b,
+                size: c,
+                msgtyp: d as i64,
+                flags: int(e),
+                text: None,
+            }),
             nr::MSGCTL => Syscall::Msgctl(Msgctl { id: int(a), cmd: int(b), buf: c }),
             nr::SEMGET => Syscall::Semget(Semget { key: int(a), nsems: int(b), flags: int(c) }),
             nr::SEMOP => semop(0),
@@ -220,6 +227,8 @@ pub struct Msgsnd {
     pub msgp: u64,
     pub size: u64,
     pub flags: i32,
+    /// The type, if only the text is at `msgp`: for callers that are no registers.
+    pub mtype: Option<i64>,
 }
 
 impl Call for Msgsnd {
@@ -229,7 +238,7 @@ impl Call for Msgsnd {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        let sent = msg::do_msgsnd(ctx, self.id, self.msgp, self.size, self.flags);
+        let sent = msg::do_msgsnd(ctx, self);
         heed::<MsgQueue, T, _>(ctx, self.id, sent).map(Begun::from)
     }
 
@@ -241,7 +250,7 @@ impl Call for Msgsnd {
 
 impl Call for Msgrcv {
     fn registers(&self) -> (i64, [u64; 6]) {
-        let Msgrcv { id, msgp, size, msgtyp, flags } = *self;
+        let Msgrcv { id, msgp, size, msgtyp, flags, .. } = *self;
         (nr::MSGRCV, [int(id), msgp, size, msgtyp.cast_unsigned(), int(flags), 0])
     }
 

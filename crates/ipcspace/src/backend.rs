@@ -62,20 +62,26 @@ impl Backend {
         self.raw(call).map_err(|errno| Error::new(name, errno))
     }
 
+    /// As [`Backend::wait`], for a call that can't be said by registers: none where it would have to be.
+    #[inline]
+    pub(crate) fn here<C: Call>(self, wait: Wait, make: impl Fn(bool) -> C) -> Option<Raw> {
+        if self != Backend::Own {
+            return None;
+        }
+        let done = match wait {
+            Wait::ForEver | Wait::Not => client::call_here(&make(matches!(wait, Wait::ForEver))),
+            Wait::Until(deadline) => client::call_until(&make(true), monotonic_ns(deadline)),
+        };
+        // It may be that others make this process's calls.
+        (done != Err(Errno::EACCES)).then_some(done)
+    }
+
     /// A call that has no timeout, but a form that doesn't wait.
     #[inline]
     pub(crate) fn wait<C: Call>(self, wait: Wait, make: impl Fn(bool) -> C) -> Raw {
-        match (wait, self) {
-            (Wait::ForEver, _) => self.raw(&make(true)),
-            (Wait::Not, _) => self.raw(&make(false)),
-            (Wait::Until(deadline), Backend::Own) => {
-                match client::call_until(&make(true), monotonic_ns(deadline)) {
-                    // It may be that others make this process's calls.
-                    Err(Errno::EACCES) => self.look_again(deadline, make),
-                    done => done,
-                }
-            }
-            (Wait::Until(deadline), Backend::System) => self.look_again(deadline, make),
+        match wait {
+            Wait::ForEver | Wait::Not => self.raw(&make(matches!(wait, Wait::ForEver))),
+            Wait::Until(deadline) => self.look_again(deadline, make),
         }
     }
 
@@ -185,6 +191,7 @@ pub(crate) fn address_to_read<T: ?Sized>(value: &T) -> u64 {
     (&raw const *value).cast::<u8>().expose_provenance() as u64
 }
 
+#[inline(never)]
 fn by_system<C: Call>(call: &C) -> Raw {
     let (number, [a, b, c, d, e, f]) = call.registers();
     // SAFETY: see the head.

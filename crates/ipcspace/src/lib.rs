@@ -57,10 +57,13 @@ pub use queue::{Queue, QueueOptions, QueueStatus, Received, Select};
 pub use semaphore::{Guard, Semaphores, SemaphoresOptions};
 pub use shared::{Share, Shared, SharedOptions};
 
-/// For the C library: no part of what this crate promises.
+/// For the C library and for tests: no part of what this crate promises.
 #[doc(hidden)]
 pub mod raw {
+    use engine::Syscall;
+
     use super::{Namespace, backend::Backend};
+    pub use crate::namespace::with_sysctls;
 
     /// Makes a call in a namespace: its value, or its error number.
     ///
@@ -78,6 +81,11 @@ pub mod raw {
     #[inline]
     pub fn call_again<C: engine::Call>(ns: Namespace, call: &C) -> Result<i64, i32> {
         ns.backend.again(call).map_err(abi::Errno::raw)
+    }
+
+    /// The call of a number and six registers; none if it is not one of these.
+    pub fn syscall(ns: Namespace, number: i64, registers: [u64; 6]) -> Option<Result<i64, i32>> {
+        Syscall::decode(number, registers).map(|made| call(ns, &made))
     }
 
     /// `shmdt`.

@@ -152,6 +152,7 @@ fn go_to(
         Some(_) => Ok(Namespace { backend: Backend::Own }),
         None => {
             go(socket)?;
+            client::unseen_mappings();
             *place = Some(socket.to_owned());
             Ok(Namespace { backend: Backend::Own })
         }
@@ -192,17 +193,25 @@ impl Builder {
     /// # Errors
     /// As [`Namespace::private`]; `EEXIST` if there is one of that name, `EINVAL` for a name that can't be one or a limit that is out of range.
     pub fn create(self) -> Result<Namespace> {
-        let mut place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.is_some() {
-            return Err(elsewhere());
-        }
-        let name = Some(self.name.as_str()).filter(|name| !name.is_empty());
-        let lease = detached::make(name, &sysctls(&self.limits)?).map_err(of_refused)?;
-        let socket = lease.socket().to_owned();
-        go_to(&mut place, &socket, |_| {
-            lease.enter().map_err(|error| Error::with_text("namespace", Errno::EINVAL, error.to_string()))
-        })
+        with_sysctls(&self.name, &sysctls(&self.limits)?)
     }
+}
+
+/// As [`Builder::create`], with limits as sysctl(8) sets them.
+///
+/// # Errors
+/// As there.
+pub fn with_sysctls(name: &str, sysctls: &[(String, String)]) -> Result<Namespace> {
+    let mut place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+    if place.is_some() {
+        return Err(elsewhere());
+    }
+    let name = Some(name).filter(|name| !name.is_empty());
+    let lease = detached::make(name, sysctls).map_err(of_refused)?;
+    let socket = lease.socket().to_owned();
+    go_to(&mut place, &socket, |_| {
+        lease.enter().map_err(|error| Error::with_text("namespace", Errno::EINVAL, error.to_string()))
+    })
 }
 
 /// Limits as sysctl(8) sets them: those of semaphores are one.

@@ -297,15 +297,18 @@ impl Queue {
     }
 
     fn send_by(&self, wait: Wait, kind: MsgType, text: &[u8]) -> Result<()> {
-        let sent = with_room(text.len(), |message| {
-            message[..HEAD].copy_from_slice(&kind.number().to_ne_bytes());
-            message[HEAD..].copy_from_slice(text);
-            let (msgp, size) = (address_to_read(message), text.len() as u64);
-            self.backend.wait(wait, |waits| Msgsnd {
-                id: self.id,
-                msgp,
-                size,
-                flags: if waits { 0 } else { IPC_NOWAIT },
+        let make = |waits, msgp, mtype| {
+            let flags = if waits { 0 } else { IPC_NOWAIT };
+            Msgsnd { id: self.id, msgp, size: text.len() as u64, flags, mtype }
+        };
+        let (at, number) = (address_to_read(text), kind.number());
+        let sent = self.backend.here(wait, |waits| make(waits, at, Some(number)));
+        let sent = sent.unwrap_or_else(|| {
+            with_room(text.len(), |message| {
+                message[..HEAD].copy_from_slice(&number.to_ne_bytes());
+                message[HEAD..].copy_from_slice(text);
+                let at = address_to_read(message);
+                self.backend.wait(wait, |waits| make(waits, at, None))
             })
         });
         match sent {
@@ -373,21 +376,31 @@ impl Queue {
     }
 
     fn receive(&self, wait: Wait, (msgtyp, flags): (i64, i32), text: &mut [u8]) -> Result<Received> {
-        with_room(text.len(), |message| {
-            let (msgp, size) = (address_of(message), text.len() as u64);
-            let got = self.backend.wait(wait, |waits| Msgrcv {
-                id: self.id,
-                msgp,
-                size,
-                msgtyp,
-                flags: if waits { flags } else { flags | IPC_NOWAIT },
-            });
-            let len = got.map_err(|errno| Error::new("msgrcv", errno))?;
-            let len = usize::try_from(len).unwrap_or(0).min(text.len());
-            let (head, came) = message.split_at(HEAD);
-            text[..len].copy_from_slice(&came[..len]);
-            let kind = head.try_into().map_or(0, i64::from_ne_bytes);
+        let size = text.len();
+        let make = |waits, msgp, text| {
+            let flags = if waits { flags } else { flags | IPC_NOWAIT };
+            Msgrcv { id: self.id, msgp, size: size as u64, msgtyp, flags, text }
+        };
+        let received = |got: i64, kind| {
+            let len = usize::try_from(got).unwrap_or(0).min(size);
             Ok(Received { kind: MsgType::new(kind)?, len })
+        };
+        let refused = |errno| Error::new("msgrcv", errno);
+        // A copy is made by way of the caller's memory, as the kernel makes it.
+        if flags & MSG_COPY == 0 {
+            let mut kind = 0i64;
+            let (msgp, at) = (address_of(&mut kind), address_of(text));
+            if let Some(got) = self.backend.here(wait, |waits| make(waits, msgp, Some(at))) {
+                return received(got.map_err(refused)?, kind);
+            }
+        }
+        with_room(size, |message| {
+            let at = address_of(message);
+            let got = self.backend.wait(wait, |waits| make(waits, at, None)).map_err(refused)?;
+            let (head, came) = message.split_at(HEAD);
+            let received = received(got, head.try_into().map_or(0, i64::from_ne_bytes))?;
+            text[..received.len].copy_from_slice(&came[..received.len]);
+            Ok(received)
         })
     }
 

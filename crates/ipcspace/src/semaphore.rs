@@ -19,7 +19,7 @@ use crate::{Error, Key, Limit, Result};
 /// How long whoever makes a set may take to give it its values.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Operations of a call that need no allocation.
-const FEW: usize = 8;
+const FEW: usize = 4;
 
 /// To open or make a set: by [`crate::Namespace::semaphores`].
 ///
@@ -307,14 +307,12 @@ impl Semaphores {
         }
         let all = operations.all();
         let (sops, nsops) = (address_to_read(all), all.len() as u64);
-        let make = |timeout| Semtimedop { id: self.id, sops, nsops, timeout, time32: false };
-        let done = match wait {
-            Wait::Until(deadline) => {
-                let left = timespec(left(deadline));
-                self.backend.raw(&make(address_to_read(&left)))
-            }
-            Wait::Not | Wait::ForEver => self.backend.raw(&make(0)),
+        let left = match wait {
+            Wait::Until(deadline) => Some(timespec(left(deadline))),
+            Wait::Not | Wait::ForEver => None,
         };
+        let timeout = left.as_ref().map_or(0, address_to_read);
+        let done = self.backend.raw(&Semtimedop { id: self.id, sops, nsops, timeout, time32: false });
         match (done, wait) {
             (Ok(_), _) => Ok(()),
             (Err(Errno::EAGAIN), Wait::Until(_)) => Err(Error::new("semtimedop", Errno::ETIMEDOUT)),

@@ -185,7 +185,7 @@ pub extern "C" fn ipcspace_msgget(key: c_int, flags: c_int) -> c_int {
 /// `msgsnd(2)`; a thread may be cancelled in its sleep.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn ipcspace_msgsnd(id: c_int, msgp: usize, size: usize, flags: c_int) -> c_int {
-    finish_int(call(&Msgsnd { id, msgp: msgp as u64, size: size as u64, flags }))
+    finish_int(call(&Msgsnd { id, msgp: msgp as u64, size: size as u64, flags, mtype: None }))
 }
 
 /// `msgrcv(2)`; a thread may be cancelled in its sleep.
@@ -197,7 +197,7 @@ pub extern "C-unwind" fn ipcspace_msgrcv(
     msgtyp: c_long,
     flags: c_int,
 ) -> isize {
-    finish(call(&Msgrcv { id, msgp: msgp as u64, size: size as u64, msgtyp, flags })) as isize
+    finish(call(&Msgrcv { id, msgp: msgp as u64, size: size as u64, msgtyp, flags, text: None })) as isize
 }
 
 /// `msgctl(2)`.

@@ -80,14 +80,14 @@ pub extern "C" fn msgget(key: c_int, flags: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn msgsnd(id: c_int, msgp: usize, size: usize, flags: c_int) -> c_int {
     client::test_cancel();
-    finish_int(client::call(&Msgsnd { id, msgp: msgp as u64, size: size as u64, flags }))
+    finish_int(client::call(&Msgsnd { id, msgp: msgp as u64, size: size as u64, flags, mtype: None }))
 }
 
 /// `msgrcv(2)`; a cancellation point.
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn msgrcv(id: c_int, msgp: usize, size: usize, msgtyp: c_long, flags: c_int) -> isize {
     client::test_cancel();
-    let call = Msgrcv { id, msgp: msgp as u64, size: size as u64, msgtyp, flags };
+    let call = Msgrcv { id, msgp: msgp as u64, size: size as u64, msgtyp, flags, text: None };
     #[expect(clippy::cast_possible_truncation, reason = "the same width")]
     let received = finish(client::call(&call)) as isize;
     received

@@ -19,6 +19,7 @@ mod clock;
 mod cpus;
 mod door;
 mod instructions;
+mod library;
 mod objects;
 mod pattern;
 #[cfg(feature = "peers")]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::bare;
 use crate::clock::Clock;
 use crate::cpus::{Cpus, Gate, Peer};
+use crate::library;
 use crate::objects::{Message, Name, PosixQueue, Queue, Segment, Set, WANTED, checked, op};
 use crate::pattern::Pattern;
 use crate::{Outcome, door::Kind};
@@ -33,7 +34,7 @@ pub(crate) const fn row(
     Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 55] = [
+static ROWS: [Row; 59] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -132,6 +133,14 @@ static ROWS: [Row; 55] = [
     row("shm.attach.stat", "`IPC_STAT` of a segment that is attached", |clock, _| shm_attach_stat(clock)),
     row("shm.cycle.4k", "make, attach, detach and remove 4 KiB", |clock, _| shm_cycle(clock, 4 << 10)),
     row("shm.cycle.16m", "the same, 16 MiB", |clock, _| shm_cycle(clock, 16 << 20)),
+    row(
+        "api.msg.pair.64",
+        "as msg.pair.64, by the crate `ipcspace`, which has a namespace of its own",
+        |clock, _| library::msg_pair(clock, 64),
+    ),
+    row("api.sem.pair", "as sem.pair, by the crate", |clock, _| library::sem_pair(clock)),
+    row("api.mq.pair.64", "as mq.pair.64, by the crate", |clock, _| library::mq_pair(clock, 64)),
+    row("c.msg.pair.64", "as msg.pair.64, by libipcspace", |clock, _| library::c_msg_pair(clock, 64)),
     row(
         "trap.getppid",
         "`getppid`: what the trap costs a system call that is none of its own",

@@ -11,6 +11,7 @@ use std::{ffi::c_void, mem, ptr};
 use libc::{c_int, c_long, msginfo, msqid_ds, sembuf, semid_ds, seminfo, shmid_ds, timespec};
 use serde::{Deserialize, Serialize};
 
+use crate::api;
 use crate::errno::Errno;
 use crate::simulated::simulation;
 
@@ -61,6 +62,7 @@ fn make<T: TryFrom<i64> + Default + PartialOrd>(
     let registers = [a, b, c, d, e, 0];
     let value = match simulation() {
         Some(simulation) => simulation.call(number, registers).map_err(|error| Errno(error.raw()))?,
+        None if api::is_on() => api::call(number, registers)?,
         None if is_32_bit() => int80::call(number, registers).map_err(Errno)?,
         None => return answer(by_libc()),
     };
@@ -86,6 +88,9 @@ pub(crate) fn answer<T: Default + PartialOrd>(value: T) -> Answer<T> {
 }
 
 pub(crate) fn msgget(key: i32, flags: c_int) -> Answer<i32> {
+    if let Some(answer) = api::msgget(key, flags) {
+        return answer;
+    }
     // SAFETY: no memory is passed.
     make(libc::SYS_msgget, [int(key), int(flags), 0, 0, 0], || unsafe { libc::msgget(key, flags) })
 }
@@ -96,6 +101,9 @@ pub(crate) fn queue() -> Answer<i32> {
 }
 
 pub(crate) fn msgsnd(id: i32, mtype: i64, text: &[u8], flags: c_int) -> Answer<i32> {
+    if let Some(answer) = api::msgsnd(id, mtype, text, flags) {
+        return answer;
+    }
     let mut buffer = mtype.to_ne_bytes().to_vec();
     buffer.extend_from_slice(text);
     msgsnd_raw(id, buffer.as_ptr().cast(), text.len(), flags)
@@ -109,6 +117,9 @@ pub(crate) fn msgsnd_raw(id: i32, buffer: *const c_void, size: usize, flags: c_i
 }
 
 pub(crate) fn msgrcv(id: i32, size: usize, mtype: i64, flags: c_int) -> Answer<Message> {
+    if let Some(answer) = api::msgrcv(id, size, mtype, flags) {
+        return answer;
+    }
     let mut buffer = vec![0u8; 8 + size];
     let length = msgrcv_raw(id, buffer.as_mut_ptr().cast(), size, mtype, flags)?;
     let (head, text) = buffer.split_at(8);
@@ -160,6 +171,9 @@ pub(crate) fn msg_set_qbytes(id: i32, qbytes: u64) -> Answer<i32> {
 }
 
 pub(crate) fn msg_remove(id: i32) -> Answer<i32> {
+    if let Some(answer) = api::msg_remove(id) {
+        return answer;
+    }
     msgctl_raw(id, libc::IPC_RMID, ptr::null_mut())
 }
 
@@ -171,6 +185,9 @@ pub(crate) fn msg_info(command: c_int) -> Answer<(i32, msginfo)> {
 }
 
 pub(crate) fn semget(key: i32, nsems: c_int, flags: c_int) -> Answer<i32> {
+    if let Some(answer) = api::semget(key, nsems, flags) {
+        return answer;
+    }
     // SAFETY: no memory is passed.
     make(libc::SYS_semget, [int(key), int(nsems), int(flags), 0, 0], || unsafe {
         libc::semget(key, nsems, flags)
@@ -190,6 +207,9 @@ pub(crate) fn op(num: u16, delta: i16, flags: i16) -> sembuf {
 }
 
 pub(crate) fn semop(id: i32, operations: &[sembuf]) -> Answer<i32> {
+    if let Some(answer) = api::semop(id, operations, None) {
+        return answer;
+    }
     semop_raw(id, operations.as_ptr(), operations.len())
 }
 
@@ -201,6 +221,9 @@ pub(crate) fn semop_raw(id: i32, operations: *const sembuf, count: usize) -> Ans
 }
 
 pub(crate) fn semtimedop_for(id: i32, operations: &[sembuf], sec: i64, nsec: i64) -> Answer<i32> {
+    if let Some(answer) = api::semop(id, operations, Some((sec, nsec))) {
+        return answer;
+    }
     let timeout = timespec { tv_sec: sec, tv_nsec: nsec };
     semtimedop_raw(id, operations.as_ptr(), operations.len(), &raw const timeout)
 }
@@ -226,10 +249,16 @@ pub(crate) fn semctl(id: i32, num: c_int, command: c_int, argument: usize) -> An
 }
 
 pub(crate) fn getval(id: i32, num: c_int) -> Answer<i32> {
+    if let Some(answer) = api::getval(id, num) {
+        return answer;
+    }
     semctl(id, num, libc::GETVAL, 0)
 }
 
 pub(crate) fn setval(id: i32, num: c_int, value: i32) -> Answer<i32> {
+    if let Some(answer) = api::setval(id, num, value) {
+        return answer;
+    }
     semctl(id, num, libc::SETVAL, value as usize)
 }
 
@@ -261,6 +290,9 @@ pub(crate) fn sem_set(id: i32, mut ds: semid_ds) -> Answer<i32> {
 }
 
 pub(crate) fn sem_remove(id: i32) -> Answer<i32> {
+    if let Some(answer) = api::sem_remove(id) {
+        return answer;
+    }
     semctl(id, 0, libc::IPC_RMID, 0)
 }
 
@@ -273,6 +305,9 @@ pub(crate) fn sem_info(command: c_int) -> Answer<(i32, seminfo)> {
 
 /// Sleepers that wait for the semaphore `num` to grow, and for it to be 0.
 pub(crate) fn waiting(id: i32, num: c_int) -> Answer<(i32, i32)> {
+    if let Some(answer) = api::waiting(id, num) {
+        return answer;
+    }
     Ok((semctl(id, num, libc::GETNCNT, 0)?, semctl(id, num, libc::GETZCNT, 0)?))
 }
 
@@ -460,6 +495,9 @@ fn mq_attr(attr: Attr) -> libc::mq_attr {
 
 /// By libc, whose names begin with a slash.
 pub(crate) fn mq_open(name: &str, flags: c_int, mode: u32, attr: Option<Attr>) -> Answer<i32> {
+    if let Some(answer) = api::mq_open(name, flags, mode, attr) {
+        return answer;
+    }
     let name = std::ffi::CString::new(name).expect("a name without a zero");
     let attr = attr.map(mq_attr);
     let attr = attr.as_ref().map_or(ptr::null(), ptr::from_ref);
@@ -497,6 +535,9 @@ pub(crate) fn mq_unlink_raw(name: *const c_void) -> Answer<i32> {
 }
 
 pub(crate) fn mq_send(fd: i32, text: &[u8], prio: u32) -> Answer<i32> {
+    if let Some(answer) = api::mq_send(fd, text, prio) {
+        return answer;
+    }
     mq_timedsend_raw(fd, text.as_ptr().cast(), text.len(), prio, ptr::null())
 }
 
@@ -520,6 +561,9 @@ pub(crate) fn mq_timedsend_raw(
 }
 
 pub(crate) fn mq_receive(fd: i32, len: usize) -> Answer<(Vec<u8>, u32)> {
+    if let Some(answer) = api::mq_receive(fd, len) {
+        return answer;
+    }
     mq_receive_until(fd, len, ptr::null())
 }
 
@@ -609,6 +653,9 @@ pub(crate) fn mq_notify_raw(fd: i32, event: *const c_void) -> Answer<i32> {
 
 /// Closes a queue's descriptor.
 pub(crate) fn close(fd: i32) -> Answer<i32> {
+    if let Some(answer) = api::close(fd) {
+        return answer;
+    }
     match simulation() {
         Some(simulation) => {
             let tid = simulation.tid();

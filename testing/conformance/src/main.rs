@@ -1,6 +1,6 @@
 //! Each line of the behaviour of message queues, semaphores and shared memory, as a case that runs on the kernel
 //! (`--door kernel`, as root: each case in a new IPC namespace), under `ipcspace run` (`--door preload`), there as another user than the namespace's
-//! owner (`--door stranger`, as root; without the cases of files and those that take more identities), and on a simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine; those of shared memory are left out there.
+//! owner (`--door stranger`, as root; without the cases of files and those that take more identities), by the crate `ipcspace` in a namespace that the case makes for itself (`--door api`, see [`api`]; without the cases that take other identities), and on a simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine; those of shared memory are left out there.
 //!
 //! A case is first seen to pass on the kernel, which is the oracle. `--list` prints which lines have a case,
 //! from coverage/*.toml, and fails if a case is missing there or does not exist.
@@ -8,6 +8,7 @@
 //! Missing: POSIX queues by the trap, where they are the kernel's still, and for strangers; limits that only
 //! CAP_SYS_RESOURCE lifts; namespaces of other users.
 
+mod api;
 mod call;
 mod capabilities;
 mod case;
@@ -56,6 +57,8 @@ enum Door {
     Kernel32,
     /// ipcspace, by the trap, and calls of 32-bit programs.
     Trap32,
+    /// ipcspace, by the crate for programs, in a private namespace.
+    Api,
     /// ipcspace's engine on a simulated machine, all in one thread.
     Host,
 }
@@ -65,7 +68,7 @@ enum Door {
 #[command(version)]
 struct Arguments {
     /// Where to run the cases; may be repeated.
-    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "trap", "kernel32", "trap32", "host"])]
+    #[arg(long, value_enum, default_values = ["kernel", "preload", "stranger", "trap", "kernel32", "trap32", "api", "host"])]
     door: Vec<Door>,
     /// Print which lines of behaviour have a case, and check the list.
     #[arg(long)]

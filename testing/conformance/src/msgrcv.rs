@@ -52,7 +52,7 @@ cases! { "msgrcv":
     interrupted_despite_restart,
     goes_on_after_stop,
     stopped_leaves_the_line.differs(
-        &[Door::Preload, Door::Stranger],
+        &[Door::Preload, Door::Stranger, Door::Api],
         "a sleeper in futex(2) does not notice that it was stopped, so it keeps its place in the line"
     ),
     killed_while_asleep,

@@ -7,7 +7,7 @@ use std::{
     process::{Command, ExitCode, Output},
 };
 
-use crate::{Door, call, case::Case, simulated};
+use crate::{Door, api, call, case::Case, simulated};
 
 /// A case that takes longer hangs, and SIGALRM ends it.
 const WATCHDOG_S: u32 = 30;
@@ -36,7 +36,7 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
                 Door::Stranger if is_posix => false,
                 // A simulated machine has no files: the case would open the real ones.
                 Door::Host => !opens_files && !case.needs_mappings(),
-                Door::Stranger => !opens_files && !case.needs_root,
+                Door::Stranger | Door::Api => !opens_files && !case.needs_root,
                 // Who writes by the trap hears of no error.
                 Door::Trap => !opens_files,
                 Door::Kernel32 | Door::Trap32 => !opens_files && !case.is_wide,
@@ -82,6 +82,7 @@ fn label(door: Door) -> &'static str {
         Door::Trap => "trap",
         Door::Kernel32 => "kernel32",
         Door::Trap32 => "trap32",
+        Door::Api => "api",
         Door::Host => "host",
     }
 }
@@ -95,7 +96,7 @@ fn usable(door: Door) -> Result<(), String> {
     match door {
         Door::Kernel | Door::Kernel32 if !is_root() => Err("new IPC namespaces need root".into()),
         Door::Stranger if !is_root() => Err("only root can become another user".into()),
-        Door::Kernel | Door::Kernel32 | Door::Host => Ok(()),
+        Door::Kernel | Door::Kernel32 | Door::Api | Door::Host => Ok(()),
         Door::Preload | Door::Stranger | Door::Trap | Door::Trap32 => {
             let place = ipcspace();
             place.is_file().then_some(()).ok_or_else(|| {
@@ -127,7 +128,7 @@ fn run_apart(door: Door, case: &Case) -> Result<(), String> {
             in_namespace_of_ours(Door::Preload, case, &[("ipcspace.stranger_bytes", "18446744073709551615")])
         }
         Door::Trap | Door::Trap32 => in_namespace_of_ours(Door::Trap, case, &[]),
-        Door::Host => Command::new(this_executable()),
+        Door::Api | Door::Host => Command::new(this_executable()),
     };
     let Output { status, stdout, stderr } = command
         .args(["--door", label(door), "--here", case.name])
@@ -203,6 +204,9 @@ pub(crate) fn run_here(
     }
     if door == Some(Door::Stranger) {
         become_stranger();
+    }
+    if door == Some(Door::Api) {
+        api::begin(case.limits);
     }
     let outcome = if door == Some(Door::Host) { simulated::run(case.limits, case.run) } else { (case.run)() };
     match outcome {

@@ -131,8 +131,10 @@ fn messages_in_a_circle_have_an_end() {
     let queue = world.id(Syscall::Msgget(Msgget { key: KEY, flags: 0o1600 }));
     world.machine.memory(world.process).fill(BUFFER, &1i64.to_ne_bytes()).unwrap();
     for _ in 0..3 {
-        let sent =
-            world.call(world.process, Syscall::Msgsnd(Msgsnd { id: queue, msgp: BUFFER, size: 8, flags: 0 }));
+        let sent = world.call(
+            world.process,
+            Syscall::Msgsnd(Msgsnd { id: queue, msgp: BUFFER, size: 8, flags: 0, mtype: None }),
+        );
         assert_eq!(sent, Ok(0));
     }
     let first = world.word(world.find_key(queue) + FIRST_MESSAGE);
@@ -146,7 +148,7 @@ fn messages_in_a_circle_have_an_end() {
     world.machine.overwrite(u64::from(last) * GRAIN + NEXT_MESSAGE, |_| first);
 
     let flags = MSG_COPY | IPC_NOWAIT;
-    let copy = Msgrcv { id: queue, msgp: BUFFER, size: 8, msgtyp: i64::MAX, flags };
+    let copy = Msgrcv { id: queue, msgp: BUFFER, size: 8, msgtyp: i64::MAX, flags, text: None };
     assert_eq!(world.call(world.process, Syscall::Msgrcv(copy)), Err(Errno::ENOMSG));
     let remove = Syscall::Msgctl(Msgctl { id: queue, cmd: IPC_RMID, buf: 0 });
     assert_eq!(world.call(world.process, remove), Ok(0));

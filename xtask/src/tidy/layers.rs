@@ -56,11 +56,11 @@ const LAYERS: &[Layer] = &[
     Layer { name: "host", ours: &["abi", "arena", "engine"], foreign: Only(&[]) },
     Layer { name: "int80", ours: &["abi"], foreign: Any },
     Layer { name: "world", ours: &["abi", "host", "int80"], foreign: Any },
-    Layer { name: "conformance", ours: &["abi", "host", "int80", "world"], foreign: Any },
+    Layer { name: "conformance", ours: &["abi", "ipcspace", "host", "int80", "world"], foreign: Any },
     Layer { name: "differential", ours: &["world"], foreign: Any },
     Layer { name: "hostile", ours: &["abi", "sys", "engine", "client"], foreign: Any },
     Layer { name: "crash", ours: &["arena", "engine", "client"], foreign: Any },
-    Layer { name: "bench", ours: &["world"], foreign: Any },
+    Layer { name: "bench", ours: &["ipcspace", "world"], foreign: Any },
     Layer { name: "xtask", ours: &[], foreign: Any },
 ];
 
