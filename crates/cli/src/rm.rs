@@ -1,6 +1,8 @@
 //! `ipcspace rm`: removes objects of a namespace, with the letters of ipcrm(1), or a namespace that is served.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use broker::posix;
@@ -39,7 +41,7 @@ pub(crate) struct Rm {
     semaphore_key: Vec<i32>,
     /// Remove the POSIX message queue of this name
     #[arg(long, value_name = "NAME")]
-    posix_mqueue: Vec<String>,
+    posix_mqueue: Vec<OsString>,
     /// Remove all, or all of a kind
     #[arg(short, long, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "every")]
     all: Option<All>,
@@ -110,7 +112,7 @@ pub(crate) fn rm(rm: &Rm) -> ExitCode {
     good &= rm.by_key(objects, QUEUE, &rm.queue_key);
     good &= by_id(SET, &rm.semaphore_id);
     good &= rm.by_key(objects, SET, &rm.semaphore_key);
-    good &= every(rm.posix_mqueue.iter().map(|name| rm.unlink(objects, name)));
+    good &= every(rm.posix_mqueue.iter().map(|name| rm.unlink(objects, name.as_bytes())));
     if let Some(all) = rm.all {
         good &= rm.all(objects, all);
     }
@@ -180,7 +182,11 @@ impl Rm {
             return good;
         }
         match posix::queues() {
-            Ok(queues) => good & every(queues.iter().map(|queue| self.unlink(objects, &queue.name))),
+            Ok(queues) => {
+                good & every(
+                    queues.iter().map(|queue| self.unlink(objects, &queue.name().collect::<Vec<_>>())),
+                )
+            }
             Err(error) => {
                 eprintln!("ipcspace: cannot read the objects: {error}");
                 false
@@ -189,8 +195,8 @@ impl Rm {
     }
 
     /// Removes a POSIX queue.
-    fn unlink(&self, objects: Objects, name: &str) -> bool {
-        let shown = format!("/{}", name.trim_start_matches('/'));
+    fn unlink(&self, objects: Objects, name: &[u8]) -> bool {
+        let shown = format!("/{}", String::from_utf8_lossy(name).trim_start_matches('/'));
         if objects == Objects::OfKernel {
             eprintln!(
                 "ipcspace: the kernel's POSIX queues are removed where an mqueue file system is mounted"

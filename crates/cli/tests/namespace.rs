@@ -95,7 +95,7 @@ fn posix_queues_are_listed_and_removed() {
         $ipcspace rm -v --posix-mqueue /one --posix-mqueue two; list
         for bad in one a/b .; do $ipcspace rm --posix-mqueue $bad 2>&1; done
         ipcmk -Q >/dev/null
-        python3 -c 'import ctypes, os; ctypes.CDLL(None).mq_open(b"/three", os.O_CREAT | os.O_RDWR, 0o600, None)'
+        python3 -c 'import ctypes, os; ctypes.CDLL(None).mq_open(b"/thr\xff", os.O_CREAT | os.O_RDWR, 0o600, None)'
         $ipcspace rm -v --all=pmsg; $ipcspace ls -q -r --noheadings -o MSGS; kill $pid"#
     );
     let expected = "/one rw-r----- 5B 1 3 2.9K  0\n/two rw-r----- 0B 0 1 2.9K signal\\x2010 PID\n\
@@ -106,7 +106,7 @@ fn posix_queues_are_listed_and_removed() {
         ipcspace: there is no POSIX message queue with the name /one\n\
         ipcspace: there is no POSIX message queue with the name /a/b\n\
         ipcspace: there is no POSIX message queue with the name /.\n\
-        removing POSIX message queue '/three'\n0\n";
+        removing POSIX message queue '/thr\u{fffd}'\n0\n";
     assert_eq!(text(&run(&[], &format!("bash <<'END'\n{script}\nEND"))), expected);
 }
 

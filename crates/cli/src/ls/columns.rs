@@ -2,6 +2,7 @@
 
 use broker::posix;
 use broker::sysv::{Limits, Perm, Queue, Segment, Set};
+use engine::mqueue::MqStat;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use nix::unistd::{Gid, Group};
@@ -102,11 +103,11 @@ pub(crate) fn of_queues() -> Vec<Column<Queue>> {
 }
 
 /// POSIX queues have a name, and neither key nor identifier.
-pub(crate) fn of_posix_queues() -> Vec<Column<posix::Queue>> {
+pub(crate) fn of_posix_queues() -> Vec<Column<MqStat>> {
     vec![
-        column("NAME", "Name", Left, "Name", |q: &posix::Queue, _| Some(format!("/{}", q.name))),
+        column("NAME", "Name", Left, "Name", |q: &MqStat, _| Some(shown_name(q))),
         column("OWNER", "Owner", Right, "Owner's username or UID", |q, _| Some(owner(q.uid))),
-        column("PERMS", "Permissions", Right, "Permissions", |q, m| Some(permissions(q.mode, m))),
+        column("PERMS", "Permissions", Right, "Permissions", |q, m| Some(permissions(q.mode & 0o777, m))),
         column("UID", "UID", Right, "User ID", |q, _| Some(q.uid.to_string())),
         column("USER", "User name", Left, "User name", |q, _| user(q.uid)),
         column("GID", "GID", Right, "Group ID", |q, _| Some(q.gid.to_string())),
@@ -122,10 +123,10 @@ pub(crate) fn of_posix_queues() -> Vec<Column<posix::Queue>> {
             "Notification",
             Left,
             "How a process is told of a message: none, signal, thread",
-            |q, _| q.notify.as_ref().map(notification),
+            |q, _| q.notify.map(|how| notification(how, q.notify_signo)),
         ),
         column("NPID", "Notified PID", Right, "PID of the process that is told", |q, _| {
-            Some(q.notify.map_or(0, |notify| notify.pid).to_string())
+            Some(q.notify_pid.to_string())
         }),
         column("ATIME", "Last access", Right, "Time of the last access", |q, m| time(q.atime, m)),
         column("MTIME", "Last modified", Right, "Time of the last modification", |q, m| time(q.mtime, m)),
@@ -133,9 +134,15 @@ pub(crate) fn of_posix_queues() -> Vec<Column<posix::Queue>> {
     ]
 }
 
-fn notification(notify: &posix::Notify) -> String {
-    match notify.how {
-        abi::mqueue::SIGEV_SIGNAL => format!("signal {}", notify.signo),
+/// A POSIX queue's name; bytes that are no UTF-8 are replaced.
+pub(crate) fn shown_name(q: &MqStat) -> String {
+    let name: Vec<u8> = q.name().collect();
+    format!("/{}", String::from_utf8_lossy(&name))
+}
+
+fn notification(how: i32, signo: i32) -> String {
+    match how {
+        abi::mqueue::SIGEV_SIGNAL => format!("signal {signo}"),
         abi::mqueue::SIGEV_THREAD => "thread".into(),
         _ => "none".into(),
     }
