@@ -113,7 +113,11 @@ fn programs_of_any_kind_are_guests_of_a_preloaded_one() {
 fn what_the_library_serves_does_not_come_to_the_trap() {
     // How often the broker's thread that takes questions has been on a CPU.
     let runs = "grep -lx trap /proc/$PPID/task/*/comm | sed s/comm/schedstat/ | xargs cut -d' ' -f3";
-    let script = format!("{runs}; $dynamic serve & $dynamic ask; wait $!; {runs}; $static count; {runs}");
+    // It has its name, and sleeps, once it has begun.
+    let asleep = "grep -lx trap /proc/$PPID/task/*/comm | sed s/comm/stat/ | xargs grep -c '(trap) S '";
+    let begun = format!("until [ \"$({asleep})\" = 1 ]; do sleep 0.01; done");
+    let script =
+        format!("{begun}; {runs}; $dynamic serve & $dynamic ask; wait $!; {runs}; $static count; {runs}");
     let output = run("auto", &script);
     let lines: Vec<&str> = text(&output).lines().collect();
     let [before, "21 twice is 42, attached 1", after, "1 queues", in_the_end] = lines[..] else {
