@@ -113,7 +113,11 @@ fn programs_of_any_kind_are_guests_of_a_preloaded_one() {
 fn what_the_library_serves_does_not_come_to_the_trap() {
     // How often the broker's thread that takes questions has been on a CPU.
     let runs = "grep -lx trap /proc/$PPID/task/*/comm | sed s/comm/schedstat/ | xargs cut -d' ' -f3";
-    let script = format!("{runs}; $dynamic serve & $dynamic ask; wait $!; {runs}; $static count; {runs}");
+    // It has its name, and sleeps, once it has begun.
+    let asleep = "grep -lx trap /proc/$PPID/task/*/comm | sed s/comm/stat/ | xargs grep -c '(trap) S '";
+    let begun = format!("until [ \"$({asleep})\" = 1 ]; do sleep 0.01; done");
+    let script =
+        format!("{begun}; {runs}; $dynamic serve & $dynamic ask; wait $!; {runs}; $static count; {runs}");
     let output = run("auto", &script);
     let lines: Vec<&str> = text(&output).lines().collect();
     let [before, "21 twice is 42, attached 1", after, "1 queues", in_the_end] = lines[..] else {
@@ -139,7 +143,7 @@ fn it_does_without_what_older_kernels_lack() {
     let mut command = Command::new(IPCSPACE);
     command.env("IPCSPACE_WITHOUT", "sync_wake").args(["run", "--door", "trap", "--"]);
     let output = command.arg(&peers()[1].1).args(["storm", "1", "60"]).output().unwrap();
-    assert_eq!(text(&output), "60 of 60 once, 0 odd errors, status 0\n");
+    assert_eq!(text(&output), "60 of 60 once or gone with one of 1 receivers, 0 odd errors, status 0\n");
     command.env("IPCSPACE_WITHOUT", "wait_killable");
     let output = command.output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -152,16 +156,18 @@ fn it_does_without_what_older_kernels_lack() {
     assert!(output.status.success() && stderr.contains("warning"), "{stderr}");
 }
 
+/// `IPCSPACE_STORM=100000` makes it a long one.
 #[test]
-fn no_message_is_lost_under_signals() {
+fn no_message_is_lost_in_a_storm_of_signals() {
+    let count = std::env::var("IPCSPACE_STORM").map_or(600, |count| count.parse().unwrap());
+    let kills = count / 50;
     for threads in [1, 3] {
         for (kind, _) in peers().iter().filter(|(kind, _)| kind.starts_with("static")) {
-            let output = run("trap", &format!("${kind} storm {threads} 600"));
-            assert_eq!(
-                text(&output),
-                "600 of 600 once, 0 odd errors, status 0\n",
-                "{kind}, {threads} threads"
+            let output = run("trap", &format!("${kind} storm {threads} {count}"));
+            let whole = format!(
+                "{count} of {count} once or gone with one of {kills} receivers, 0 odd errors, status 0\n"
             );
+            assert_eq!(text(&output), whole, "{kind}, {threads} threads");
         }
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
         listener: Arc::clone(&listener),
         bell: Arc::clone(&bell),
         watch: Arc::clone(&watch),
-        targets: Targets::new(),
+        targets: Targets::new()?,
         written,
         slots: Vec::new(),
         sleepers: Vec::new(),

@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -23,7 +23,9 @@ use abi::{Errno, Result};
 use arena::Handle;
 use client::behalf::{self, Caller};
 use engine::{Cred, MapPlace, MapRequest};
+use nix::fcntl::AtFlags;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::stat::fstatat;
 use sys::memory::{Mapping, find_mapping, is_write_sealed};
 use sys::{file, net::Fd};
 
@@ -88,6 +90,8 @@ pub(crate) struct Targets {
     threads: HashMap<u32, (Seen, Subject)>,
     processes: HashMap<u32, Process>,
     user_namespace: u64,
+    /// `/proc`: threads are looked up from there at each call.
+    proc: File,
 }
 
 fn user_namespace(of: &str) -> Option<u64> {
@@ -95,15 +99,16 @@ fn user_namespace(of: &str) -> Option<u64> {
 }
 
 impl Targets {
-    pub(crate) fn new() -> Targets {
+    pub(crate) fn new() -> io::Result<Targets> {
         let user_namespace = user_namespace("self").unwrap_or(0);
-        Targets { threads: HashMap::new(), processes: HashMap::new(), user_namespace }
+        let proc = File::open("/proc")?;
+        Ok(Targets { threads: HashMap::new(), processes: HashMap::new(), user_namespace, proc })
     }
 
     /// Who a thread is, and whether it was known: then it is the one that asks, as its number names no other since. `watch` is
     /// told of new processes, by their ids, when they have ended.
     pub(crate) fn meet(&mut self, tid: u32, watch: &Epoll) -> Result<(Subject, bool)> {
-        let seen = look(tid)?;
+        let seen = look(&self.proc, tid)?;
         if let Some((before, subject)) = self.threads.get(&tid)
             && *before == seen
             && (seen.uid != 0 || subject.euid == 0)
@@ -172,8 +177,8 @@ impl Targets {
     }
 }
 
-fn look(tid: u32) -> Result<Seen> {
-    let meta = fs::metadata(format!("/proc/{tid}")).map_err(|_| Errno::ESRCH)?;
+fn look(proc: &File, tid: u32) -> Result<Seen> {
+    let meta = fstatat(proc, tid.to_string().as_str(), AtFlags::empty()).map_err(|_| Errno::ESRCH)?;
     let header = [0x2008_0522u32, tid];
     let mut sets = [0u32; 6];
     // SAFETY: version 3 takes a header of two words and two sets of three.
@@ -182,7 +187,7 @@ fn look(tid: u32) -> Result<Seen> {
         return Err(Errno::ESRCH);
     }
     let caps = u64::from(sets[0]) | u64::from(sets[3]) << 32;
-    Ok(Seen { ino: meta.ino(), uid: meta.uid(), gid: meta.gid(), caps })
+    Ok(Seen { ino: meta.st_ino, uid: meta.st_uid, gid: meta.st_gid, caps })
 }
 
 /// The text of `/proc/TID/status`.

@@ -9,7 +9,8 @@
  * peer lists:         the same, by the list in /proc.
  * peer apart HOW:     the same, from a new namespace of the kernel by unshare, clone or clone3.
  * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
- * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals and stops; each is to arrive once. */
+ * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals, stops and kills; each is to arrive once,
+ *                     but for those that a killed thread had just taken, which are counted at each kill. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -216,6 +217,47 @@ static void *receive(void *unused)
     }
 }
 
+static pid_t start_receiver(int threads)
+{
+    pid_t receiver = fork();
+    need(receiver >= 0, "fork");
+    if (receiver == 0) {
+        pthread_t thread;
+        while (--threads > 0)
+            pthread_create(&thread, 0, receive, 0);
+        receive(0);
+        _exit(0);
+    }
+    return receiver;
+}
+
+/* How many of the first messages have arrived. */
+static int arrived(int sent)
+{
+    int sum = 0;
+    for (int i = 0; i < sent; i++)
+        sum += __atomic_load_n(&shared[1 + i], __ATOMIC_SEQ_CST) != 0;
+    return sum;
+}
+
+static int queued(void)
+{
+    struct msqid_ds ds;
+    need(msgctl(queue, IPC_STAT, &ds) == 0, "IPC_STAT");
+    return ds.msg_qnum;
+}
+
+/* Waits until all messages have arrived, but those that went with a killed receiver. */
+static void drain(pid_t receiver, int sent, int gone)
+{
+    kill(receiver, SIGCONT);
+    for (int tries = 0; arrived(sent) + gone != sent; tries++) {
+        errno = ETIMEDOUT;
+        need(tries < 20000, "a message that never arrives");
+        usleep(1000);
+    }
+}
+
 static void storm(int threads, int count)
 {
     shared = mmap(0, (count + 1) * sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -225,34 +267,43 @@ static void storm(int threads, int count)
     sigaction(SIGUSR1, &action, 0);
     action.sa_flags = 0;
     sigaction(SIGUSR2, &action, 0);
-    pid_t receiver = fork();
-    if (receiver == 0) {
-        pthread_t thread;
-        while (--threads > 0)
-            pthread_create(&thread, 0, receive, 0);
-        receive(0);
-        _exit(0);
-    }
+    pid_t receiver = start_receiver(threads);
+    int kills = 0, gone = 0, status, once = 0;
     for (int i = 0; i < count; i++) {
         static const int SIGNALS[] = {SIGUSR1, SIGSTOP, SIGCONT, SIGUSR2, SIGUSR1, SIGCONT};
         struct message m = {1, i};
+        int is_killed = i % 50 == 49, is_asleep = i % 100 == 49;
         kill(receiver, SIGNALS[i % 6]);
         /* Now and then long enough for the signal to be seen in the sleep. */
         if (i % 10 == 0)
             usleep(12000);
+        if (is_killed) {
+            if (is_asleep) {
+                drain(receiver, i, gone);
+                usleep(1000);
+            }
+            kill(receiver, SIGKILL);
+            need(waitpid(receiver, &status, 0) == receiver && WIFSIGNALED(status), "waitpid");
+            kills++;
+            /* Each thread may have had one that it had not noted yet; those that slept had none. */
+            int with_it = i - queued() - arrived(i) - gone;
+            need(with_it >= 0 && with_it <= (is_asleep ? 0 : threads), "what a killed receiver took");
+            gone += with_it;
+        }
+        int before = is_killed ? queued() : 0;
         need(msgsnd(queue, &m, SIZE, 0) == 0, "msgsnd");
+        if (is_killed) {
+            need(queued() == before + 1, "a message for the dead");
+            receiver = start_receiver(threads);
+        }
     }
-    kill(receiver, SIGCONT);
-    struct msqid_ds ds = {.msg_qnum = 1};
-    while (ds.msg_qnum != 0)
-        need(msgctl(queue, IPC_STAT, &ds) == 0, "IPC_STAT");
+    drain(receiver, count, gone);
     usleep(100000);
     need(msgctl(queue, IPC_RMID, 0) == 0, "IPC_RMID");
-    int status, once = 0;
     waitpid(receiver, &status, 0);
     for (int i = 0; i < count; i++)
         once += shared[1 + i] == 1;
-    printf("%d of %d once, %d odd errors, status %d\n", once, count, shared[0], status);
+    printf("%d of %d once or gone with one of %d receivers, %d odd errors, status %d\n", once + gone, count, kills, shared[0], status);
 }
 
 /* Where there is no right to make one, all goes on as without it. 0 in the parent of a child that goes on. */
