@@ -493,6 +493,11 @@ impl Descriptors for LinuxHost {
     }
 
     fn queue_held(&self, queue: Handle) -> bool {
+        // Mostly the process itself has one; but that may have been closed unseen.
+        let has = |fd| known(fd).is_some_and(|mqd| mqd.queue == queue) && queue::is_fifo(fd);
+        if !vfork::is_child(self.tls) && numbers(0, i32::MAX).any(has) {
+            return true;
+        }
         let held = is_held(queue).or_else(|error| match memory::keeper() {
             // Who has given the owner's rights up for a while can't tell, but the broker can.
             None => attach::ask(wire::ASK_QUEUE_HELD, [queue.0, 0]).map(|(words, _)| words[2] != 0),
