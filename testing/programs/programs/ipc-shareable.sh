@@ -4,10 +4,13 @@ set -eu
 (echo 500 >/proc/sys/kernel/shmmni) 2>/dev/null || true
 cd "$FETCHED/ipc-shareable"
 export CI_TESTING=1
-# One has a race of its own: its reader may find the end before its writer has come to it. It gets several tries.
-racing=t/36-ipcav.t
-prove $(ls t/*.t | grep -vx $racing)
-for _ in {1..8}; do
-	! prove $racing || exit 0
+# Two have races of their own: a child goes to sleep though it has been told to wake up, and a reader finds the end before its writer has come
+# to it. They get several tries.
+racing=(t/35-clean.t t/36-ipcav.t)
+prove $(printf '%s\n' t/*.t | grep -vxF "$(printf '%s\n' "${racing[@]}")")
+for test in "${racing[@]}"; do
+	tries=8
+	until timeout 30 prove "$test"; do
+		((--tries)) || exit 1
+	done
 done
-exit 1
