@@ -65,6 +65,8 @@ pub struct Task {
     pub in_call: Option<Call>,
     /// It is stopped.
     pub stopped: bool,
+    /// The descriptor that it sleeps by has been closed. If the kernel has it make its call again, it comes to whatever has that number by then.
+    adrift: bool,
 }
 
 /// Two worlds.
@@ -188,16 +190,16 @@ impl Lockstep {
     }
 
     fn sensible_signal(&self, task: Name, signal: i32) -> bool {
-        let Task { leader, stopped, .. } = self.tasks[&task];
+        let Task { leader, stopped, adrift, .. } = self.tasks[&task];
         match signal {
             // Not all doors notice it in their sleep; and which of several sleepers queues up again first is open.
             libc::SIGSTOP => {
                 let asleep = self.process(leader).filter(|task| task.in_call.is_some()).count();
                 let most = usize::from(self.worlds.iter().all(|world| world.stops_sleepers()));
-                !stopped && asleep <= most
+                !stopped && asleep <= most && !self.process(leader).any(|task| task.adrift)
             }
             libc::SIGCONT => true,
-            signal => !stopped && self.handles.contains(&(leader, signal)),
+            signal => !stopped && !adrift && self.handles.contains(&(leader, signal)),
         }
     }
 
@@ -271,6 +273,13 @@ impl Lockstep {
                 if let Some(descriptors) = self.descriptors.get_mut(&leader) {
                     descriptors.remove(fd);
                 }
+                for task in self.tasks.values_mut().filter(|task| task.leader == leader) {
+                    let by = match &task.in_call {
+                        Some(Call::MqTimedsend { fd, .. } | Call::MqTimedreceive { fd, .. }) => Some(fd),
+                        _ => None,
+                    };
+                    task.adrift |= by == Some(fd);
+                }
             }
             Call::Handler { signal, .. } => {
                 self.handles.insert((leader, *signal));
@@ -280,7 +289,7 @@ impl Lockstep {
     }
 
     fn add(&mut self, name: Name, ids: [TaskId; 2], leader: Name) {
-        self.tasks.insert(name, Task { ids, leader, in_call: None, stopped: false });
+        self.tasks.insert(name, Task { ids, leader, in_call: None, stopped: false, adrift: false });
         for (names, id) in self.names.iter_mut().zip(ids) {
             names.insert(id, name);
         }
@@ -304,7 +313,7 @@ impl Lockstep {
         for ((name, task), now) in self.tasks.iter_mut().zip(settled) {
             let was = task.in_call.clone();
             if !matches!(now[0], State::Blocked | State::Stopped) {
-                task.in_call = None;
+                (task.in_call, task.adrift) = (None, false);
             }
             if was.is_some() || now[0] != now[1] || now[0] == State::Dead {
                 states.push((*name, was, now));
