@@ -4,13 +4,14 @@ set -eu
 (echo 500 >/proc/sys/kernel/shmmni) 2>/dev/null || true
 cd "$FETCHED/ipc-shareable"
 export CI_TESTING=1
-# Two have races of their own: a child goes to sleep though it has been told to wake up, and a reader finds the end before its writer has come
-# to it. They get several tries.
-racing=(t/35-clean.t t/36-ipcav.t)
-prove $(printf '%s\n' t/*.t | grep -vxF "$(printf '%s\n' "${racing[@]}")")
-for test in "${racing[@]}"; do
-	tries=8
-	until timeout 30 prove "$test"; do
-		((--tries)) || exit 1
+# They have races of their own. A child that is told to wake up just before it goes to sleep sleeps for ever: what does not come to an end is tried
+# again. And a reader may find the end before its writer has come to it.
+racing=t/36-ipcav.t
+for test in t/*.t; do
+	for _ in {1..8}; do
+		status=0
+		timeout 30 prove -Q "$test" || status=$?
+		[[ $status == 124 || $test == "$racing" && $status != 0 ]] || break
 	done
+	((status == 0)) || exit 1
 done
