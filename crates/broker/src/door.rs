@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use abi::Errno;
 use arena::Handle;
 use client::wire;
+use engine::{Descriptors, mqueue};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
     ControlMessage, MsgFlags, SockFlag, UnixAddr, accept4, getsockopt, recv, sendmsg, sockopt,
@@ -267,6 +268,11 @@ impl Door {
         } else if which == wire::ASK_QUEUE_HELD {
             let held = client::mqd::is_held(Handle(arg));
             reply(&link, held.map(|held| [held.into(), 0]), None);
+        } else if which == wire::ASK_NOTIFY {
+            let sent = client::with(|ctx| {
+                mqueue::notice_of(ctx, Handle(arg)).map(|notice| ctx.host.notify(&notice))
+            });
+            reply(&link, sent.map(|()| [0; 2]), None);
         } else if which == wire::ASK_MEMORY_USAGE {
             reply(&link, segments::memory_usage(memory).map(small), None);
         } else if which == wire::ASK_MEMORY || which == wire::ASK_MEMORY_TO_READ {

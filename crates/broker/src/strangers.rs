@@ -30,8 +30,8 @@ use arena::{ArenaError, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::Atomic
 use client::wire::{self, calls};
 use client::{LinuxHost, Operation, proc};
 use engine::{
-    Backing, Call, Cause, Cred, Descriptors, IpcNamespace, MapPlace, MapRequest, NewMemory, Outcome, Syscall,
-    Task, Usage, ipc_sysctl::Text, proc::Line,
+    Backing, Begun, Call, Cause, Cred, Descriptors, IpcNamespace, MapPlace, MapRequest, Mqd, NewMemory,
+    Notice, Outcome, Readiness, Syscall, Task, Usage, ipc_sysctl::Text, mqueue, proc::Line,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -144,15 +144,19 @@ fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User
     let ctx = claim(own, &stranger)?;
     *stranger.turn.borrow_mut() = Some(turn);
     while let Some(message) = stranger.next_call() {
-        let Ok(()) = stranger.begin(&message) else { break };
         let [_, number, registers @ ..] = message.head;
+        let Ok(()) = stranger.begin(message) else { break };
         let call = Syscall::decode(number.cast_signed(), *registers.first_chunk().unwrap_or(&[0; 6]));
         stranger.call.set(call);
         let result = match call {
             Some(call) => make(&ctx, &call),
-            None => of_file(&ctx, number.cast_signed(), &registers),
+            None => match of_queue(&ctx, number.cast_signed(), &registers) {
+                Err(Errno::ENOSYS) => of_file(&ctx, number.cast_signed(), &registers),
+                done => done,
+            },
         };
         ctx.flush_wakes();
+        stranger.given.take();
         if !stranger.answer(result) {
             break;
         }
@@ -181,6 +185,21 @@ fn claim<'a>(own: &Operation<'a>, stranger: &'a Stranger<'a>) -> Result<Ctx<'a, 
 
 fn make(ctx: &Ctx<'_, Stranger<'_>>, call: &Syscall) -> Result<i64> {
     let begun = call.begin(ctx)?;
+    // Nothing has been seen of it yet.
+    if let Some(made) = &*ctx.host.made.borrow() {
+        mqueue::distrust(ctx, made.queue)?;
+    }
+    finish(ctx, begun, |cause| call.resume(ctx, cause))
+}
+
+/// Sleeps as long as a call blocks.
+fn finish(
+    ctx: &Ctx<'_, Stranger<'_>>,
+    begun: Begun,
+    resume: impl Fn(Cause) -> Result<Outcome>,
+) -> Result<i64> {
+    // Who sleeps holds a queue by that: its descriptor is not held here as well.
+    ctx.host.given.take();
     let mut outcome = begun.outcome;
     let mut waiting = None;
     loop {
@@ -197,7 +216,7 @@ fn make(ctx: &Ctx<'_, Stranger<'_>>, call: &Syscall) -> Result<i64> {
             engine::reap::give_up(ctx);
             return Err(Errno::EINTR);
         }
-        outcome = match call.resume(ctx, cause) {
+        outcome = match resume(cause) {
             Err(Errno::EINTR) if !may_sleep => return Err(Errno::ENOMEM),
             resumed => resumed?,
         };
@@ -223,6 +242,37 @@ fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
         })
     };
     stranger.off_turn(park).map_or_else(|cause| cause, |_| Cause::Woken)
+}
+
+// ---- queues
+
+/// What is asked of a POSIX queue that is none of the kernel's calls; `ENOSYS` if it is something else.
+fn of_queue(ctx: &Ctx<'_, Stranger<'_>>, ask: i64, registers: &[u64]) -> Result<i64> {
+    let &[first, second, ..] = registers else { return Err(Errno::ENOSYS) };
+    match ask {
+        calls::MQ_CLOSED => {
+            mqueue::do_close_named(ctx, Handle(u32::try_from(first).map_err(|_| Errno::EBADF)?))?;
+            Ok(0)
+        }
+        calls::MQ_WATCH => mqueue::watch(ctx, GIVEN, second != 0).map(|()| 0),
+        calls::MQ_NOTIFY_THREAD => {
+            let outcome = mqueue::do_mq_notify_thread(ctx, GIVEN)?;
+            if !ctx.host.say(&[calls::BEGUN], &[], None) {
+                ctx.host.broken.set(true);
+            }
+            finish(ctx, outcome.into(), |cause| mqueue::resume_mq_notify_thread(ctx, cause))
+        }
+        calls::MQ_STAT => {
+            let mut seen = mqueue::stat_mqd(ctx, GIVEN)?;
+            seen.uid = ctx.host.shown_user(seen.uid);
+            seen.gid = ctx.host.shown_group(seen.gid);
+            seen.notify_pid = ctx.host.shown_pid(seen.notify_pid.cast_signed()).cast_unsigned();
+            let bytes: Vec<u8> = seen.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
+            ctx.host.write(second, &bytes)?;
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
 }
 
 // ---- files
@@ -353,6 +403,8 @@ struct Message {
     bytes: Vec<u8>,
     /// Process, user, group.
     sender: Option<(i32, u32, u32)>,
+    /// The descriptor that came with it.
+    file: Option<OwnedFd>,
 }
 
 /// The next message; none at the connection's end, or for one that makes no sense. `room` is for the longest there can be.
@@ -367,14 +419,14 @@ fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
             other => break other.ok()?,
         }
     };
-    let mut sender = None;
+    let (mut sender, mut file) = (None, None);
     for control in received.cmsgs().ok()? {
         match control {
             ControlMessageOwned::ScmCredentials(who) => sender = Some((who.pid(), who.uid(), who.gid())),
-            // Nobody asked for any.
+            // One at most was asked for.
             ControlMessageOwned::ScmRights(files) => {
                 // SAFETY: just received, nobody else has them.
-                files.into_iter().for_each(|fd| drop(unsafe { OwnedFd::from_raw_fd(fd) }));
+                files.into_iter().for_each(|fd| file = Some(unsafe { OwnedFd::from_raw_fd(fd) }));
             }
             _ => {}
         }
@@ -386,7 +438,7 @@ fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
     for (word, from) in words.iter_mut().zip(head.chunks_exact(size_of::<u64>())) {
         *word = u64::from_ne_bytes(from.try_into().ok()?);
     }
-    Some(Message { head: words, bytes, sender })
+    Some(Message { head: words, bytes, sender, file })
 }
 
 /// Numbers messages to strangers, and their sleeps.
@@ -486,6 +538,18 @@ impl Names {
 
 // ---- the task
 
+/// Stands for the descriptor that a call is about, whatever its number is to the stranger.
+const GIVEN: i32 = 0;
+/// Stands for one that the stranger is to have.
+const TO_BE_GIVEN: i32 = 1;
+
+/// A descriptor that goes with the answer.
+struct Made {
+    file: OwnedFd,
+    queue: Handle,
+    oflag: i32,
+}
+
 /// A stranger, for whom a thread of ours makes calls.
 struct Stranger<'a> {
     /// The thread that does.
@@ -507,6 +571,9 @@ struct Stranger<'a> {
     known: RefCell<Vec<(u64, Vec<u8>)>>,
     /// What is to be stored there: one range, as results mostly are.
     stored: RefCell<(u64, Vec<u8>)>,
+    /// The descriptor that the call is about.
+    given: RefCell<Option<OwnedFd>>,
+    made: RefCell<Option<Made>>,
     interrupted: Cell<bool>,
     broken: Cell<bool>,
     user: &'a User,
@@ -564,6 +631,8 @@ impl<'a> Stranger<'a> {
             room: RefCell::new(vec![0; calls::BYTES_MAX]),
             known: RefCell::default(),
             stored: RefCell::default(),
+            given: RefCell::default(),
+            made: RefCell::default(),
             interrupted: Cell::new(false),
             broken: Cell::new(false),
             user,
@@ -618,7 +687,7 @@ impl<'a> Stranger<'a> {
     }
 
     /// Takes the credentials and the memory that come with a call.
-    fn begin(&self, message: &Message) -> Result<()> {
+    fn begin(&self, message: Message) -> Result<()> {
         let (pid, uid, gid) = message.sender.ok_or(Errno::EPERM)?;
         if pid != self.who.pid || self.who.peer.gone.load(Acquire) {
             return Err(Errno::EPERM);
@@ -629,12 +698,11 @@ impl<'a> Stranger<'a> {
         let has = |cap: u32| self.caps.get() >> cap & 1 != 0;
         let is_owner = uid == self.home.owner;
         self.cred.set(Cred {
-            // POSIX queues are not a stranger's, and nothing else asks for these.
             uid,
             fsuid: uid,
-            dac_override: false,
-            dac_read_search: false,
-            fowner: false,
+            dac_override: is_owner || has(1),
+            dac_read_search: is_owner || has(2),
+            fowner: is_owner || has(3),
             euid: uid,
             egid: gid,
             fsgid: gid,
@@ -654,6 +722,8 @@ impl<'a> Stranger<'a> {
         let (first, second) = message.bytes.split_at(len);
         *self.known.borrow_mut() = vec![(at, first.to_owned()), (at2, second.to_owned())];
         *self.stored.borrow_mut() = (0, Vec::new());
+        *self.given.borrow_mut() = message.file;
+        *self.made.borrow_mut() = None;
         self.interrupted.set(false);
         Ok(())
     }
@@ -680,8 +750,11 @@ impl<'a> Stranger<'a> {
             Err(error) => (u64::from(error.raw().cast_unsigned()), 0),
         };
         let (at, bytes) = mem::take(&mut *self.stored.borrow_mut());
-        let head = [calls::ANSWER, error, value.cast_unsigned(), at, bytes.len() as u64];
-        self.say(&head, &bytes, None)
+        let made = self.made.take().filter(|_| result.is_ok());
+        let (queue, oflag) = made.as_ref().map_or((0, 0), |made| (made.queue.0, made.oflag.cast_unsigned()));
+        let head =
+            [calls::ANSWER, error, value.cast_unsigned(), at, bytes.len() as u64, queue.into(), oflag.into()];
+        self.say(&head, &bytes, made.as_ref().map(|made| &made.file))
     }
 
     /// A call's result, which may be a process id.
@@ -787,6 +860,14 @@ impl<'a> Stranger<'a> {
             at = at.wrapping_add(part.len() as u64);
         }
         Ok(())
+    }
+
+    /// A soft limit of its process's, all ones if there is none.
+    fn resource_limit(&self, name: &str) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.who.pid)).unwrap_or_default();
+        let line = limits.lines().find_map(|line| line.strip_prefix(name));
+        let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
+        soft.parse().unwrap_or(if soft == "unlimited" { u64::MAX } else { 0 })
     }
 
     /// Whether the bytes are a structure that the present call shows, and where in it process ids are.
@@ -974,15 +1055,79 @@ impl Backing for Stranger<'_> {
     }
 
     fn memlock_limit(&self) -> u64 {
-        let limits = fs::read_to_string(format!("/proc/{}/limits", self.who.pid)).unwrap_or_default();
-        let line = limits.lines().find_map(|line| line.strip_prefix("Max locked memory"));
-        let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
-        soft.parse().unwrap_or(if soft == "unlimited" { u64::MAX } else { 0 })
+        self.resource_limit("Max locked memory")
     }
 }
 
-/// A stranger has no descriptors of queues yet.
-impl Descriptors for Stranger<'_> {}
+impl Descriptors for Stranger<'_> {
+    fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
+        let file = client::mqd::open_new(queue, oflag)?;
+        // SAFETY: just opened, nobody else has it.
+        let file = unsafe { OwnedFd::from_raw_fd(file.leak()) };
+        *self.made.borrow_mut() = Some(Made { file, queue, oflag });
+        Ok(TO_BE_GIVEN)
+    }
+
+    fn drop_mqd(&self, _: i32) {
+        self.made.take();
+    }
+
+    fn mqd(&self, _: i32) -> Result<Mqd> {
+        let given = self.given.borrow();
+        let given = given.as_ref().ok_or(Errno::EBADF)?;
+        client::mqd::of_stranger(given.as_raw_fd()).map_err(|_| Errno::EBADF)
+    }
+
+    fn mqd_nonblock(&self, _: i32) -> bool {
+        self.given.borrow().as_ref().is_some_and(|given| self.base.mqd_nonblock(given.as_raw_fd()))
+    }
+
+    fn set_mqd_nonblock(&self, _: i32, nonblock: bool) {
+        if let Some(given) = &*self.given.borrow() {
+            self.base.set_mqd_nonblock(given.as_raw_fd(), nonblock);
+        }
+    }
+
+    fn queue_held(&self, queue: Handle) -> bool {
+        self.base.queue_held(queue)
+    }
+
+    fn show_readiness(&self, queue: Handle, _: i32, from: Readiness, to: Readiness, edges: bool) {
+        // By a descriptor of our own, which does not wait.
+        self.base.show_readiness(queue, mqueue::NO_FD, from, to, edges);
+    }
+
+    fn notify(&self, notice: &Notice) {
+        self.base.notify(notice);
+    }
+
+    fn program(&self, pid: u32) -> u64 {
+        self.base.program(pid)
+    }
+
+    fn watch_unlinked(&self) {
+        // As in `watch_removed`.
+        client::have_segments_looked_at(self.base);
+    }
+
+    fn msgqueue_limit(&self) -> u64 {
+        self.resource_limit("Max msgqueue size")
+    }
+
+    fn umask(&self) -> u32 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.who.pid)).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+        line.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o022)
+    }
+
+    fn scheduling_priority(&self) -> i32 {
+        sys::queue::scheduling_priority(self.tid.get())
+    }
+
+    fn realtime_ns(&self) -> u64 {
+        self.base.realtime_ns()
+    }
+}
 
 impl Task for Stranger<'_> {
     const HAS_QUOTAS: bool = true;

@@ -509,6 +509,158 @@ print('done', stat(q)[0])
     assert!(said.starts_with("done") && output.status.success(), "{output:?}");
 }
 
+/// POSIX queues, for scripts.
+const QUEUES: &str = "
+import select
+RD, WR, RW, MAKE = 0, 1, 2, 0o102
+def mq(name, how, mode=0): return done(libc.mq_open(name, how, mode, struct.pack('8q', 0, 2, 16, 0, 0, 0, 0, 0)))
+def put(q, text): return done(libc.mq_send(q, text, len(text), 1))
+def take(q):
+    room = ctypes.create_string_buffer(16)
+    size = libc.mq_receive(q, room, 16, None)
+    return done(size) if size == -1 else room.raw[:size].decode()
+def shown(*queues):
+    poll = select.poll()
+    for q in queues: poll.register(q, 5)
+    return dict(poll.poll(0))
+def notify(q, signo): return done(libc.mq_notify(q, struct.pack('qii48x', 7, signo, 0)))
+def told():
+    info = signal.sigtimedwait({signal.SIGUSR1}, 10)
+    return info and (info.si_code, info.si_pid, info.si_uid)
+os.umask(0)
+";
+
+/// Runs a script with queues, and expects what it prints.
+fn prints_of_queues(script: &str, expected: &str) {
+    prints(&(QUEUES.to_owned() + script), expected);
+}
+
+#[test]
+fn a_posix_queue_is_used_with_the_rights_that_its_mode_gives() {
+    prints_of_queues(
+        "
+q = mq(b'/q', MAKE, 0o604)
+put(q, b'hello'); put(q, b'you')
+def stranger():
+    as_(1000)
+    print(mq(b'/q', RW), mq(b'/q', WR), done(libc.mq_unlink(b'/q')), end=' ')
+    r = mq(b'/q', RD)
+    print(shown(r)[r], put(r, b'x'), take(r), shown(r)[r], take(r), shown(r)[r])
+    own = mq(b'/own', MAKE, 0o622)
+    print(put(own, b'mine'), os.fstat(own).st_uid, os.fstat(r).st_uid, os.read(own, 10).decode())
+    # What is given on is what it was.
+    pid = os.fork()
+    if pid == 0: print(take(own), flush=True); os._exit(0)
+    os.waitpid(pid, 0)
+child(stranger)
+as_(1001)
+print(mq(b'/own', RD), put(mq(b'/own', WR), b'other'))
+",
+        "EACCES EACCES EACCES 1 EBADF hello 5 you 4\n0 1000 0 QSIZE:4   \nmine\nEACCES 0\n",
+    );
+}
+
+#[test]
+fn who_waits_at_a_posix_queue_is_woken_by_whoever_it_is() {
+    prints_of_queues(
+        "
+q = mq(b'/q', MAKE, 0o666)
+def stranger(user):
+    as_(user); s = mq(b'/q', RW)
+    text = take(s)
+    put(mq(b'/back', WR), text[::-1].encode())
+back = mq(b'/back', MAKE, 0o622)
+for user in 1000, 1001:
+    pid = os.fork()
+    if pid == 0: stranger(user); os._exit(0)
+    time.sleep(0.2)
+    put(q, b'abc'); print(take(back), end=' '); os.waitpid(pid, 0)
+print()
+",
+        "cba cba \n",
+    );
+}
+
+#[test]
+fn a_posix_queue_tells_a_stranger_and_of_a_strangers_message() {
+    prints_of_queues(
+        "
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+q = mq(b'/q', MAKE, 0o666)
+ready, go = os.pipe(), os.pipe()
+owner = os.getpid()
+pid = os.fork()
+if pid == 0:
+    as_(1000); s = mq(b'/q', RW)
+    os.read(go[0], 1); put(s, b'x'); os.read(go[0], 1); take(s)
+    print(notify(s, signal.SIGUSR1), end=' ', flush=True); os.write(ready[1], b'x')
+    print(told() == (-3, owner, 0), flush=True)
+    # A registration ends when its process does.
+    print(notify(s, signal.SIGUSR1), flush=True); os._exit(0)
+print(notify(q, signal.SIGUSR1), end=' ', flush=True); os.write(go[1], b'x')
+print(told() == (-3, pid, 1000), end=' ', flush=True); os.write(go[1], b'x')
+os.read(ready[0], 1); print(notify(q, signal.SIGUSR1), end=' ', flush=True)
+put(q, b'x'); os.waitpid(pid, 0)
+for _ in range(1000):
+    if notify(q, signal.SIGUSR1) == 0: print('free'); break
+    time.sleep(0.01)
+",
+        "0 True 0 EBUSY True\n0\nfree\n",
+    );
+}
+
+#[test]
+fn what_a_stranger_does_to_a_queues_descriptor_stops_nobody() {
+    prints_of_queues(
+        "
+q = mq(b'/q', MAKE, 0o604)
+spoilt, done_ = os.pipe(), os.pipe()
+pid = os.fork()
+if pid == 0:
+    as_(1000); s = mq(b'/q', RD); shown(s)
+    libc.fcntl(s, 4, 0o4000)
+    for size in 4096, 1 << 20:
+        libc.fcntl(s, 1031, size)
+        while libc.syscall(1, s, b'x' * 4096, 4096) > 0: pass
+        os.write(spoilt[1], b'x'); os.read(done_[0], 1)
+        print(shown(s)[s], end=' ', flush=True)
+        while libc.syscall(0, s, ctypes.create_string_buffer(4096), 4096) > 0: pass
+        os.write(spoilt[1], b'x'); os.read(done_[0], 1)
+        print(shown(s)[s], end=' ', flush=True)
+    print(); os._exit(0)
+for _ in range(2):
+    os.read(spoilt[0], 1); put(q, b'x'); print(put(q, b'y'), shown(q)[q], flush=True, end=' '); os.write(done_[1], b'x')
+    os.read(spoilt[0], 1); take(q); print(take(q), shown(q)[q], flush=True, end=' '); os.write(done_[1], b'x')
+os.waitpid(pid, 0)
+",
+        "0 1 1 y 4 4 0 1 1 y 4 4 \n",
+    );
+}
+
+#[test]
+fn a_file_that_is_named_as_a_queues_is_none() {
+    let script = "
+NEWUSER, NEWNS = 0x10000000, 0x20000
+q = mq(b'/q', MAKE, 0o600)
+put(q, b'secret')
+link = os.readlink(f'/proc/self/fd/{q}')
+def stranger():
+    os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+    libc.prctl(4, 1, 0, 0, 0)
+    if libc.unshare(NEWUSER | NEWNS): return print('no namespaces')
+    for file, text in ('setgroups', 'deny'), ('uid_map', '0 1000 1'), ('gid_map', '0 1000 1'):
+        open(f'/proc/self/{file}', 'w').write(text)
+    get()
+    if libc.mount(b'none', os.path.dirname(link).encode(), b'tmpfs', 0, None): return print('not mounted')
+    os.mkfifo(link)
+    forged = os.open(link, os.O_RDWR)
+    print(os.readlink(f'/proc/self/fd/{forged}') == link, take(forged), put(forged, b'x'))
+child(stranger)
+print(take(q))
+";
+    prints_with(&[], &(QUEUES.to_owned() + script), "True EBADF EBADF\nsecret\n");
+}
+
 #[test]
 fn a_descriptor_that_the_program_closes_or_takes_is_no_harm() {
     prints(

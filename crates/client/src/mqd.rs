@@ -5,6 +5,7 @@
 //! FIFO and that nobody can change. Whether anybody has the queue open, the FIFO tells.
 //! Who polls one sees what the queue has: as none, one or both of the FIFO's two pages are in use. That costs system calls, so it is done only while
 //! somebody polls ([`Polling`]), or once nobody can say when somebody does: if a descriptor has been handed on, or is waited for by edges ([`watch`]).
+//! Strangers have such descriptors from the broker, which makes their calls (`stranger.rs`).
 //! What is missing: to read a descriptor without libc takes that away; the place up to where one was read is the number's, not the description's.
 //!
 //! A table says which queue a number is of, so that sending and receiving ask the kernel nothing. A number that is not in it is asked for
@@ -18,10 +19,17 @@ use abi::{
     mqueue::{O_ACCMODE, O_NONBLOCK, O_RDWR, O_WRONLY},
 };
 use arena::Handle;
-use engine::{Descriptors, Mqd, Notice, Readiness, Task, mqueue::MqStat, namespace, proc::Line};
+use engine::{
+    Cause, Descriptors, Mqd, Notice, Outcome, Readiness, Task, mqueue::MqStat, namespace, proc::Line,
+};
 use sys::{file, net::Fd, queue};
 
-use crate::{LinuxHost, attach, host, memory, tls, vfork, wire};
+use crate::{
+    LinuxHost, attach, host, memory,
+    stranger::{self, or_by_broker},
+    tls, vfork,
+    wire::{self, calls},
+};
 
 /// Descriptors that the tables have room for.
 pub const NUMBERS: usize = 1 << 16;
@@ -54,6 +62,11 @@ const IN_EPOLL: u64 = 1 << 37;
 const PLACE: u32 = 40;
 const PLACE_MAX: u64 = u64::MAX >> PLACE;
 
+/// An int as a register.
+fn int(value: i32) -> u64 {
+    value.cast_unsigned().into()
+}
+
 fn place<T>(table: &[T; NUMBERS], fd: i32) -> Option<&T> {
     table.get(usize::try_from(fd).ok()?)
 }
@@ -84,7 +97,7 @@ pub fn flags_shown(flags: i32) -> i32 {
 
 // ---- the table
 
-fn learn(fd: i32, mqd: Mqd) {
+pub(crate) fn learn(fd: i32, mqd: Mqd) {
     if vfork::is_child(tls::get()) {
         return;
     }
@@ -124,10 +137,14 @@ pub fn is_for_writing(fd: i32) -> bool {
 /// A descriptor of the queue has been closed. A process that has made no call yet has no registration to lose; if it was the last to hold a
 /// queue without a name, the broker finds out.
 pub fn closed(queue: Handle) {
-    if attach::generation() == 0 || vfork::is_child(tls::get()) {
+    if vfork::is_child(tls::get()) {
         return;
     }
-    let _ = crate::with(|ctx| engine::mqueue::do_close(ctx, queue));
+    if attach::generation() != 0 {
+        let _ = crate::with(|ctx| engine::mqueue::do_close(ctx, queue));
+    } else if stranger::has_called() {
+        let _ = stranger::ask(calls::MQ_CLOSED, [queue.0.into(), 0, 0, 0, 0, 0]);
+    }
 }
 
 /// Marks a queue's number, unless it has become something else since it was `before`.
@@ -152,7 +169,10 @@ fn watch_for(fd: i32, edges: bool) {
     let wanted = SHOWN | WATCHED | if edges { EDGES } else { 0 };
     if let Some(before) = marks(fd)
         && before & wanted != wanted
-        && crate::with(|ctx| engine::mqueue::watch(ctx, fd, edges)).is_ok()
+        && or_by_broker(crate::with(|ctx| engine::mqueue::watch(ctx, fd, edges)), || {
+            stranger::ask(calls::MQ_WATCH, [int(fd), edges.into(), 0, 0, 0, 0]).map(drop)
+        })
+        .is_ok()
     {
         mark(fd, before, wanted);
     }
@@ -217,7 +237,8 @@ impl Polling {
                 }
             }
             Ok(None) => mark(fd, before, SHOWN | WATCHED),
-            Err(_) => {}
+            // A stranger is not known as one that polls just now.
+            Err(_) => watch(fd),
         }
     }
 
@@ -351,7 +372,30 @@ pub fn seek(fd: i32, offset: i64, whence: i32) -> Result<i64> {
 /// # Errors
 /// `EBADF`.
 pub fn stat(fd: i32) -> Result<MqStat> {
-    crate::with(|ctx| engine::mqueue::stat_mqd(ctx, fd))
+    or_by_broker(crate::with(|ctx| engine::mqueue::stat_mqd(ctx, fd)), || {
+        let mut words = [0u64; MqStat::WORDS];
+        let place = words.as_mut_ptr().expose_provenance() as u64;
+        stranger::ask(calls::MQ_STAT, [int(fd), place, 0, 0, 0, 0])?;
+        Ok(MqStat::of_words(&words))
+    })
+}
+
+/// Registers the calling thread to be told of a message, calls `registered`, and sleeps until there is one (`NOTIFY_WOKENUP`), or the
+/// registration is gone.
+///
+/// # Errors
+/// `EBADF EBUSY`; `EINTR` once the process has left the namespace.
+pub fn wait_for_notice(fd: i32, mut registered: impl FnMut()) -> Result<i64> {
+    let here = crate::with(|ctx| {
+        let outcome = engine::mqueue::do_mq_notify_thread(ctx, fd)?;
+        registered();
+        crate::wait(ctx, outcome, None, |cause| match cause {
+            // One of libc's own: the program's are blocked.
+            Cause::Signal if !crate::has_left() => Ok(Outcome::Blocked),
+            cause => engine::mqueue::resume_mq_notify_thread(ctx, cause),
+        })
+    });
+    or_by_broker(here, || stranger::wait_for_notice(fd, &mut registered))
 }
 
 // ---- FIFOs
@@ -423,6 +467,16 @@ pub fn open_for(queue: u32, flags: u32) -> Result<Fd> {
     open(Handle(queue), (flags & kept).cast_signed())
 }
 
+/// What a descriptor of ours is that a stranger has given: that its link is a queue's does not say that it is.
+///
+/// # Errors
+/// `EBADF`.
+pub fn of_stranger(fd: i32) -> Result<Mqd> {
+    let mut room = [0; 128];
+    let mqd = of_link(file::link_of(fd, &mut room)?, file::flags(fd)?)?;
+    if queue::is_fifo_at(Path::of(mqd.queue)?.text(), fd)? { Ok(mqd) } else { Err(Errno::EBADF) }
+}
+
 /// Whether anybody has a descriptor of the queue.
 ///
 /// # Errors
@@ -442,7 +496,10 @@ pub fn umask_set(mask: u32) {
 }
 
 /// A new descriptor of a queue, as `oflag` wants it.
-pub(crate) fn open_new(queue: Handle, oflag: i32) -> Result<Fd> {
+///
+/// # Errors
+/// Those of `open`.
+pub fn open_new(queue: Handle, oflag: i32) -> Result<Fd> {
     open(queue, flags_of(oflag))
 }
 
@@ -530,9 +587,12 @@ impl Descriptors for LinuxHost {
     }
 
     fn notify(&self, notice: &Notice) {
-        // Who has other rights than the one that registered can't.
         let from = (notice.from_pid, notice.from_uid);
-        let _ = queue::send_notice(notice.pid, notice.signo, notice.value, from);
+        let sent = queue::send_notice(notice.pid, notice.signo, notice.value, from);
+        // Who has other rights than the one that registered can't, but the broker may.
+        if sent == Err(Errno::EPERM) && !memory::is_keeper() {
+            let _ = attach::ask(wire::ASK_NOTIFY, [notice.queue.0, 0]);
+        }
     }
 
     fn program(&self, pid: u32) -> u64 {
@@ -566,7 +626,7 @@ impl Descriptors for LinuxHost {
     }
 
     fn scheduling_priority(&self) -> i32 {
-        queue::scheduling_priority()
+        queue::scheduling_priority(0)
     }
 
     fn realtime_ns(&self) -> u64 {

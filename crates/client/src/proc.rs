@@ -10,7 +10,10 @@ use engine::{
     proc::{Line, Sysvipc},
 };
 
-use crate::{attach, stranger, wire::calls};
+use crate::{
+    stranger::{self, or_by_broker},
+    wire::calls,
+};
 
 /// The lists, by the numbers that the broker knows them by; a sysctl's comes after them.
 pub const LISTS: [Sysvipc; 3] = [Sysvipc::Msg, Sysvipc::Sem, Sysvipc::Shm];
@@ -27,14 +30,6 @@ fn number(sysctl: &Sysctl) -> u64 {
 pub fn sysctl_of(number: u64) -> Option<&'static Sysctl> {
     let place = number.checked_sub(LISTS.len() as u64)?;
     Sysctl::all().nth(usize::try_from(place).ok()?)
-}
-
-/// Does something here, or for a stranger otherwise.
-fn or_by_broker<R>(here: Result<R>, by_broker: impl FnOnce() -> Result<R>) -> Result<R> {
-    match here {
-        Err(Errno::EACCES) if attach::generation() == 0 => by_broker(),
-        done => done,
-    }
 }
 
 /// A line of a file, from the broker; where to go on, 0 for nowhere.

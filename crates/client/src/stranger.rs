@@ -3,6 +3,7 @@
 //!
 //! What users see: a process of another user, or in another user or PID namespace, has the namespace's IPC with the rights that it has in it, as with the kernel.
 //! Each thread keeps a connection, closed by exec; one that the program has closed, or put something else in the place of, is noticed by its inode.
+//! A descriptor of a POSIX queue comes with the answer, and goes with each call on it: so the broker knows what it is, and that it is held.
 //! What is missing: huge pages; cancellation. A handler that leaves a call by `siglongjmp` leaves its connection open.
 //!
 //! # Safety
@@ -12,17 +13,25 @@
 
 #![expect(unsafe_code, reason = "a call's results are stored in the program's memory")]
 
-use core::sync::atomic::{AtomicBool, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
-use abi::{Errno, Result, ipc::IPC_SET, syscall as nr};
-use engine::{Call, MapPlace, MapRequest};
+use abi::{
+    Errno, Result,
+    ipc::IPC_SET,
+    mqueue::{MqAttr, SIGEV_THREAD, Sigevent},
+    syscall as nr,
+    time::Timespec,
+};
+use arena::Handle;
+use engine::{Call, Descriptors as _, MapPlace, MapRequest, Mqd, Task as _};
 use sys::{
     memory as files,
     net::{self, Credentials, Fd},
+    queue,
 };
 
 use crate::{
-    attach, attachments, memory,
+    LinuxHost, attach, attachments, memory, mqd,
     tls::{self, Tls},
     wire::{self, calls},
 };
@@ -50,7 +59,30 @@ pub(crate) fn note(tls: &Tls) {
 #[inline(never)]
 pub(crate) fn call<C: Call>(call: &C) -> Result<i64> {
     let (number, registers) = call.registers();
-    ask(number, registers)
+    match ask(number, registers) {
+        // What a socket is for a notification is not seen there.
+        Err(Errno::EBADF) if number == nr::MQ_NOTIFY => Err(refused_notify(registers[1])),
+        done => done,
+    }
+}
+
+/// Why a notification can't be had, where the descriptor is wrong that it would go to.
+fn refused_notify(sevp: u64) -> Errno {
+    let host = LinuxHost { tls: tls::get() };
+    match host.get_user::<Sigevent>(sevp) {
+        Ok(event) if sevp != 0 && event.sigev_notify == SIGEV_THREAD => {
+            queue::check_netlink(event.sigev_signo).err().unwrap_or(Errno::EINVAL)
+        }
+        _ => Errno::EBADF,
+    }
+}
+
+/// Does something here, or for a stranger otherwise.
+pub(crate) fn or_by_broker<R>(here: Result<R>, by_broker: impl FnOnce() -> Result<R>) -> Result<R> {
+    match here {
+        Err(Errno::EACCES) if attach::generation() == 0 => by_broker(),
+        done => done,
+    }
 }
 
 /// Makes a call by its number.
@@ -58,7 +90,19 @@ pub(crate) fn call<C: Call>(call: &C) -> Result<i64> {
 /// # Errors
 /// As [`call`].
 pub(crate) fn ask(number: i64, registers: [u64; 6]) -> Result<i64> {
+    ask_telling(number, registers, &mut || ())
+}
+
+/// As [`ask`]; `begun` is called where the call tells that it sleeps.
+///
+/// # Errors
+/// As there.
+pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMut()) -> Result<i64> {
     let tls = tls::get();
+    if number == nr::MQ_OPEN {
+        // Nothing is made that can't be had.
+        LinuxHost { tls }.mqd_possible()?;
+    }
     let before = sys::signal::set_mask(!0);
     let mut tries = 0;
     let done = (|| loop {
@@ -68,7 +112,7 @@ pub(crate) fn ask(number: i64, registers: [u64; 6]) -> Result<i64> {
             Some(connection) => connection,
             None => connect()?,
         };
-        let done = match exchange(&connection, number, registers, before) {
+        let done = match exchange(&connection, number, registers, before, begun) {
             Ok(done) => done,
             // Another broker may be in the place of this one, which was killed, or wanted no more of it.
             Err(lost) if tries < TRIES => match lost.is(number) {
@@ -114,11 +158,19 @@ fn still_ours(packed: u64, tls: &Tls) -> Option<Fd> {
 
 /// Whether this program has had a connection: what it has attached is its own then.
 static CONNECTED: AtomicBool = AtomicBool::new(false);
+/// The process that has had one.
+static CONNECTED_PID: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the process has had calls made so.
+pub(crate) fn has_called() -> bool {
+    CONNECTED_PID.load(Relaxed) == sys::getpid()
+}
 
 fn connect() -> Result<Fd> {
     let again = CONNECTED.load(Relaxed) || attach::was_attached();
     let answer = attach::exchange(wire::ASK_CALLS, [again.into(), 0])?;
     CONNECTED.store(true, Relaxed);
+    CONNECTED_PID.store(sys::getpid(), Relaxed);
     Ok(answer.link)
 }
 
@@ -141,22 +193,24 @@ impl Lost {
     fn is(self, number: i64) -> Option<Result<i64>> {
         match self {
             Lost::Made(value) => Some(Ok(value)),
-            Lost::Begun if matches!(number, nr::MSGSND | nr::MSGRCV | nr::SEMTIMEDOP) => {
-                Some(Err(Errno::EINTR))
-            }
+            Lost::Begun if SLEEPING.contains(&number) => Some(Err(Errno::EINTR)),
             Lost::Begun | Lost::Unread => None,
         }
     }
 }
 
+/// Calls that may sleep.
+const SLEEPING: [i64; 6] =
+    [nr::MSGSND, nr::MSGRCV, nr::SEMTIMEDOP, nr::MQ_TIMEDSEND, nr::MQ_TIMEDRECEIVE, calls::MQ_NOTIFY_THREAD];
+
 type Done = core::result::Result<Result<i64>, Lost>;
 
 /// One call, from its sending to its answer.
-fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64) -> Done {
+fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64, begun: &mut dyn FnMut()) -> Done {
     send_call(connection.raw(), number, registers).map_err(|_| Lost::Unread)?;
     let mut made = None;
     let mut heard = false;
-    converse(connection.raw(), mask, &mut heard, &mut made).map_err(|error| match made {
+    converse(connection.raw(), mask, &mut heard, &mut made, begun).map_err(|error| match made {
         Some(value) => Lost::Made(value),
         // What was sent to the broker lay there when it was closed.
         None if error == Errno::ECONNRESET && !heard => Lost::Unread,
@@ -168,7 +222,13 @@ fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64) -> Don
 ///
 /// # Errors
 /// The connection is of no use any more: `ECONNRESET` if something that was sent was not read.
-fn converse(fd: i32, mask: u64, heard: &mut bool, made: &mut Option<i64>) -> Result<Result<i64>> {
+fn converse(
+    fd: i32,
+    mask: u64,
+    heard: &mut bool,
+    made: &mut Option<i64>,
+    begun: &mut dyn FnMut(),
+) -> Result<Result<i64>> {
     let mut faulted = false;
     let mut interrupted = false;
     loop {
@@ -186,7 +246,7 @@ fn converse(fd: i32, mask: u64, heard: &mut bool, made: &mut Option<i64>) -> Res
             return Err(Errno::EPIPE);
         }
         *heard = true;
-        let [kind, a, b, c, d, ..] = head;
+        let [kind, a, b, c, d, queue, oflag, ..] = head;
         let place = match kind {
             calls::STORE => (a as usize, b as usize),
             calls::ANSWER => (c as usize, d as usize),
@@ -205,6 +265,7 @@ fn converse(fd: i32, mask: u64, heard: &mut bool, made: &mut Option<i64>) -> Res
         };
         match kind {
             calls::STORE => {}
+            calls::BEGUN => begun(),
             calls::FETCH => {
                 let range = (a as usize, (b as usize).min(calls::BYTES_MAX));
                 match send(fd, &[calls::DONE, 0, 0], range) {
@@ -223,8 +284,32 @@ fn converse(fd: i32, mask: u64, heard: &mut bool, made: &mut Option<i64>) -> Res
                 reply(fd, unmapped.map(i64::from))?;
             }
             calls::ANSWER if faulted => return Ok(Err(Errno::EFAULT)),
-            calls::ANSWER => return Ok(if a == 0 { Ok(b.cast_signed()) } else { Err(error(a)) }),
+            calls::ANSWER if a != 0 => return Ok(Err(error(a))),
+            calls::ANSWER if queue != 0 => return Ok(opened(queue, oflag, file)),
+            calls::ANSWER => return Ok(Ok(b.cast_signed())),
             _ => return Err(Errno::EPROTO),
+        }
+    }
+}
+
+/// A new descriptor of a queue.
+#[expect(clippy::cast_possible_truncation, reason = "as they were there")]
+fn opened(queue: u64, oflag: u64, file: Option<Fd>) -> Result<i64> {
+    let fd = file.ok_or(Errno::EMFILE)?.leak();
+    mqd::learn(fd, Mqd::opened(Handle(queue as u32), (oflag as u32).cast_signed()));
+    Ok(fd.into())
+}
+
+/// Registers the calling thread for a message into a descriptor's queue, and sleeps until there is one.
+///
+/// # Errors
+/// Those of registering.
+pub(crate) fn wait_for_notice(fd: i32, registered: &mut dyn FnMut()) -> Result<i64> {
+    loop {
+        match ask_telling(calls::MQ_NOTIFY_THREAD, [fd.cast_unsigned().into(), 0, 0, 0, 0, 0], registered) {
+            // A signal of libc's own: the program's are blocked.
+            Err(Errno::EINTR) => {}
+            done => return done,
         }
     }
 }
@@ -261,6 +346,7 @@ fn error(number: u64) -> Errno {
 fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
     let [a, b, c, d, e, f] = registers;
     let [mut first, mut second] = known(number, registers);
+    let mut file = descriptor(number, registers);
     loop {
         let head = [
             calls::CALL,
@@ -278,27 +364,61 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
             sys::gettid().into(),
         ];
         let who = Credentials { pid: sys::getpid(), uid: sys::geteuid(), gid: sys::getegid() };
-        let sent = net::send_parts(fd, &head, [first, second], Some(who));
+        let sent = net::send_parts(fd, &head, [first, second], Some(who), file);
         match sent {
             // Of a user namespace where it has no name: the kernel says who it is.
-            Err(Errno::EINVAL | Errno::EPERM) => return net::send_parts(fd, &head, [first, second], None),
+            Err(Errno::EINVAL | Errno::EPERM) => {
+                return net::send_parts(fd, &head, [first, second], None, file);
+            }
+            // It has been closed meanwhile.
+            Err(Errno::EBADF) if file.is_some() => file = None,
             Err(Errno::EFAULT) if first.1 + second.1 > 0 => (first, second) = ((0, 0), (0, 0)),
             done => return done,
         }
     }
 }
 
+/// The descriptor that a call is about, if it can be a queue's.
+#[expect(clippy::cast_possible_truncation, reason = "an int")]
+fn descriptor(number: i64, [fd, ..]: [u64; 6]) -> Option<i32> {
+    const ON_QUEUES: [i64; 7] = [
+        nr::MQ_TIMEDSEND,
+        nr::MQ_TIMEDRECEIVE,
+        nr::MQ_NOTIFY,
+        nr::MQ_GETSETATTR,
+        calls::MQ_WATCH,
+        calls::MQ_NOTIFY_THREAD,
+        calls::MQ_STAT,
+    ];
+    let fd = (fd as u32).cast_signed();
+    (ON_QUEUES.contains(&number) && queue::is_fifo(fd)).then_some(fd)
+}
+
+/// As much of a name as is likely to be all of it, on its page.
+fn name(at: u64) -> (usize, usize) {
+    const USUAL: usize = 64;
+    const PAGE: usize = 4096;
+    let from = at as usize & !7;
+    if at == 0 { (0, 0) } else { (from, USUAL.min(PAGE - from % PAGE)) }
+}
+
 /// Two ranges that a call reads, whatever comes.
 #[expect(clippy::cast_possible_truncation, reason = "addresses, and the kernel takes ints")]
-fn known(number: i64, [_, b, c, d, ..]: [u64; 6]) -> [(usize, usize); 2] {
+fn known(number: i64, [a, b, c, d, e, _]: [u64; 6]) -> [(usize, usize); 2] {
     const NONE: (usize, usize) = (0, 0);
     let set = |cmd: u64, at: u64, size| if cmd as i32 == IPC_SET { (at as usize, size) } else { NONE };
+    let given = |at: u64, size| if at == 0 { NONE } else { (at as usize, size) };
     match number {
+        nr::MQ_OPEN => [name(a), given(d, size_of::<MqAttr>())],
+        nr::MQ_UNLINK => [name(a), NONE],
+        nr::MQ_TIMEDSEND => [given(b, (c as usize).min(SENT_AT_ONCE)), given(e, size_of::<Timespec>())],
+        nr::MQ_TIMEDRECEIVE => [NONE, given(e, size_of::<Timespec>())],
+        nr::MQ_NOTIFY => [given(b, size_of::<Sigevent>()), NONE],
+        nr::MQ_GETSETATTR => [given(b, size_of::<MqAttr>()), NONE],
         nr::MSGSND => [(b as usize, (c as usize).saturating_add(8).min(SENT_AT_ONCE)), NONE],
-        nr::SEMTIMEDOP => [
-            (b as usize, (c as usize).saturating_mul(6).min(SENT_AT_ONCE)),
-            if d == 0 { NONE } else { (d as usize, size_of::<abi::time::Timespec>()) },
-        ],
+        nr::SEMTIMEDOP => {
+            [(b as usize, (c as usize).saturating_mul(6).min(SENT_AT_ONCE)), given(d, size_of::<Timespec>())]
+        }
         calls::WRITE => [(c as usize, (d as usize).min(SENT_AT_ONCE)), NONE],
         nr::MSGCTL => [set(b, c, size_of::<abi::msg::Msqid64Ds>()), NONE],
         nr::SEMCTL => [set(c, d, size_of::<abi::sem::Semid64Ds>()), NONE],
@@ -312,7 +432,7 @@ fn send(fd: i32, words: &[u64], range: (usize, usize)) -> Result<()> {
     for (to, from) in head.iter_mut().zip(words) {
         *to = *from;
     }
-    net::send_parts(fd, &head, [range, (0, 0)], None)
+    net::send_parts(fd, &head, [range, (0, 0)], None, None)
 }
 
 fn reply(fd: i32, done: Result<i64>) -> Result<()> {

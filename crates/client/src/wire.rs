@@ -29,6 +29,8 @@ pub const ASK_TAKE: u32 = 9;
 pub const ASK_QUEUE: u32 = 14;
 /// Has anybody a descriptor of the POSIX queue whose handle is the first argument? The answer's first word is 0 if not.
 pub const ASK_QUEUE_HELD: u32 = 15;
+/// Send the signal of the notification of the POSIX queue whose handle is the first argument, whose lock I hold.
+pub const ASK_NOTIFY: u32 = 28;
 /// How much of this memory, whose number the arguments are, there is: answered as [`ASK_USAGE`].
 pub const ASK_MEMORY_USAGE: u32 = 11;
 /// Keep this memory, whose number the arguments are, from being swapped out.
@@ -105,7 +107,16 @@ pub mod calls {
 
     /// From the stranger: number, six registers, two ranges of memory that follow (address and length of each), and the thread's id.
     pub const CALL: u64 = 1;
-    // Numbers of calls that are none of the kernel's, on files: the first register is the file's number.
+    // Numbers of calls that are none of the kernel's, on POSIX queues: the first register is a descriptor's number, but for the first of them.
+    /// A descriptor of the queue whose handle is in the first register has been closed.
+    pub const MQ_CLOSED: i64 = -4;
+    /// It may be polled at any time from now on; if the second register is not 0, for what is new.
+    pub const MQ_WATCH: i64 = -5;
+    /// Tell the thread of a message, or of the end of its registration: [`BEGUN`] comes first.
+    pub const MQ_NOTIFY_THREAD: i64 = -6;
+    /// Store what is to be seen of the queue at the place in the second register: words of `MqStat`.
+    pub const MQ_STAT: i64 = -7;
+    // And on files: the first register is the file's number.
     /// Store a line at the place in the third register, of the size in the fourth: of a list the first row at the index in the second register or
     /// above. The result is its length, and above `proc::LENGTH_BITS` the index to go on from, 0 behind the last.
     pub const SHOW: i64 = -1;
@@ -130,6 +141,9 @@ pub mod calls {
     pub const LOOK_UP: u64 = 9;
     /// To the stranger: the segment's identifier plus one, or 0 if there is none, and its size in whole pages.
     pub const KNOWN: u64 = 10;
-    /// To the stranger: error number or 0, result; and address and length of bytes to store, which follow.
+    /// To the stranger: the call sleeps now.
+    pub const BEGUN: u64 = 11;
+    /// To the stranger: error number or 0, result; address and length of bytes to store, which follow; and of a new descriptor of a queue, which comes
+    /// with this and is the result, the queue's handle and the flags of `mq_open`. With the call comes the descriptor that it is about.
     pub const ANSWER: u64 = 8;
 }

@@ -1,8 +1,8 @@
 //! POSIX message queues.
 //!
 //! What users see: behaviour as in Linux. The cost of sending and receiving does not grow with what is queued.
-//! What is missing: a notification to a netlink socket (libc's way to `SIGEV_THREAD`; [`do_mq_notify_thread`] is ours), and one across
-//! users; a timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
+//! What is missing: a notification to a netlink socket (libc's way to `SIGEV_THREAD`; [`do_mq_notify_thread`] is ours); a
+//! timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
 //!
 //! A queue is an object as those of System V: its identifier is for the namespace only, its key is its name's hash. A descriptor is the system's
 //! ([`Descriptors`](crate::Descriptors)), which also knows whether anybody holds one. A queue ends when it has no name and nobody holds it, by a
@@ -37,6 +37,7 @@ use crate::{
         TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, outermost, take_idle,
         unlink_from_type,
     },
+    usage::{charge_more, charge_new},
     util::{
         CORRUPT, Ends, GUTTED, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS, STATE_DYING,
         STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing, ensure_span,
@@ -122,7 +123,8 @@ arena::shared! {
         watched: AtomicU32,
         /// What is shown to them: a [`Readiness`].
         shown: AtomicU32,
-        pad: AtomicU32,
+        /// Whether somebody has had a descriptor who may not be trusted with what it shows: see [`distrust`].
+        foreign: AtomicU32,
         /// Processes some of whose threads are polling right now, and how many; see [`Poller`].
         pollers: [AtomicU64; 2],
     }
@@ -418,6 +420,7 @@ pub(crate) fn mq_create<T: Task>(
         return Err(Errno::ENOSPC);
     }
     let size = Size::wanted(&ns, by.sys_resource, attr)?;
+    charge_new(ctx, size_of::<MqueueInodeInfo>() as u64)?;
     ensure_tables(ctx, &ids)?;
     ensure_users(ctx, &ns, &ids)?;
     let q = mqueue_get_inode(ctx, name, mode, &size, by).inspect_err(|_| ctx.free_chain())?;
@@ -530,6 +533,7 @@ fn mqueue_get_inode<'a, T: Task>(
         &q.from_uid,
         &q.watched,
         &q.shown,
+        &q.foreign,
     ];
     for place in zero.into_iter().chain(q.types.words()).chain(&q.get().recv).chain(&q.get().send) {
         place.store(0, Relaxed);
@@ -746,6 +750,22 @@ pub fn do_close<T: Task>(ctx: &Ctx<'_, T>, queue: Handle) -> Result<()> {
     heed_queue(ctx, queue, closed)
 }
 
+/// As [`do_close`], for somebody who may name what is no queue: then nothing is done.
+///
+/// # Errors
+/// As there.
+pub fn do_close_named<T: Task>(ctx: &Ctx<'_, T>, named: Handle) -> Result<()> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let mut idx = 0;
+    while let Some(used) = ns.mq_ids.next_used(idx) {
+        idx = used + 1;
+        if object_at::<MqueueInodeInfo, T>(ctx, used).is_ok_and(|q| q.handle() == named) {
+            return do_close(ctx, named);
+        }
+    }
+    Ok(())
+}
+
 /// A process has ended, or begun another program: its registrations go, and queues that it was the last to hold.
 pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
     for_each(ctx, |ctx, q, mut tx| {
@@ -872,6 +892,8 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
         // Whoever comes after a death in between makes it anew.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         arena::sync::ordered();
+        // Who is not trusted may have changed it, and may do so now: nobody waits there for what is shown.
+        let (fd, from) = if q.foreign.load(Relaxed) == 0 { (fd, from) } else { (NO_FD, Readiness::Unknown) };
         ctx.host.show_readiness(q.handle(), fd, from, to, edges);
         arena::sync::ordered();
         q.shown.store(to as u32, Relaxed);
@@ -900,6 +922,16 @@ pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32, edges: boo
         drop(tx);
     });
     heed_queue(ctx, queue, watched)
+}
+
+/// A descriptor of the queue is about to be given to somebody who may do with it whatever the system lets him: from now on, what it shows
+/// is made anew with each change.
+///
+/// # Errors
+/// Those of a namespace that makes no sense.
+pub fn distrust<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
+    queue(ctx, handle)?.foreign.store(1, Relaxed);
+    Ok(())
 }
 
 /// A process in the upper half, and how many of its threads poll in the lower.
@@ -1276,6 +1308,9 @@ fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Re
     if call.len > u64::from(size) {
         return Err(Errno::EMSGSIZE);
     }
+    if T::HAS_QUOTAS {
+        charge_more(ctx, queue(ctx, handle)?.get(), MESSAGE_BYTES + call.len)?;
+    }
     let prio = i64::from(call.prio);
     let msg = load_msg(ctx, call.msg, call.len, prio)?;
     let mut otherwise = None;
@@ -1645,15 +1680,29 @@ fn do_notify<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<()> {
     let signo = q.notify_signo.load(Relaxed);
     if q.notify.load(Relaxed) == BY_SIGNAL && signo != 0 && !is_gone(tx.ctx(), q) {
         // Who is told twice, because the teller died in between, has been told.
-        tx.ctx().host.notify(&Notice {
-            pid: q.notify_pid.load(Relaxed),
-            signo,
-            value: q.notify_value.load(Relaxed),
-            from_pid: q.from_pid.load(Relaxed),
-            from_uid: q.from_uid.load(Relaxed),
-        });
+        tx.ctx().host.notify(&notice(q));
     }
     end_notification(tx, q, NOTIFY_WOKENUP)
+}
+
+fn notice(q: &Q<'_>) -> Notice {
+    Notice {
+        queue: q.handle(),
+        pid: q.notify_pid.load(Relaxed),
+        signo: q.notify_signo.load(Relaxed),
+        value: q.notify_value.load(Relaxed),
+        from_pid: q.from_pid.load(Relaxed),
+        from_uid: q.from_uid.load(Relaxed),
+    }
+}
+
+/// The signal that a queue's notification is, for who sends it in the place of somebody who may not, and who holds the queue's lock meanwhile.
+///
+/// # Errors
+/// `ESRCH` if there is none to send; those of a namespace that makes no sense.
+pub fn notice_of<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<Notice> {
+    let q = queue(ctx, handle)?;
+    if q.notify.load(Relaxed) == BY_SIGNAL { Ok(notice(&q)) } else { Err(Errno::ESRCH) }
 }
 
 // ---- mq_getsetattr
@@ -1722,7 +1771,68 @@ pub struct MqStat {
     pub unlinked: bool,
 }
 
+/// Words of a name.
+const NAME_WORDS: usize = NAME_MAX / 8 + 1;
+
 impl MqStat {
+    /// Words that [`MqStat::words`] are.
+    pub const WORDS: usize = NAME_WORDS + 16;
+
+    /// All of it as words, to be told to another process.
+    pub fn words(&self) -> [u64; MqStat::WORDS] {
+        let int = |value: i32| u64::from(value.cast_unsigned());
+        let mut words = [0; MqStat::WORDS];
+        let (name, rest) = words.split_at_mut(NAME_WORDS);
+        name.copy_from_slice(&self.name);
+        rest.copy_from_slice(&[
+            self.name_len as u64,
+            int(self.id),
+            self.mode.into(),
+            self.uid.into(),
+            self.gid.into(),
+            self.atime.cast_unsigned(),
+            self.mtime.cast_unsigned(),
+            self.ctime.cast_unsigned(),
+            self.qsize,
+            self.curmsgs.into(),
+            self.maxmsg.into(),
+            self.msgsize.into(),
+            self.notify.map_or(0, |how| int(how) + 1),
+            int(self.notify_signo),
+            self.notify_pid.into(),
+            self.unlinked.into(),
+        ]);
+        words
+    }
+
+    /// What these words say.
+    #[expect(clippy::cast_possible_truncation, reason = "what was shorter before")]
+    pub fn of_words(words: &[u64; MqStat::WORDS]) -> MqStat {
+        let mut name = [0; NAME_WORDS];
+        name.copy_from_slice(&words[..NAME_WORDS]);
+        let word = |at: usize| words[NAME_WORDS + at];
+        let int = |at: usize| (word(at) as u32).cast_signed();
+        MqStat {
+            name,
+            name_len: (word(0) as usize).min(NAME_MAX),
+            id: int(1),
+            mode: word(2) as u32,
+            uid: word(3) as u32,
+            gid: word(4) as u32,
+            atime: word(5).cast_signed(),
+            mtime: word(6).cast_signed(),
+            ctime: word(7).cast_signed(),
+            qsize: word(8),
+            curmsgs: word(9) as u32,
+            maxmsg: word(10) as u32,
+            msgsize: word(11) as u32,
+            notify: word(12).checked_sub(1).map(|how| how as i32),
+            notify_signo: int(13),
+            notify_pid: word(14) as u32,
+            unlinked: word(15) != 0,
+        }
+    }
+
     /// The queue's name, without a slash.
     pub fn name(&self) -> impl Iterator<Item = u8> + '_ {
         self.name.iter().flat_map(|word| word.to_le_bytes()).take(self.name_len)

@@ -162,6 +162,8 @@ pub enum Readiness {
 /// The signal of a notification.
 #[derive(Clone, Copy, Debug)]
 pub struct Notice {
+    /// Whose message it tells of.
+    pub queue: Handle,
     /// The process that registered.
     pub pid: u32,
     /// Signal.

@@ -16,7 +16,7 @@ use abi::{
     mqueue::{O_CREAT, SIGEV_THREAD, Sigevent},
 };
 use engine::{
-    Cause, Outcome, mqueue,
+    mqueue::NOTIFY_WOKENUP,
     syscall::{MqGetsetattr, MqNotify, MqOpen, MqTimedreceive, MqTimedsend, MqUnlink},
 };
 use sys::{
@@ -259,18 +259,14 @@ extern "C" fn wait_for_message(order: *mut c_void) -> *mut c_void {
         sys::futex_wake(registered, 1);
     };
     let mut told = false;
-    let woken = client::with(|ctx| {
-        let outcome = mqueue::do_mq_notify_thread(ctx, *fd)?;
-        tell(DONE);
-        told = true;
-        client::wait(ctx, outcome, None, |cause| match cause {
-            // One of libc's own: the program's are blocked.
-            Cause::Signal if !client::has_left() => Ok(Outcome::Blocked),
-            cause => mqueue::resume_mq_notify_thread(ctx, cause),
-        })
+    let woken = client::mqd::wait_for_notice(*fd, || {
+        // Once it is told, who waited for that and what it was told are gone.
+        if !core::mem::replace(&mut told, true) {
+            tell(DONE);
+        }
     });
     match woken {
-        Ok(mqueue::NOTIFY_WOKENUP) => {
+        Ok(NOTIFY_WOKENUP) => {
             sys::signal::set_mask(0);
             #[expect(clippy::cast_possible_truncation, reason = "an address")]
             // SAFETY: the program's function, of this signature.

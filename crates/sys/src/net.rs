@@ -193,7 +193,15 @@ struct SentCredentials {
     pad: u32,
 }
 
-/// Sends a message of `words`, and of bytes at two places of the program's memory: the kernel checks these.
+/// What comes with a message besides bytes.
+#[repr(C)]
+struct SentWith {
+    who: SentCredentials,
+    file: Control,
+}
+
+/// Sends a message of `words`, and of bytes at two places of the program's memory: the kernel checks these; and with a descriptor, if
+/// there is one.
 ///
 /// # Errors
 /// The socket's, and `EFAULT`.
@@ -202,6 +210,7 @@ pub fn send_parts(
     words: &[u64],
     parts: [(usize, usize); 2],
     who: Option<Credentials>,
+    file: Option<i32>,
 ) -> Result<()> {
     const SCM_CREDENTIALS: i32 = 2;
     let iov = [
@@ -210,20 +219,30 @@ pub fn send_parts(
         Iovec { base: parts[1].0, len: parts[1].1 },
     ];
     let none = Credentials { pid: 0, uid: 0, gid: 0 };
-    let control = SentCredentials {
-        len: 28,
-        level: SOL_SOCKET,
-        kind: SCM_CREDENTIALS,
-        who: who.unwrap_or(none),
-        pad: 0,
+    let control = SentWith {
+        who: SentCredentials {
+            len: 28,
+            level: SOL_SOCKET,
+            kind: SCM_CREDENTIALS,
+            who: who.unwrap_or(none),
+            pad: 0,
+        },
+        file: Control { len: 20, level: SOL_SOCKET, kind: SCM_RIGHTS, fd: file.unwrap_or(-1), pad: 0 },
+    };
+    let all = core::ptr::from_ref(&control) as usize;
+    let (control, controllen) = match (who, file) {
+        (None, None) => (0, 0),
+        (Some(_), None) => (all, size_of::<SentCredentials>()),
+        (Some(_), Some(_)) => (all, size_of::<SentWith>()),
+        (None, Some(_)) => (all + size_of::<SentCredentials>(), size_of::<Control>()),
     };
     let header = Msghdr {
         name: 0,
         namelen: 0,
         iov: iov.as_ptr() as usize,
         iovlen: iov.len(),
-        control: if who.is_some() { core::ptr::from_ref(&control) as usize } else { 0 },
-        controllen: if who.is_some() { size_of::<SentCredentials>() } else { 0 },
+        control,
+        controllen,
         flags: 0,
     };
     let at = core::ptr::from_ref(&header) as usize;

@@ -13,7 +13,8 @@ use abi::{
 
 use crate::{
     check,
-    file::{AT_FDCWD, O_CLOEXEC, openat, read_start},
+    file::{AT_FDCWD, O_CLOEXEC, O_PATH, openat, read_start},
+    memory::stat,
     net::Fd,
     syscall6,
 };
@@ -44,6 +45,17 @@ pub fn make_fifo(path: &CStr) -> Result<()> {
 pub fn open_fifo(path: &CStr, flags: i32) -> Result<Fd> {
     // SAFETY: a terminated string.
     unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_RDWR | O_CLOEXEC | flags) }
+}
+
+/// Whether an open file is the FIFO of that path.
+///
+/// # Errors
+/// Those of `open`.
+pub fn is_fifo_at(path: &CStr, fd: i32) -> Result<bool> {
+    // SAFETY: a terminated string.
+    let there = unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_PATH | O_CLOEXEC) }?;
+    let [there, here] = [stat(there.raw())?, stat(fd)?];
+    Ok(is_fifo(fd) && (there.dev, there.ino) == (here.dev, here.ino))
 }
 
 /// Whether somebody has a FIFO open for reading.
@@ -144,8 +156,8 @@ pub fn msgqueue_limit() -> u64 {
     limit[0]
 }
 
-/// The thread's `prio` as the kernel counts: the less, the more urgent.
-pub fn scheduling_priority() -> i32 {
+/// A thread's `prio` as the kernel counts, 0 being the caller: the less, the more urgent.
+pub fn scheduling_priority(tid: u32) -> i32 {
     const SCHED_FIFO: u32 = 1;
     const SCHED_RR: u32 = 2;
     const SCHED_DEADLINE: u32 = 6;
@@ -153,7 +165,9 @@ pub fn scheduling_priority() -> i32 {
     // struct sched_attr: size, policy, flags, nice, priority, ...
     let mut attr = [0u32; 12];
     // SAFETY: room for as many bytes as the call is told.
-    let asked = check(unsafe { syscall6(315, 0, attr.as_mut_ptr() as usize, size_of_val(&attr), 0, 0, 0) });
+    let asked = check(unsafe {
+        syscall6(315, tid as usize, attr.as_mut_ptr() as usize, size_of_val(&attr), 0, 0, 0)
+    });
     match attr[1] {
         _ if asked.is_err() => OF_NICE_0,
         SCHED_FIFO | SCHED_RR => 99 - attr[5].cast_signed(),

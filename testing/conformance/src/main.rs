@@ -5,8 +5,7 @@
 //! A case is first seen to pass on the kernel, which is the oracle. `--list` prints which lines have a case,
 //! from coverage/*.toml, and fails if a case is missing there or does not exist.
 //!
-//! Missing: POSIX queues by the trap, where they are the kernel's still, and for strangers; limits that only
-//! CAP_SYS_RESOURCE lifts; namespaces of other users.
+//! Missing: limits that only CAP_SYS_RESOURCE lifts; namespaces of other users.
 
 mod api;
 mod call;

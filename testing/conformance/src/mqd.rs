@@ -20,7 +20,7 @@ use crate::{
     task::{Task, let_others_run, own_pid, umask},
 };
 
-const REAL: &[Door] = &[Door::Kernel, Door::Preload];
+const REAL: &[Door] = &[Door::Kernel, Door::Preload, Door::Stranger];
 
 cases! { "mqueue/descriptor":
     shows_what_the_queue_has.only(REAL),
