@@ -662,6 +662,58 @@ print(take(q))
 }
 
 #[test]
+fn a_thread_of_a_strangers_is_told_of_a_message() {
+    prints_of_queues(
+        "
+q = mq(b'/q', MAKE, 0o666)
+def stranger():
+    as_(1000); s = mq(b'/q', RD)
+    came = []
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda value: came.append((value, take(s))))
+    event = struct.pack('qiiQQ32x', 7, 0, 2, ctypes.cast(function, ctypes.c_void_p).value, 0)
+    print(done(libc.mq_notify(s, event)), notify(s, signal.SIGUSR1), done(libc.mq_notify(s, None)), end=' ')
+    print(done(libc.mq_notify(s, event)), end=' ', flush=True)
+    os.write(ready[1], b'x')
+    while not came: time.sleep(0.01)
+    print(came, notify(s, 0), flush=True)
+ready = os.pipe()
+pid = os.fork()
+if pid == 0: stranger(); os._exit(0)
+os.read(ready[0], 1); put(q, b'hello'); os.waitpid(pid, 0)
+",
+        "0 EBUSY 0 0 [(7, 'hello')] 0\n",
+    );
+}
+
+#[test]
+fn posix_queues_count_for_the_quotas_of_who_made_them() {
+    let script = "
+def makes():
+    as_(1000); a, b, c = (mq(name, MAKE, 0o622) for name in (b'/a', b'/b', b'/c'))
+    print(a > 0, b > 0, c, get(), flush=True)
+    libc.mq_unlink(b'/a'); os.closerange(3, 10)
+    for _ in range(1000):
+        if mq(b'/c', MAKE) != 'ENOSPC': print('made', flush=True); break
+        time.sleep(0.01)
+child(makes)
+";
+    prints_with(
+        &["ipcspace.stranger_objects=2"],
+        &(QUEUES.to_owned() + script),
+        "True True ENOSPC ENOSPC\nmade\n",
+    );
+    let script = "
+def fills():
+    as_(1001, 1001); q = mq(b'/large', WR)
+    print([put(q, b'x' * 8000) for _ in range(3)], flush=True)
+def makes():
+    as_(1000); done(libc.mq_open(b'/large', MAKE, 0o622, None))
+child(makes); child(fills)
+";
+    prints_with(&["ipcspace.stranger_bytes=20000"], &(QUEUES.to_owned() + script), "[0, 0, 'ENOMEM']\n");
+}
+
+#[test]
 fn a_descriptor_that_the_program_closes_or_takes_is_no_harm() {
     prints(
         "

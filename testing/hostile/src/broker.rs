@@ -1,11 +1,12 @@
 //! What the broker holds, before and after.
 
 use std::error::Error;
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use abi::Errno;
-use engine::{IpcNamespace, Usage, usage};
+use engine::{IpcNamespace, Usage, mqueue, usage};
 
 use crate::user::{Process, status};
 
@@ -36,7 +37,11 @@ pub(crate) fn warm_up(uid: u32) -> Result<(), Box<dyn Error>> {
             let (queue, set, segment) =
                 (libc::msgget(0, 0o600), libc::semget(0, 1, 0o600), libc::shmget(0, 1, 0o600));
             libc::syscall(libc::SYS_semtimedop, set, &raw mut op, 1, &raw const sleep);
-            libc::shmdt(libc::shmat(segment, std::ptr::null(), 0)) == 0
+            let mqd = libc::mq_open(c"/warm".as_ptr(), libc::O_CREAT | libc::O_RDWR, 0o600, 0);
+            libc::mq_send(mqd, c"".as_ptr(), 0, 0) == 0
+                && libc::mq_unlink(c"/warm".as_ptr()) == 0
+                && libc::mq_close(mqd) == 0
+                && libc::shmdt(libc::shmat(segment, std::ptr::null(), 0)) == 0
                 && libc::msgctl(queue, libc::IPC_RMID, std::ptr::null_mut()) == 0
                 && libc::semctl(set, 0, libc::IPC_RMID) == 0
                 && libc::shmctl(segment, libc::IPC_RMID, std::ptr::null_mut()) == 0
@@ -120,6 +125,13 @@ fn remove_all_but(kept: i32) -> Result<(), Box<dyn Error>> {
         }))
     });
     let [queues, sets, segments] = used.map_err(named)?;
+    while let Some((_, queue)) = client::with(|ctx| mqueue::next_queue(ctx, 0)).map_err(named)? {
+        let name: Vec<u8> = b"/".iter().copied().chain(queue.name()).collect();
+        // SAFETY: a terminated string.
+        if unsafe { libc::mq_unlink(CString::new(name)?.as_ptr()) } != 0 {
+            break;
+        }
+    }
     // Whatever has gone meanwhile need not be removed.
     for at in queues {
         let mut stat = std::mem::MaybeUninit::<libc::msqid_ds>::uninit();

@@ -253,7 +253,7 @@ impl Fuzzer {
 
     /// A call that makes some sense.
     fn call(&mut self) -> ([u64; calls::HEAD], usize) {
-        const NUMBERS: [i64; 11] = [
+        const NUMBERS: [i64; 21] = [
             nr::MSGGET,
             nr::MSGSND,
             nr::MSGRCV,
@@ -265,6 +265,16 @@ impl Fuzzer {
             nr::SHMAT,
             nr::SHMDT,
             nr::SHMCTL,
+            nr::MQ_OPEN,
+            nr::MQ_UNLINK,
+            nr::MQ_TIMEDSEND,
+            nr::MQ_TIMEDRECEIVE,
+            nr::MQ_NOTIFY,
+            nr::MQ_GETSETATTR,
+            calls::MQ_CLOSED,
+            calls::MQ_WATCH,
+            calls::MQ_NOTIFY_THREAD,
+            calls::MQ_STAT,
         ];
         let number = *NUMBERS.choose(&mut self.random).unwrap_or(&nr::MSGGET);
         let mut head = [0; calls::HEAD];
@@ -280,12 +290,14 @@ impl Fuzzer {
                 head[4] = self.random.random_range(0..9000);
                 head[6] |= 0o4000;
             }
+            // A name is at the place that comes with it, and there are no attributes.
+            nr::MQ_OPEN => (head[2], head[5]) = (head[3] & !7, 0),
             _ => {}
         }
         let mut length = 0;
         if self.random.random_ratio(1, 2) {
             length = self.random.random_range(0..300);
-            head[8] = head[3];
+            head[8] = if number == nr::MQ_OPEN { head[2] } else { head[3] };
             head[9] = length as u64;
         }
         head[12] = self.number();
