@@ -93,6 +93,9 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
             &[&["run", "--release", "--quiet", "--package", package, "--"], arguments].concat(),
         ),
     };
+    let differential = |name, door, area, calls| {
+        tool(name, "differential", &["--door", door, "--area", area, "--calls", calls, "--seed", "1"])
+    };
     let programs = |name, door, which: &[&str]| {
         let mut command = Command::new("testing/programs/run");
         command.current_dir(root).args(["--door", door]).args(which);
@@ -117,38 +120,14 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, trap, 32 bits", "conformance", &["--door", "trap32"]),
         tool("conformance, api", "conformance", &["--door", "api"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
-        tool("differential, host", "differential", &["--door", "host", "--calls", "50000", "--seed", "1"]),
-        tool(
-            "differential, trap",
-            "differential",
-            &["--door", "trap", "--calls", "3000", "--seed", "1", "--area", "msg"],
-        ),
-        tool(
-            "differential, trap, 32 bits",
-            "differential",
-            &["--door", "trap32", "--calls", "3000", "--seed", "1", "--area", "sem"],
-        ),
-        tool("differential, messages", "differential", &["--calls", "5000", "--seed", "1", "--area", "msg"]),
-        tool(
-            "differential, semaphores",
-            "differential",
-            &["--calls", "5000", "--seed", "1", "--area", "sem"],
-        ),
-        tool(
-            "differential, POSIX queues",
-            "differential",
-            &["--calls", "5000", "--seed", "1", "--area", "mq"],
-        ),
-        tool(
-            "differential, strangers' messages",
-            "differential",
-            &["--door", "stranger", "--calls", "2500", "--seed", "1", "--area", "msg"],
-        ),
-        tool(
-            "differential, strangers' semaphores",
-            "differential",
-            &["--door", "stranger", "--calls", "2500", "--seed", "1", "--area", "sem"],
-        ),
+        differential("differential, host", "host", "all", "50000"),
+        differential("differential, messages", "preload", "msg", "5000"),
+        differential("differential, semaphores", "preload", "sem", "5000"),
+        differential("differential, POSIX queues", "preload", "mq", "5000"),
+        differential("differential, trap", "trap", "msg", "3000"),
+        differential("differential, trap, 32 bits", "trap32", "sem", "3000"),
+        differential("differential, strangers' messages", "stranger", "msg", "2500"),
+        differential("differential, strangers' semaphores", "stranger", "sem", "2500"),
         tool("crash storm", "crash", &["storm", "--kills", "300", "--stops", "50", "--seed", "1"]),
         tool("hostile strangers", "hostile", &["flood", "--seconds", "5"]),
         tool("random messages", "hostile", &["fuzz", "--seconds", "60"]),

@@ -131,6 +131,32 @@ impl Drop for PosixQueue {
     }
 }
 
+/// What is sent first is received first, whichever kind of queue it is.
+pub(crate) trait Fifo {
+    fn put(&self, message: &Message, size: usize) -> Outcome<()>;
+    fn take(&self, message: &mut Message, size: usize) -> Outcome<()>;
+}
+
+impl Fifo for Queue {
+    fn put(&self, message: &Message, size: usize) -> Outcome<()> {
+        self.send(message, size)
+    }
+
+    fn take(&self, message: &mut Message, size: usize) -> Outcome<()> {
+        self.receive(message, size, 0)
+    }
+}
+
+impl Fifo for PosixQueue {
+    fn put(&self, message: &Message, size: usize) -> Outcome<()> {
+        self.send(message, size)
+    }
+
+    fn take(&self, message: &mut Message, size: usize) -> Outcome<()> {
+        self.receive(message, size)
+    }
+}
+
 /// The name of a POSIX queue of this process's.
 pub(crate) struct Name(CString);
 

@@ -10,7 +10,7 @@ use crate::bare;
 use crate::clock::Clock;
 use crate::cpus::{Cpus, Gate, Peer};
 use crate::library;
-use crate::objects::{Message, Name, PosixQueue, Queue, Segment, Set, WANTED, checked, op};
+use crate::objects::{Fifo, Message, Name, PosixQueue, Queue, Segment, Set, WANTED, checked, op};
 use crate::pattern::Pattern;
 use crate::{Outcome, door::Kind};
 
@@ -222,25 +222,29 @@ fn msg_pair(clock: &mut Clock, size: usize) -> Outcome<()> {
     })
 }
 
-/// The sender never waits for an answer; the clock stops when the receiver has the last message.
 fn msg_stream(clock: &mut Clock, cpus: &Cpus, size: usize) -> Outcome<()> {
     let (queue, answers) = (Queue::create(libc::IPC_PRIVATE)?, Queue::create(libc::IPC_PRIVATE)?);
     queue.set_room(QUEUE_BYTES)?;
+    stream(clock, cpus, size, &queue, &answers)
+}
+
+/// The sender never waits for an answer; the clock stops when the receiver has the last message.
+fn stream(clock: &mut Clock, cpus: &Cpus, size: usize, queue: &dyn Fifo, answers: &dyn Fifo) -> Outcome<()> {
     let count = clock.iterations();
     let receiver = Peer::fork(cpus.second()?, || {
         let mut message = Message::new();
-        let mut receive = |count| (0..count).try_for_each(|_| queue.receive(&mut message, size, 0));
-        let answer = || answers.send(&Message::new(), 0);
+        let mut receive = |count| (0..count).try_for_each(|_| queue.take(&mut message, size));
+        let answer = || answers.put(&Message::new(), size);
         receive(1)?;
         answer()?;
         receive(count)?;
         answer()
     })?;
     let message = Message::new();
-    let wait = || answers.receive(&mut Message::new(), 0, 0);
-    queue.send(&message, size)?;
+    let wait = || answers.take(&mut Message::new(), size);
+    queue.put(&message, size)?;
     wait()?;
-    clock.time_until(count, || queue.send(&message, size), wait)?;
+    clock.time_until(count, || queue.put(&message, size), wait)?;
     receiver.join()
 }
 
@@ -409,26 +413,10 @@ fn mq_prio(clock: &mut Clock, there: usize) -> Outcome<()> {
 /// Of POSIX queues; there are so many.
 const PRIORITIES: c_long = 32_768;
 
-/// As [`msg_stream`].
 fn mq_stream(clock: &mut Clock, cpus: &Cpus) -> Outcome<()> {
     const SIZE: usize = 64;
     let (queue, answers) = (PosixQueue::create(MQ_ROOM, SIZE)?, PosixQueue::create(1, SIZE)?);
-    let count = clock.iterations();
-    let receiver = Peer::fork(cpus.second()?, || {
-        let mut message = Message::new();
-        let mut receive = |count| (0..count).try_for_each(|_| queue.receive(&mut message, SIZE));
-        let answer = || answers.send(&Message::new(), SIZE);
-        receive(1)?;
-        answer()?;
-        receive(count)?;
-        answer()
-    })?;
-    let message = Message::new();
-    let wait = || answers.receive(&mut Message::new(), SIZE);
-    queue.send(&message, SIZE)?;
-    wait()?;
-    clock.time_until(count, || queue.send(&message, SIZE), wait)?;
-    receiver.join()
+    stream(clock, cpus, SIZE, &queue, &answers)
 }
 
 fn mq_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
