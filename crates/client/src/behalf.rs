@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use abi::{Errno, Plain, Result, mqueue::O_NONBLOCK};
+use abi::{Plain, Result, mqueue::O_NONBLOCK};
 use arena::{
     ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot,
     sync::{AtomicU32, Ordering::*},
@@ -56,44 +56,28 @@ pub trait Caller {
     fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32>;
     /// `RLIMIT_MEMLOCK`, bytes.
     fn memlock_limit(&self) -> u64;
-    /// Gives it a descriptor of ours, closed by exec, when the call has ended well; returns a number that stands for it until then. Without this it
-    /// has no POSIX queues.
-    ///
-    /// # Errors
-    /// `ENOSYS`.
-    fn give(&self, _file: Fd) -> Result<i32> {
-        Err(Errno::ENOSYS)
-    }
+    /// Gives it a descriptor of ours, closed by exec, when the call has ended well; returns a number that stands for it until then.
+    fn give(&self, file: Fd) -> i32;
     /// It is not to be given that descriptor.
-    fn take_back(&self, _fd: i32) {}
+    fn take_back(&self, fd: i32);
     /// What a descriptor of its is: the link in /proc, and the flags of `open`.
     ///
     /// # Errors
     /// `EBADF`.
-    fn descriptor<'t>(&self, _fd: i32, _link: &'t mut [u8]) -> Result<(&'t [u8], i32)> {
-        Err(Errno::EBADF)
-    }
+    fn descriptor<'t>(&self, fd: i32, link: &'t mut [u8]) -> Result<(&'t [u8], i32)>;
     /// Sets the flags of a descriptor of its.
-    fn set_flags(&self, _fd: i32, _flags: i32) {}
+    fn set_flags(&self, fd: i32, flags: i32);
     /// Whether a descriptor of its is a netlink socket.
     ///
     /// # Errors
     /// `EBADF`, `ENOTSOCK`, and `EINVAL` for another socket.
-    fn check_netlink(&self, _fd: i32) -> Result<()> {
-        Err(Errno::EBADF)
-    }
+    fn check_netlink(&self, fd: i32) -> Result<()>;
     /// `RLIMIT_MSGQUEUE`, bytes.
-    fn msgqueue_limit(&self) -> u64 {
-        0
-    }
+    fn msgqueue_limit(&self) -> u64;
     /// The process's umask.
-    fn umask(&self) -> u32 {
-        0o022
-    }
+    fn umask(&self) -> u32;
     /// As [`Descriptors::scheduling_priority`].
-    fn scheduling_priority(&self) -> i32 {
-        120
-    }
+    fn scheduling_priority(&self) -> i32;
 }
 
 /// A thread of another process, by the hands of one of ours.
@@ -341,7 +325,7 @@ impl<C: Caller> Backing for Behalf<'_, C> {
 /// Descriptors are the caller's; what is done without them is done with ours.
 impl<C: Caller> Descriptors for Behalf<'_, C> {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
-        self.caller.give(mqd::open_new(queue, oflag)?)
+        Ok(self.caller.give(mqd::open_new(queue, oflag)?))
     }
 
     fn drop_mqd(&self, fd: i32) {
