@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use crate::{cargo, target_directory};
 
@@ -46,8 +47,12 @@ pub(crate) fn run(root: &Path) -> Result<bool, Box<dyn Error>> {
     for mut step in steps(root, &target) {
         println!("== {}", step.name);
         step.command.env("IPCSPACE_BIN", &command);
+        let begun = Instant::now();
         match outcome(&mut step, privileged) {
-            Outcome::Passed => passed += 1,
+            Outcome::Passed => {
+                passed += 1;
+                println!("== ok after {} s", begun.elapsed().as_secs());
+            }
             Outcome::Failed(how) => {
                 failed += 1;
                 println!("FAILED {}: {how}", step.name);
