@@ -192,6 +192,7 @@ impl Room {
         let errand = Errand::new(&listener, asked.id, subject);
         let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
             let call = decode(asked, ctx.host)?;
+            errand.is_for(&call);
             if matches!(call, Syscall::MqOpen(_)) {
                 // Nobody told us of what was closed.
                 engine::mqueue::settle_unlinked(ctx)?;
@@ -315,6 +316,7 @@ impl Room {
         let (id, subject, call) = (sleeper.id, sleeper.subject, sleeper.call);
         let listener = Arc::clone(&self.listener);
         let errand = Errand::new(&listener, id, subject);
+        errand.is_for(&call);
         let outcome = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
             if cause == Cause::Woken && behalf::is_asleep(ctx) {
                 // A ring for nobody.

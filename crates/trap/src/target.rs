@@ -1,13 +1,14 @@
 //! Who makes the calls: processes and threads, their rights and their memory.
 //!
 //! Nobody tells us of a change of credentials, or that a number has come to name another thread. So each call asks: the inode of
-//! `/proc/TID`, its owner and the thread's capabilities say whether what was learnt last time still holds. The owner is the
-//! effective user, or root where the process hides itself (not dumpable): then all of it is read anew, unless it is root's.
+//! `/proc/TID` and its owner say whether what was learnt last time still holds. The owner is the
+//! effective user, or root where the process hides itself (not dumpable): then all of it is read anew, unless it is root's. The way to that directory is
+//! gone anew once it is [`FRESH`] no more: no sooner can a number come to name another thread. Capabilities are asked for where they count.
 //!
 //! # Safety
 //! Memory of ours that is copied to or from is valid for the length that comes with it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,17 +16,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
 use arena::Handle;
 use client::behalf::{self, Caller};
-use engine::{Cred, MapPlace, MapRequest};
-use nix::fcntl::AtFlags;
+use engine::{Cred, MapPlace, MapRequest, Syscall};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use sys::memory::{Mapping, find_mapping, is_write_sealed};
 use sys::{file, net::Fd};
 
@@ -37,6 +38,9 @@ use crate::trace::Held;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Threads that are remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
+/// How long the directory of a thread is taken for that of its number: the kernel gives numbers in turn, and hundreds of them have to be given before one comes
+/// again.
+const FRESH: Duration = Duration::from_millis(1);
 
 /// The processes that have a slot here, by their ids: for the broker's first thread, which must not wait for us.
 static SLOTS: Mutex<BTreeMap<u32, Handle>> = Mutex::new(BTreeMap::new());
@@ -65,8 +69,6 @@ pub(crate) struct Subject {
     fsuid: u32,
     egid: u32,
     fsgid: u32,
-    /// Effective capabilities that count here.
-    caps: u64,
     /// It makes the call as a 32-bit program does.
     pub(crate) compat: bool,
 }
@@ -77,7 +79,20 @@ struct Seen {
     ino: u64,
     uid: u32,
     gid: u32,
-    caps: u64,
+}
+
+impl From<FileStat> for Seen {
+    fn from(meta: FileStat) -> Seen {
+        Seen { ino: meta.st_ino, uid: meta.st_uid, gid: meta.st_gid }
+    }
+}
+
+struct Thread {
+    seen: Seen,
+    subject: Subject,
+    /// `/proc/TID`, and when the way there was gone last.
+    directory: Option<OwnedFd>,
+    looked: Instant,
 }
 
 struct Process {
@@ -87,9 +102,8 @@ struct Process {
 
 /// All that have made calls.
 pub(crate) struct Targets {
-    threads: HashMap<u32, (Seen, Subject)>,
+    threads: HashMap<u32, Thread>,
     processes: HashMap<u32, Process>,
-    user_namespace: u64,
     /// `/proc`: threads are looked up from there at each call.
     proc: File,
 }
@@ -98,37 +112,57 @@ fn user_namespace(of: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{of}/ns/user")).ok().map(|meta| meta.ino())
 }
 
+/// The effective capabilities of a thread that count here: those in another user namespace are none.
+fn capabilities(tid: u32) -> u64 {
+    static OWN: OnceLock<Option<u64>> = OnceLock::new();
+    let header = [0x2008_0522u32, tid];
+    let mut sets = [0u32; 6];
+    // SAFETY: version 3 takes a header of two words and two sets of three.
+    let got = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
+    let caps = if got == 0 { u64::from(sets[0]) | u64::from(sets[3]) << 32 } else { 0 };
+    let counts = || user_namespace(&tid.to_string()) == *OWN.get_or_init(|| user_namespace("self"));
+    if caps != 0 && counts() { caps } else { 0 }
+}
+
 impl Targets {
     pub(crate) fn new() -> io::Result<Targets> {
-        let user_namespace = user_namespace("self").unwrap_or(0);
         let proc = File::open("/proc")?;
-        Ok(Targets { threads: HashMap::new(), processes: HashMap::new(), user_namespace, proc })
+        Ok(Targets { threads: HashMap::new(), processes: HashMap::new(), proc })
     }
 
     /// Who a thread is, and whether it was known: then it is the one that asks, as its number names no other since. `watch` is
     /// told of new processes, by their ids, when they have ended.
     pub(crate) fn meet(&mut self, tid: u32, watch: &Epoll) -> Result<(Subject, bool)> {
-        let seen = look(&self.proc, tid)?;
-        if let Some((before, subject)) = self.threads.get(&tid)
-            && *before == seen
-            && (seen.uid != 0 || subject.euid == 0)
-        {
-            return Ok((*subject, true));
+        let now = Instant::now();
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            let is_fresh = now.duration_since(thread.looked) < FRESH;
+            let seen = match &thread.directory {
+                Some(directory) if is_fresh => look(directory),
+                _ => look_up(&self.proc, tid),
+            }?;
+            if thread.seen == seen && (seen.uid != 0 || thread.subject.euid == 0) {
+                if !is_fresh {
+                    thread.looked = now;
+                }
+                return Ok((thread.subject, true));
+            }
         }
-        let subject = self.learn(tid, seen.caps, watch)?;
+        // Where there is no descriptor left for it, the way is gone in each call.
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let directory = openat(&self.proc, tid.to_string().as_str(), flags, Mode::empty()).ok();
+        let seen = directory.as_ref().map_or_else(|| look_up(&self.proc, tid), look)?;
+        let subject = self.learn(tid, watch)?;
         if self.threads.len() >= REMEMBERED {
             self.threads.clear();
         }
-        self.threads.insert(tid, (seen, subject));
+        self.threads.insert(tid, Thread { seen, subject, directory, looked: now });
         Ok((subject, false))
     }
 
-    fn learn(&mut self, tid: u32, caps: u64, watch: &Epoll) -> Result<Subject> {
+    fn learn(&mut self, tid: u32, watch: &Epoll) -> Result<Subject> {
         let status = Status::of(tid)?;
         let tgid = status.number("Tgid").ok_or(Errno::ESRCH)?;
         let id = |line, at| status.numbers(line).nth(at).ok_or(Errno::ESRCH);
-        // Capabilities in another user namespace are none here.
-        let counts = user_namespace(&tid.to_string()) == Some(self.user_namespace);
         Ok(Subject {
             tid,
             tgid,
@@ -138,7 +172,6 @@ impl Targets {
             fsuid: id("Uid", 3)?,
             egid: id("Gid", 1)?,
             fsgid: id("Gid", 3)?,
-            caps: if counts { caps } else { 0 },
             compat: false,
         })
     }
@@ -168,7 +201,7 @@ impl Targets {
     /// Puts right what a process has left that has ended.
     pub(crate) fn bury(&mut self, tgid: u32) {
         let Some(Process { handle, .. }) = self.processes.remove(&tgid) else { return };
-        self.threads.retain(|_, (_, subject)| subject.tgid != tgid);
+        self.threads.retain(|_, thread| thread.subject.tgid != tgid);
         note(tgid, None);
         let _ = client::with(|ctx| {
             engine::reap::reap_process(ctx, handle);
@@ -177,17 +210,13 @@ impl Targets {
     }
 }
 
-fn look(proc: &File, tid: u32) -> Result<Seen> {
-    let meta = fstatat(proc, tid.to_string().as_str(), AtFlags::empty()).map_err(|_| Errno::ESRCH)?;
-    let header = [0x2008_0522u32, tid];
-    let mut sets = [0u32; 6];
-    // SAFETY: version 3 takes a header of two words and two sets of three.
-    let got = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) };
-    if got != 0 {
-        return Err(Errno::ESRCH);
-    }
-    let caps = u64::from(sets[0]) | u64::from(sets[3]) << 32;
-    Ok(Seen { ino: meta.st_ino, uid: meta.st_uid, gid: meta.st_gid, caps })
+fn look(directory: &OwnedFd) -> Result<Seen> {
+    fstat(directory).map(Seen::from).map_err(|_| Errno::ESRCH)
+}
+
+fn look_up(proc: &File, tid: u32) -> Result<Seen> {
+    let meta = fstatat(proc, tid.to_string().as_str(), AtFlags::empty());
+    meta.map(Seen::from).map_err(|_| Errno::ESRCH)
 }
 
 /// The text of `/proc/TID/status`.
@@ -234,6 +263,10 @@ pub(crate) struct Errand<'l> {
     pub(crate) listener: &'l Listener,
     pub(crate) id: u64,
     pub(crate) subject: Subject,
+    /// The owner's capabilities make no difference to the call.
+    lean: Cell<bool>,
+    /// Those of the thread, once they were asked for.
+    caps: OnceCell<u64>,
     /// The thread, where it had to be held; it has no other answer to wait for then.
     held: RefCell<Option<Held>>,
     /// What it is given with the answer.
@@ -263,7 +296,25 @@ impl<'l> Errand<'l> {
     pub(crate) fn new(listener: &'l Listener, id: u64, subject: Subject) -> Errand<'l> {
         let ahead = RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] });
         let (held, made, behind) = (RefCell::new(None), RefCell::new(None), RefCell::new(None));
-        Errand { listener, id, subject, held, made, ahead, behind }
+        Errand {
+            listener,
+            id,
+            subject,
+            lean: Cell::new(false),
+            caps: OnceCell::new(),
+            held,
+            made,
+            ahead,
+            behind,
+        }
+    }
+
+    /// It is for that call. In those that are made most, permissions are all that capabilities are for, and the namespace's owner has them anyway.
+    pub(crate) fn is_for(&self, call: &Syscall) {
+        self.lean.set(matches!(
+            call,
+            Syscall::Msgsnd(_) | Syscall::Msgrcv(_) | Syscall::Semtimedop(_) | Syscall::Semctl(_)
+        ));
     }
 
     /// Makes the write that waits.
@@ -356,9 +407,10 @@ impl Caller for Errand<'_> {
     }
 
     fn cred(&self, owner: u32, initial_userns: bool) -> Cred {
-        let Subject { uid, euid, fsuid, egid, fsgid, caps, .. } = self.subject;
-        let has = |cap: u32| caps >> cap & 1 != 0;
+        let Subject { tid, uid, euid, fsuid, egid, fsgid, .. } = self.subject;
         let is_owner = euid == owner;
+        let caps = if is_owner && self.lean.get() { 0 } else { *self.caps.get_or_init(|| capabilities(tid)) };
+        let has = |cap: u32| caps >> cap & 1 != 0;
         let sys_admin = is_owner || has(CAP_SYS_ADMIN);
         Cred {
             uid,
@@ -587,7 +639,6 @@ mod tests {
             fsuid: 0,
             egid: 0,
             fsgid: 0,
-            caps: 0,
             compat: false,
         };
         let listener = Listener::new(pipe, None);
