@@ -23,10 +23,10 @@ use abi::{
     time::Timespec,
 };
 use arena::Handle;
-use engine::{Call, Descriptors as _, MapPlace, MapRequest, Mqd, Task as _};
+use engine::{Call, Cred, Descriptors as _, MapPlace, MapRequest, Mqd, Task as _};
 use sys::{
     memory as files,
-    net::{self, Credentials, Fd},
+    net::{self, Credentials, Fd, Taken},
     queue,
 };
 
@@ -41,8 +41,12 @@ const SENT_AT_ONCE: usize = 16 << 10;
 
 /// Whether the thread's process was told that it is a stranger, and has still the same credentials.
 pub(crate) fn is_known(tls: &Tls) -> bool {
+    is_known_as(tls, sys::getpid())
+}
+
+fn is_known_as(tls: &Tls, pid: u32) -> bool {
     let known = tls.stranger.load(Relaxed);
-    known != 0 && known == tls::credentials_generation() && tls.stranger_pid.load(Relaxed) == sys::getpid()
+    known != 0 && known == tls::credentials_generation() && tls.stranger_pid.load(Relaxed) == pid
 }
 
 /// The process was told so.
@@ -104,13 +108,14 @@ pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMu
         LinuxHost { tls }.mqd_possible()?;
     }
     let before = sys::signal::set_mask(!0);
+    let pid = sys::getpid();
     let mut tries = 0;
     let done = (|| loop {
         // Taken, so that a handler's call has another one.
-        let kept = still_ours(tls.connection.swap(0, Relaxed), tls);
-        let connection = match kept {
-            Some(connection) => connection,
-            None => connect()?,
+        let kept = tls.connection.swap(0, Relaxed);
+        let (connection, packed) = match still_ours(kept, tls, pid) {
+            Some(connection) => (connection, kept),
+            None => connect(tls, pid)?,
         };
         let done = match exchange(&connection, number, registers, before, begun) {
             Ok(done) => done,
@@ -124,11 +129,8 @@ pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMu
             },
             Err(_) => return Err(Errno::ENOSYS),
         };
-        if tls.connection.load(Relaxed) == 0
-            && let Ok(stat) = files::stat(connection.raw())
-        {
-            tls.connection_pid.store(sys::getpid(), Relaxed);
-            tls.connection.store(pack(&connection, stat.ino), Relaxed);
+        if tls.connection.load(Relaxed) == 0 {
+            tls.connection.store(packed, Relaxed);
             connection.leak();
         }
         return done;
@@ -142,7 +144,7 @@ fn pack(fd: &Fd, ino: u64) -> u64 {
 }
 
 /// The kept connection, if it is still what it was, and not that of the parent.
-fn still_ours(packed: u64, tls: &Tls) -> Option<Fd> {
+fn still_ours(packed: u64, tls: &Tls, pid: u32) -> Option<Fd> {
     const S_IFMT: u32 = 0o170_000;
     const S_IFSOCK: u32 = 0o140_000;
     let fd = i32::try_from((packed >> 32).checked_sub(1)?).ok()?;
@@ -152,7 +154,7 @@ fn still_ours(packed: u64, tls: &Tls) -> Option<Fd> {
     }
     let connection = Fd::new(fd);
     // The parent's is closed here. So is one that was made with other credentials: groups are those of the moment of connecting.
-    let is_own = tls.connection_pid.load(Relaxed) == sys::getpid() && is_known(tls);
+    let is_own = tls.connection_pid.load(Relaxed) == pid && is_known_as(tls, pid);
     is_own.then_some(connection)
 }
 
@@ -166,13 +168,21 @@ pub(crate) fn has_called() -> bool {
     CONNECTED_PID.load(Relaxed) == sys::getpid()
 }
 
-fn connect() -> Result<Fd> {
+/// A new connection of the thread's, and what it is kept as.
+fn connect(tls: &Tls, pid: u32) -> Result<(Fd, u64)> {
     let again = CONNECTED.load(Relaxed) || attach::was_attached();
-    let answer = attach::exchange(wire::ASK_CALLS, [again.into(), 0])?;
+    let link = attach::exchange(wire::ASK_CALLS, [again.into(), 0])?.link;
     CONNECTED.store(true, Relaxed);
-    CONNECTED_PID.store(sys::getpid(), Relaxed);
-    Ok(answer.link)
+    CONNECTED_PID.store(pid, Relaxed);
+    net::set_patience(link.raw(), AT_ONCE_US)?;
+    let packed = pack(&link, files::stat(link.raw())?.ino);
+    tls.connection_pid.store(pid, Relaxed);
+    tls.connection_tid.store(sys::gettid(), Relaxed);
+    Ok((link, packed))
 }
+
+/// So long an answer is waited for in one system call, with signals blocked: longer than one takes, unless the call sleeps.
+const AT_ONCE_US: u64 = 2000;
 
 /// How often a call is made anew whose broker was killed.
 const TRIES: u32 = 10;
@@ -210,12 +220,37 @@ fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64, begun:
     send_call(connection.raw(), number, registers).map_err(|_| Lost::Unread)?;
     let mut made = None;
     let mut heard = false;
-    converse(connection.raw(), mask, &mut heard, &mut made, begun).map_err(|error| match made {
+    let expected = results(number, registers);
+    converse(connection.raw(), mask, expected, &mut heard, &mut made, begun).map_err(|error| match made {
         Some(value) => Lost::Made(value),
         // What was sent to the broker lay there when it was closed.
         None if error == Errno::ECONNRESET && !heard => Lost::Unread,
         None => Lost::Begun,
     })
+}
+
+/// Where a call stores what it results in: at one place from there on, or nowhere. None where the messages are to be looked at first.
+fn results(number: i64, [_, b, c, ..]: [u64; 6]) -> Option<(usize, usize)> {
+    match number {
+        nr::MSGSND | nr::SEMTIMEDOP | nr::MQ_TIMEDSEND => Some((0, 0)),
+        nr::MSGRCV => Some((b as usize, (c as usize).saturating_add(8).min(calls::BYTES_MAX))),
+        _ => None,
+    }
+}
+
+/// The next message: taken, where it is known where its bytes go; else its head is looked at.
+///
+/// # Errors
+/// `EAGAIN`: there was none for a while. Those of [`net::take_parts`], and `EPIPE` at the connection's end.
+///
+/// # Safety
+/// As there.
+unsafe fn next(fd: i32, head: &mut [u64; calls::HEAD], place: Option<(usize, usize)>) -> Result<Taken> {
+    let Some(place) = place else {
+        return if net::peek_words(fd, head)? { Ok(Taken::default()) } else { Err(Errno::EPIPE) };
+    };
+    // SAFETY: the caller's promise.
+    unsafe { net::take_parts(fd, head, place) }
 }
 
 /// What the broker asks, up to the call's answer; `heard` says that it has the call, for sure, and `made` what was mapped or unmapped for it.
@@ -225,6 +260,7 @@ fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64, begun:
 fn converse(
     fd: i32,
     mask: u64,
+    mut expected: Option<(usize, usize)>,
     heard: &mut bool,
     made: &mut Option<i64>,
     begun: &mut dyn FnMut(),
@@ -232,37 +268,67 @@ fn converse(
     let mut faulted = false;
     let mut interrupted = false;
     loop {
-        match net::wait_readable(fd, (!interrupted).then_some(mask)) {
-            Err(Errno::EINTR) if !interrupted => {
-                interrupted = true;
-                *heard = true;
-                send(fd, &[calls::INTERRUPT], (0, 0))?;
-            }
-            Err(Errno::EINTR) => {}
-            other => other?,
-        }
         let mut head = [0; calls::HEAD];
-        if !net::peek_words(fd, &mut head)? {
-            return Err(Errno::EPIPE);
-        }
-        *heard = true;
+        // SAFETY: where the call that the program made stores its results.
+        let taken = match unsafe { next(fd, &mut head, expected) } {
+            Err(Errno::EAGAIN) => {
+                match net::wait_readable(fd, (!interrupted).then_some(mask)) {
+                    Err(Errno::EINTR) if !interrupted => {
+                        interrupted = true;
+                        *heard = true;
+                        send(fd, &[calls::INTERRUPT], (0, 0))?;
+                    }
+                    Err(Errno::EINTR) => {}
+                    other => other?,
+                }
+                continue;
+            }
+            // The place is none at all: nothing was taken.
+            Err(Errno::EFAULT) if expected.is_some() && head[0] == 0 => {
+                expected = None;
+                continue;
+            }
+            other => other,
+        };
+        *heard |= matches!(taken, Ok(_) | Err(Errno::EFAULT));
         let [kind, a, b, c, d, queue, oflag, ..] = head;
         let place = match kind {
             calls::STORE => (a as usize, b as usize),
             calls::ANSWER => (c as usize, d as usize),
             _ => (0, 0),
         };
-        // After a fault, nothing more is stored.
-        let place = if faulted { (0, 0) } else { place };
-        // SAFETY: where the call that the program made stores its results.
-        let file = match unsafe { net::take_parts(fd, &mut head, place) } {
-            Err(Errno::EFAULT) => {
+        let file = match (taken, expected) {
+            (Err(Errno::EFAULT), Some(_)) => {
                 faulted = true;
-                pass_over(fd, head[calls::HEAD - 1])?;
                 None
             }
-            other => other?,
+            (Err(error), _) => return Err(error),
+            (Ok(taken), Some(expected)) => {
+                // It was stored already, and must have been meant for there.
+                let (bytes, is_there) = (place.1, place.0 == expected.0 && place.1 <= expected.1);
+                if taken.bytes != bytes || bytes > 0 && !is_there {
+                    return Err(Errno::EPROTO);
+                }
+                taken.file
+            }
+            (Ok(_), None) => {
+                // After a fault, nothing more is stored.
+                let place = if faulted { (0, 0) } else { place };
+                // SAFETY: as above.
+                match unsafe { net::take_parts(fd, &mut head, place) } {
+                    Err(Errno::EFAULT) => {
+                        faulted = true;
+                        pass_over(fd, head[calls::HEAD - 1])?;
+                        None
+                    }
+                    other => other?.file,
+                }
+            }
         };
+        if place.1 > 0 || faulted {
+            // What follows goes elsewhere.
+            expected = None;
+        }
         match kind {
             calls::STORE => {}
             calls::BEGUN => begun(),
@@ -328,8 +394,13 @@ fn pass_over(fd: i32, number: u64) -> Result<()> {
 fn look_up(fd: i32, memory: u64) -> Result<Option<(i32, u64)>> {
     send(fd, &[calls::LOOK_UP, memory], (0, 0))?;
     let mut head = [0; calls::HEAD];
-    // SAFETY: nothing is stored.
-    drop(unsafe { net::take_parts(fd, &mut head, (0, 0)) }?);
+    loop {
+        // SAFETY: nothing is stored.
+        match unsafe { net::take_parts(fd, &mut head, (0, 0)) } {
+            Err(Errno::EAGAIN) => {}
+            taken => break drop(taken?),
+        }
+    }
     match head {
         [calls::KNOWN, id, size, ..] => {
             Ok(id.checked_sub(1).and_then(|id| Some((i32::try_from(id).ok()?, size))))
@@ -347,6 +418,8 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
     let [a, b, c, d, e, f] = registers;
     let [mut first, mut second] = known(number, registers);
     let mut file = descriptor(number, registers);
+    let tls = tls::get();
+    let Cred { euid, egid, .. } = LinuxHost { tls }.cred();
     loop {
         let head = [
             calls::CALL,
@@ -361,9 +434,9 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
             first.1 as u64,
             second.0 as u64,
             second.1 as u64,
-            sys::gettid().into(),
+            tls.connection_tid.load(Relaxed).into(),
         ];
-        let who = Credentials { pid: sys::getpid(), uid: sys::geteuid(), gid: sys::getegid() };
+        let who = Credentials { pid: tls.connection_pid.load(Relaxed), uid: euid, gid: egid };
         let sent = net::send_parts(fd, &head, [first, second], Some(who), file);
         match sent {
             // Of a user namespace where it has no name: the kernel says who it is.

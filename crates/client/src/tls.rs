@@ -50,9 +50,10 @@ pub(crate) struct Tls {
     /// The credentials, as their generation, with which the process was told that it is a stranger; 0 if it was not. And its id.
     pub(crate) stranger: AtomicU32,
     pub(crate) stranger_pid: AtomicU32,
-    /// The connection by which a stranger's calls are made: the descriptor plus one, and the low half of its inode's number. And whose it is.
+    /// The connection by which a stranger's calls are made: the descriptor plus one, and the low half of its inode's number. And whose it is, process and thread.
     pub(crate) connection: AtomicU64,
     pub(crate) connection_pid: AtomicU32,
+    pub(crate) connection_tid: AtomicU32,
     uid: AtomicU32,
     fsuid: AtomicU32,
     /// What a vfork child has of its own.

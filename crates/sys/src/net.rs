@@ -261,15 +261,37 @@ pub fn peek_words(socket: i32, words: &mut [u64]) -> Result<bool> {
     retry(|| unsafe { syscall6(45, socket as usize, at, len, MSG_PEEK, 0, 0) }).map(|got| got == len)
 }
 
+/// What was received besides words.
+#[derive(Default)]
+pub struct Taken {
+    /// How many bytes behind the words there was room for.
+    pub bytes: usize,
+    /// The descriptor that came with them.
+    pub file: Option<Fd>,
+}
+
+/// Has whoever waits to receive give up after a time, with `EAGAIN`.
+///
+/// # Errors
+/// The socket's.
+pub fn set_patience(socket: i32, us: u64) -> Result<()> {
+    const SO_RCVTIMEO: usize = 20;
+    let time = [us / 1_000_000, us % 1_000_000];
+    let (at, len) = (time.as_ptr() as usize, size_of_val(&time));
+    // SAFETY: a `timeval`.
+    check(unsafe { syscall6(54, socket as usize, SOL_SOCKET as usize, SO_RCVTIMEO, at, len, 0) }).map(|_| ())
+}
+
 /// Takes the next message: its words, and what follows them to a place in the program's memory, which the kernel checks; and the descriptor that
 /// comes with it.
 ///
 /// # Errors
-/// The socket's, and `EFAULT`; the message is gone then too.
+/// The socket's, `EPROTO` for one that is shorter, `EPIPE` at the connection's end, and `EFAULT`: the message is gone then too, if
+/// its words have come.
 ///
 /// # Safety
 /// The program wants to have the bytes there.
-pub unsafe fn take_parts(socket: i32, words: &mut [u64], (at, len): (usize, usize)) -> Result<Option<Fd>> {
+pub unsafe fn take_parts(socket: i32, words: &mut [u64], (at, len): (usize, usize)) -> Result<Taken> {
     let iov = [Iovec { base: words.as_mut_ptr() as usize, len: size_of_val(words) }, Iovec { base: at, len }];
     let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
     let mut header = Msghdr {
@@ -283,9 +305,19 @@ pub unsafe fn take_parts(socket: i32, words: &mut [u64], (at, len): (usize, usiz
     };
     let at = core::ptr::from_mut(&mut header) as usize;
     // SAFETY: what is ours is valid; the rest is the caller's promise.
-    retry(|| unsafe { syscall6(47, socket as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
+    let got = retry(|| unsafe { syscall6(47, socket as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
+    let file = received(&header, &control);
+    match got.checked_sub(size_of_val(words)) {
+        None if got == 0 => Err(Errno::EPIPE),
+        None => Err(Errno::EPROTO),
+        Some(bytes) => Ok(Taken { bytes, file }),
+    }
+}
+
+/// The descriptor that came with a message.
+fn received(header: &Msghdr, control: &Control) -> Option<Fd> {
     let rights = header.controllen >= 20 && control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
-    Ok((rights && control.fd >= 0).then_some(Fd(control.fd)))
+    (rights && control.fd >= 0).then(|| Fd(control.fd))
 }
 
 /// Whether there is something to receive.
@@ -335,7 +367,6 @@ pub fn receive(socket: &Fd, reply: &mut [u8]) -> Result<Option<Fd>> {
     let at = core::ptr::from_mut(&mut header) as usize;
     // SAFETY: all places that the header names are valid for their lengths.
     let len = retry(|| unsafe { syscall6(47, socket.0 as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
-    let rights = header.controllen >= 20 && control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
-    let fd = (rights && control.fd >= 0).then_some(Fd(control.fd));
+    let fd = received(&header, &control);
     if len == reply.len() { Ok(fd) } else { Err(Errno::EPROTO) }
 }
