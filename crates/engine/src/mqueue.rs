@@ -34,8 +34,8 @@ use crate::{
     syscall::Begun,
     task::{Cause, Cred, Mqd, Notice, Outcome, Readiness, Task},
     types::{
-        TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, outermost, take_idle,
-        unlink_from_type,
+        Sought, TypeNode, TypeTree, append_to_type, insert_type, keep_idle, obtain_type, outermost,
+        take_idle, unlink_from_type,
     },
     usage::{charge_more, charge_new},
     util::{
@@ -1200,13 +1200,13 @@ fn pipelined_receive<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) -> Result<(
         let spare: Ref<'a, TypeNode> = ctx.at(Handle(who.block.load(Relaxed))).or_errno()?;
         let msg = message(ctx, spare.link.load(Relaxed))?;
         let prio = msg.mtype.load(Relaxed);
-        let of = match find_type(ctx, &q.types, prio)? {
-            Some(of) => {
+        let of = match obtain_type(tx, &q.part(|q| &q.types), prio)? {
+            Sought::There(of) => {
                 tx.set(&spare, |n| &n.link, 0);
                 of
             }
-            None => {
-                insert_type(tx, &q.part(|q| &q.types), &spare, prio)?;
+            Sought::Missing(gap) => {
+                insert_type(tx, gap, &spare, prio);
                 tx.set(&who, |w| &w.block, 0);
                 spare
             }
@@ -1332,28 +1332,37 @@ fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Re
         if !full && List::Receivers.first(&q) != 0 && pipelined_send(&mut tx, &q, &msg, spare.as_ref())? {
             return Ok(Outcome::Done(0));
         }
-        let of = if full { None } else { find_type(ctx, &q.types, prio)? };
-        let Some(new) = spare.filter(|_| of.is_none()) else {
-            if let Some(of) = of {
-                leave_chain(&mut tx, spare.as_ref());
-                insert_and_tell(&mut tx, &q, &msg, &of, call.fd)?;
-                return Ok(Outcome::Done(0));
-            }
+        // Where the priority belongs, or else how urgent the sleep is.
+        let gap = match urgency {
+            Some(urgency) => Err(urgency),
+            None => match obtain_type(&mut tx, &q.part(|q| &q.types), prio)? {
+                Sought::Missing(gap) => Ok(gap),
+                Sought::There(of) => {
+                    leave_chain(&mut tx, spare.as_ref());
+                    insert_and_tell(&mut tx, &q, &msg, &of, call.fd)?;
+                    return Ok(Outcome::Done(0));
+                }
+            },
+        };
+        let Some(new) = spare else {
             drop(tx);
             let block = ctx.alloc(size_of::<TypeNode>() as u64).or_errno()?;
             ctx.chain(block).or_errno()?;
             spare = Some(ctx.at(block).or_errno()?);
             continue;
         };
-        if let Some(urgency) = urgency {
-            wq_add(&mut tx, &q, List::Senders, urgency)?;
-            let me = ctx.slot.part(|s| &s.waiter);
-            tx.set(&me, |w| &w.block, new.handle().0);
-            set_chain(&mut tx, Handle::NULL);
-            tx.commit();
-            return Ok(Outcome::Blocked);
-        }
-        insert_type(&mut tx, &q.part(|q| &q.types), &new, prio)?;
+        let gap = match gap {
+            Ok(gap) => gap,
+            Err(urgency) => {
+                wq_add(&mut tx, &q, List::Senders, urgency)?;
+                let me = ctx.slot.part(|s| &s.waiter);
+                tx.set(&me, |w| &w.block, new.handle().0);
+                set_chain(&mut tx, Handle::NULL);
+                tx.commit();
+                return Ok(Outcome::Blocked);
+            }
+        };
+        insert_type(&mut tx, gap, &new, prio);
         set_chain(&mut tx, Handle::NULL);
         insert_and_tell(&mut tx, &q, &msg, &new, call.fd)?;
         return Ok(Outcome::Done(0));

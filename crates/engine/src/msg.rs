@@ -32,8 +32,8 @@ use crate::{
     syscall::Msgsnd,
     task::{Cause, Outcome, Task},
     types::{
-        TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, outermost, take_idle,
-        unlink_from_type,
+        Sought, TypeNode, TypeTree, append_to_type, find_type, insert_type, keep_idle, obtain_type,
+        outermost, take_idle, unlink_from_type,
     },
     usage::{charge_more, charge_new},
     util::{
@@ -364,7 +364,7 @@ impl Select {
 }
 
 /// `find_msg`.
-fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, select: Select) -> Result<Option<Ref<'a, MsgMsg>>> {
+fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, select: Select) -> Result<Option<Ref<'a, MsgMsg>>> {
     let first = q.first.load(Relaxed);
     if first == 0 {
         return Ok(None);
@@ -372,7 +372,7 @@ fn find_msg<'a, T: Task>(ctx: &Ctx<'a, T>, q: &MsgQueue, select: Select) -> Resu
     let of = |n: Option<Ref<'a, TypeNode>>| n.map_or(0, |n| n.head.load(Relaxed));
     let link = match select {
         Select::Any => first,
-        Select::Equal(t) => of(find_type(ctx, &q.types, t)?),
+        Select::Equal(t) => of(find_type(ctx, &q.part(|q| &q.types), t)?),
         Select::AtMost(t) => of(outermost(ctx, &q.types, 0)?.filter(|n| n.mtype.load(Relaxed) <= t)),
         Select::NotEqual(t) => {
             let first = message(ctx, first)?;
@@ -605,7 +605,7 @@ fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg
         {
             break 'done false;
         }
-        let Ok(Some(of)) = find_type(ctx, &q.types, mtype) else { break 'done false };
+        let Ok(Some(of)) = find_type(ctx, &q.part(|q| &q.types), mtype) else { break 'done false };
         if append(&mut tx, &q, msg, &of).is_err() {
             break 'done false;
         }
@@ -648,11 +648,11 @@ fn send_in_full<'a, T: Task>(
         if q.recv_head.load(Relaxed) != 0 && pipelined_send(&mut tx, &q, msg)? {
             return Ok(Outcome::Done(0));
         }
-        let of = match find_type(ctx, &q.types, mtype)? {
-            Some(of) => of,
-            None => match spare.take() {
+        let of = match obtain_type(&mut tx, &q.part(|q| &q.types), mtype)? {
+            Sought::There(of) => of,
+            Sought::Missing(gap) => match spare.take() {
                 Some(new) => {
-                    insert_type(&mut tx, &q.part(|q| &q.types), &new, mtype)?;
+                    insert_type(&mut tx, gap, &new, mtype);
                     taken(&mut tx);
                     new
                 }

@@ -56,18 +56,59 @@ fn side(inner: &TypeNode, mtype: i64) -> usize {
     (mtype as u64 >> (inner.bit.load(Relaxed) & 63) & 1) as usize
 }
 
-/// The leaf that is nearest to a type; none in an empty tree.
-fn nearest<'a, T: Task>(ctx: &Ctx<'a, T>, tree: &TypeTree, mtype: i64) -> Result<Option<Ref<'a, TypeNode>>> {
-    let mut link = tree.root.load(Relaxed);
-    if link == 0 {
-        return Ok(None);
-    }
-    for _ in 0..=64 {
-        let at = node(ctx, link)?;
-        if link & INNER == 0 {
-            return Ok(Some(at));
+/// What a look for a type finds.
+#[derive(Clone, Copy)]
+pub(crate) enum Sought<'a> {
+    /// The type.
+    There(Ref<'a, TypeNode>),
+    /// Where it would be.
+    Missing(Gap<'a>),
+}
+
+/// Where in the tree a type that is missing belongs, until the tree is changed.
+#[derive(Clone, Copy)]
+pub(crate) struct Gap<'a> {
+    place: Ref<'a, AtomicU32>,
+    /// The highest bit by which it differs from what is below there.
+    bit: u32,
+}
+
+#[inline(always)]
+pub(crate) fn seek_type<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    tree: &Ref<'a, TypeTree>,
+    mtype: i64,
+) -> Result<Sought<'a>> {
+    let recent = tree.recent.load(Relaxed);
+    if recent != 0 {
+        let recent = node(ctx, recent)?;
+        if recent.mtype.load(Relaxed) == mtype {
+            return Ok(Sought::There(recent));
         }
-        link = at.child[side(&at, mtype)].load(Relaxed);
+    }
+    descend(ctx, tree, mtype)
+}
+
+/// An inner node's leaf is one of those below it, so its type tells what they have in common: the way down ends where that differs.
+fn descend<'a, T: Task>(ctx: &Ctx<'a, T>, tree: &Ref<'a, TypeTree>, mtype: i64) -> Result<Sought<'a>> {
+    let mut place = tree.part(|tree| &tree.root);
+    for _ in 0..=64 {
+        let link = place.load(Relaxed);
+        if link == 0 {
+            return Ok(Sought::Missing(Gap { place, bit: 0 }));
+        }
+        let at = node(ctx, link)?;
+        #[expect(clippy::cast_sign_loss, reason = "types are not negative")]
+        let differ = (at.mtype.load(Relaxed) ^ mtype) as u64;
+        let leaf = link & INNER == 0;
+        if leaf && differ == 0 {
+            return Ok(Sought::There(at));
+        }
+        if leaf || differ >> (at.bit.load(Relaxed) & 63) > 1 {
+            return Ok(Sought::Missing(Gap { place, bit: 63 - differ.leading_zeros() }));
+        }
+        let which = side(&at, mtype);
+        place = at.part(|n| &n.child[which]);
     }
     Err(CORRUPT)
 }
@@ -75,17 +116,13 @@ fn nearest<'a, T: Task>(ctx: &Ctx<'a, T>, tree: &TypeTree, mtype: i64) -> Result
 #[inline(always)]
 pub(crate) fn find_type<'a, T: Task>(
     ctx: &Ctx<'a, T>,
-    tree: &TypeTree,
+    tree: &Ref<'a, TypeTree>,
     mtype: i64,
 ) -> Result<Option<Ref<'a, TypeNode>>> {
-    let recent = tree.recent.load(Relaxed);
-    if recent != 0 {
-        let recent = node(ctx, recent)?;
-        if recent.mtype.load(Relaxed) == mtype {
-            return Ok(Some(recent));
-        }
+    match seek_type(ctx, tree, mtype)? {
+        Sought::There(leaf) => Ok(Some(leaf)),
+        Sought::Missing(_) => Ok(None),
     }
-    Ok(nearest(ctx, tree, mtype)?.filter(|n| n.mtype.load(Relaxed) == mtype))
 }
 
 /// The type with messages that is lowest (`end` 0) or highest (1).
@@ -114,44 +151,51 @@ pub(crate) fn outermost<'a, T: Task>(
     Err(CORRUPT)
 }
 
-/// Puts a new leaf into the tree.
+/// Puts a leaf into the tree.
+///
+/// A new one is known to nobody yet, but one that was in the tree before is to be its old self if the change is undone.
 pub(crate) fn insert_type<'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
-    tree: &Ref<'a, TypeTree>,
+    gap: Gap<'a>,
     new: &Ref<'a, TypeNode>,
     mtype: i64,
-) -> Result<()> {
+) {
+    let Gap { place, bit } = gap;
+    new.head.store(0, Relaxed);
+    new.tail.store(0, Relaxed);
+    tx.set(new, |n| &n.mtype, mtype);
+    let link = place.load(Relaxed);
+    if link == 0 {
+        tx.set(&place, |p| p, new.handle().0);
+        return;
+    }
+    tx.set(new, |n| &n.bit, bit);
+    let mine = side(new, mtype);
+    tx.set(new, |n| &n.child[mine], new.handle().0);
+    tx.set(new, |n| &n.child[1 - mine], link);
+    tx.set(&place, |p| p, new.handle().0 | INNER);
+}
+
+/// As [`seek_type`], for who is about to add a message: where the type is missing and one without messages is kept, that one becomes it, so
+/// that nothing has to be allocated.
+pub(crate) fn obtain_type<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    tree: &Ref<'a, TypeTree>,
+    mtype: i64,
+) -> Result<Sought<'a>> {
     let ctx = tx.ctx();
-    new.mtype.store(mtype, Relaxed);
-    for place in [&new.head, &new.tail, &new.bit, &new.child[0], &new.child[1]] {
-        place.store(0, Relaxed);
+    let sought = seek_type(ctx, tree, mtype)?;
+    if let Sought::Missing(_) = sought
+        && let Some(idle) = Handle(tree.idle.load(Relaxed)).some()
+    {
+        let idle: Ref<'a, TypeNode> = ctx.at(idle).or_errno()?;
+        remove_type(tx, tree, &idle)?;
+        // It may have been where the other belongs.
+        let Sought::Missing(gap) = descend(ctx, tree, mtype)? else { return Err(CORRUPT) };
+        insert_type(tx, gap, &idle, mtype);
+        return Ok(Sought::There(idle));
     }
-    let Some(near) = nearest(ctx, tree, mtype)? else {
-        tx.set(tree, |tree| &tree.root, new.handle().0);
-        return Ok(());
-    };
-    #[expect(clippy::cast_sign_loss, reason = "types are not negative")]
-    let differ = (near.mtype.load(Relaxed) ^ mtype) as u64;
-    if differ == 0 {
-        return Err(CORRUPT);
-    }
-    let bit = 63 - differ.leading_zeros();
-    let mut place = tree.part(|tree| &tree.root);
-    for _ in 0..=64 {
-        let link = place.load(Relaxed);
-        let at = node(ctx, link)?;
-        if link & INNER == 0 || at.bit.load(Relaxed) < bit {
-            new.bit.store(bit, Relaxed);
-            let mine = side(new, mtype);
-            new.child[mine].store(new.handle().0, Relaxed);
-            new.child[1 - mine].store(link, Relaxed);
-            tx.set(&place, |p| p, new.handle().0 | INNER);
-            return Ok(());
-        }
-        let which = side(&at, mtype);
-        place = at.part(|n| &n.child[which]);
-    }
-    Err(CORRUPT)
+    Ok(sought)
 }
 
 /// Takes a leaf out of the tree. Its inner node, if in use, moves to the one that its removal sets free.

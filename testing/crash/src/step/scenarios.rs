@@ -42,6 +42,8 @@ pub(super) struct Scenario {
     pub(super) values: [i32; SEMS],
     /// Of the POSIX queue, which has room for two: priorities and sizes.
     pub(super) mq_messages: &'static [(i64, usize)],
+    /// A type and a priority whose only message has come and gone, so that either queue keeps it without one; 0: none.
+    pub(super) gone: i64,
     /// Whether there is another POSIX queue, with a name and a message, that nobody has open.
     pub(super) named: bool,
     pub(super) sleepers: &'static [Sleep],
@@ -63,6 +65,7 @@ const PLAIN: Scenario = Scenario {
     messages: &[],
     values: [0; SEMS],
     mq_messages: &[],
+    gone: 0,
     named: false,
     sleepers: &[],
     act: |_| Ok(()),
@@ -101,6 +104,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "msgsnd-new-type",
         messages: &[(1, 10), (2, 10), (1, 10)],
+        act: |s| send(s.queue, 5, 100, NOWAIT),
+        ..PLAIN
+    },
+    Scenario {
+        name: "msgsnd-type-of-another",
+        messages: &[(1, 10), (2, 10), (1, 10)],
+        gone: 6,
         act: |s| send(s.queue, 5, 100, NOWAIT),
         ..PLAIN
     },
@@ -274,6 +284,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         name: "mq-send-new-priority",
         mq_messages: &[(1, 10)],
         act: |s| mq_send(s.mq, 5, TEXT_SIZE),
+        ..PLAIN
+    },
+    Scenario {
+        name: "mq-send-priority-of-another",
+        mq_messages: &[(1, 10)],
+        gone: 6,
+        act: |s| mq_send(s.mq, 5, 16),
         ..PLAIN
     },
     Scenario { name: "mq-receive", mq_messages: &[(1, 10), (5, 20)], act: |s| mq_receive(s.mq), ..PLAIN },

@@ -162,6 +162,12 @@ impl Stage {
         for &(prio, size) in scenario.mq_messages {
             mq_send(mq, prio, size).map_err(failed("mq_send"))?;
         }
+        if scenario.gone != 0 {
+            let come = send(queue, scenario.gone, 1, 0).and_then(|()| receive(queue, scenario.gone, 1, 0));
+            come.map_err(failed("msgsnd and msgrcv"))?;
+            let come = mq_send(mq, scenario.gone, 1).and_then(|()| mq_receive(mq));
+            come.map_err(failed("mq_send and mq_receive"))?;
+        }
         if scenario.named {
             let named = named_mq(NAME).map_err(failed("mq_open"))?;
             mq_send(named, 1, TEXT_SIZE).map_err(failed("mq_send"))?;
