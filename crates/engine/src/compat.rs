@@ -169,6 +169,15 @@ fn ipc<T: Task>(task: &T, [call, first, second, third, ptr, fifth]: [u32; 6]) ->
     })
 }
 
+/// Whether a call makes, attaches or looks at shared memory, by its number and its first register.
+pub fn is_about_segments(number: u32, first: u32) -> bool {
+    const OPERATIONS: [u32; 4] = [op::SHMAT, op::SHMDT, op::SHMGET, op::SHMCTL];
+    match number {
+        nr::IPC => OPERATIONS.contains(&(first & 0xffff)),
+        number => matches!(number, nr::SHMGET | nr::SHMAT | nr::SHMDT | nr::SHMCTL),
+    }
+}
+
 /// How a command's structure lies in the caller's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {

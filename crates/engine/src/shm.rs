@@ -336,6 +336,13 @@ pub fn unmapped<T: Task>(ctx: &Ctx<'_, T>, id: i32, whole: bool) {
     let _ = detach(ctx, id, u64::from(whole), ctx.host.tgid());
 }
 
+/// As [`unmapped`], by the number of the memory.
+pub fn unmapped_memory<T: Task>(ctx: &Ctx<'_, T>, memory: u64, whole: bool) {
+    if let Ok(Some((id, _))) = find_memory(ctx, memory) {
+        unmapped(ctx, id, whole);
+    }
+}
+
 /// Notes that a process has lost `count` mappings of a segment, which may be the last ones.
 fn detach<T: Task>(ctx: &Ctx<'_, T>, id: i32, count: u64, pid: u32) -> Result<()> {
     let ns = IpcNamespace::of(ctx.arena, ctx.host)?;

@@ -163,6 +163,17 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(run).map(drop)
 }
 
+/// Whether a call makes, attaches or looks at shared memory.
+fn is_about_segments(asked: &Notification) -> bool {
+    let seccomp_data { arch, nr: number, args, .. } = asked.data;
+    if arch == ARCH_32 {
+        #[expect(clippy::cast_possible_truncation, reason = "a register of a 32-bit program")]
+        compat::is_about_segments(number.cast_unsigned(), args[0] as u32)
+    } else {
+        matches!(i64::from(number), nr::SHMGET | nr::SHMAT | nr::SHMDT | nr::SHMCTL)
+    }
+}
+
 fn decode<T: Task>(asked: &Notification, task: &T) -> Result<Syscall> {
     let seccomp_data { arch, nr: number, args, .. } = asked.data;
     match arch {
@@ -182,10 +193,10 @@ impl Room {
     fn serve(&mut self, asked: &Notification) {
         let listener = Arc::clone(&self.listener);
         let compat = asked.data.arch == ARCH_32;
-        // What a 32-bit call is about can't be told yet.
-        if compat || matches!(i64::from(asked.data.nr), nr::SHMGET | nr::SHMAT | nr::SHMDT | nr::SHMCTL) {
+        if is_about_segments(asked) {
             // What the dead had attached is detached for whoever asks.
             self.see_ends();
+            self.targets.see_programs();
         }
         let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = compat;
@@ -198,6 +209,9 @@ impl Room {
                 engine::mqueue::settle_unlinked(ctx)?;
             }
             let begun = call.begin(ctx)?;
+            for (memory, whole) in errand.replaced() {
+                engine::shm::unmapped_memory(ctx, memory, whole);
+            }
             if let (Syscall::MqOpen(_), Outcome::Done(fd)) = (call, begun.outcome) {
                 // Nobody tells us when it is about to be polled.
                 engine::mqueue::watch(ctx, i32::try_from(fd).unwrap_or(-1), true)?;
@@ -219,8 +233,11 @@ impl Room {
                     self.resume(place, Cause::Woken, libc::EINTR);
                 }
             }
-            Ok((_, Outcome::Done(value), ..)) => {
+            Ok((call, Outcome::Done(value), ..)) => {
                 self.idle.push(place);
+                if matches!(call, Syscall::Shmat(_)) {
+                    self.targets.attaches(subject.tgid);
+                }
                 errand.finish(Ok(value));
             }
             Err(error) => {

@@ -98,6 +98,8 @@ struct Thread {
 struct Process {
     handle: Handle,
     pidfd: OwnedFd,
+    /// The mappings of a program that has attached segments: there are none any more when it has executed another one.
+    maps: Option<File>,
 }
 
 /// All that have made calls.
@@ -188,9 +190,31 @@ impl Targets {
         let start = start_time(tgid).ok_or(Errno::ESRCH)?;
         let handle = behalf::add_process(tgid, start)?;
         watch.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, tgid.into())).map_err(|_| Errno::ENOMEM)?;
-        self.processes.insert(tgid, Process { handle, pidfd });
+        self.processes.insert(tgid, Process { handle, pidfd, maps: None });
         note(tgid, Some(handle));
         Ok(handle)
+    }
+
+    /// A process is about to have a segment attached.
+    pub(crate) fn attaches(&mut self, tgid: u32) {
+        if let Some(process) = self.processes.get_mut(&tgid)
+            && process.maps.is_none()
+        {
+            process.maps = File::open(format!("/proc/{tgid}/maps")).ok();
+        }
+    }
+
+    /// Detaches what programs had attached that have executed others.
+    pub(crate) fn see_programs(&mut self) {
+        for process in self.processes.values_mut() {
+            let is_there = |maps: &File| matches!(find_mapping(maps.as_raw_fd(), 0, |_| true), Ok(Some(_)));
+            if process.maps.take_if(|maps| !is_there(maps)).is_some() {
+                let _ = client::with(|ctx| {
+                    engine::shm::detach_all(ctx, process.handle);
+                    Ok(())
+                });
+            }
+        }
     }
 
     /// Whether a process that was watched has ended.
@@ -269,6 +293,8 @@ pub(crate) struct Errand<'l> {
     caps: OnceCell<u64>,
     /// The thread, where it had to be held; it has no other answer to wait for then.
     held: RefCell<Option<Held>>,
+    /// What of other attachments a new one took the place of: the memory, and whether there is nothing else of that attachment.
+    replaced: RefCell<Vec<(u64, bool)>>,
     /// What it is given with the answer.
     made: RefCell<Option<Fd>>,
     /// What was read last, and what is behind it on its page: a message's text comes behind its type.
@@ -294,18 +320,17 @@ struct Ahead {
 
 impl<'l> Errand<'l> {
     pub(crate) fn new(listener: &'l Listener, id: u64, subject: Subject) -> Errand<'l> {
-        let ahead = RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] });
-        let (held, made, behind) = (RefCell::new(None), RefCell::new(None), RefCell::new(None));
         Errand {
             listener,
             id,
             subject,
-            lean: Cell::new(false),
+            lean: Cell::default(),
             caps: OnceCell::new(),
-            held,
-            made,
-            ahead,
-            behind,
+            held: RefCell::default(),
+            replaced: RefCell::default(),
+            made: RefCell::default(),
+            ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
+            behind: RefCell::default(),
         }
     }
 
@@ -356,6 +381,38 @@ impl<'l> Errand<'l> {
             return act(held);
         }
         self.hold(|| Ok(()), |held, ()| act(held))
+    }
+
+    /// Takes what a new attachment took the place of.
+    pub(crate) fn replaced(&self) -> Vec<(u64, bool)> {
+        self.replaced.take()
+    }
+
+    /// The thread's process's mappings.
+    fn maps(&self) -> Result<File> {
+        File::open(format!("/proc/{}/maps", self.subject.tid)).map_err(|_| Errno::EINVAL)
+    }
+
+    /// What would be lost of attachments if something else came to be there. That may be memory files of the program's own as well.
+    fn attached_at(&self, start: u64, size: u64) -> Result<Vec<(u64, bool)>> {
+        let mut all: Vec<Mapping> = Vec::new();
+        find_mapping(self.maps()?.as_raw_fd(), 0, |m| {
+            all.extend(behalf::is_segments_device(m.dev).then_some(*m));
+            false
+        })
+        .map_err(|_| Errno::EINVAL)?;
+        let (start, end) = (start as usize, start.saturating_add(size) as usize);
+        let touched = |m: &&Mapping| m.start < end && m.end > start;
+        let is_within = |m: &Mapping| m.start >= start && m.end <= end;
+        // Parts of one attachment have the same beginning.
+        let attachment = |m: &Mapping| (m.dev, m.ino, (m.start as u64).wrapping_sub(m.offset));
+        let of = |m: &Mapping| {
+            let whole = all.iter().filter(|other| attachment(other) == attachment(m)).all(is_within);
+            (m.ino, whole)
+        };
+        let mut lost: Vec<_> = all.iter().filter(touched).map(|m| (attachment(m), of(m))).collect();
+        lost.dedup();
+        Ok(lost.into_iter().map(|(_, lost)| lost).collect())
     }
 
     /// A soft limit of its, all ones if there is none. prlimit(2) would want more rights.
@@ -492,6 +549,10 @@ impl Caller for Errand<'_> {
             [(libc::PROT_READ, true), (libc::PROT_WRITE, wanted.write), (libc::PROT_EXEC, wanted.execute)];
         let protection: i32 = access.iter().filter(|(_, may)| *may).map(|(bit, _)| bit).sum();
         let flags = (libc::MAP_SHARED | fixed) as u64;
+        let lost = match wanted.place {
+            MapPlace::Over(at) => self.attached_at(at, size)?,
+            _ => Vec::new(),
+        };
         let give = || self.listener.give(self.id, file.raw()).map_err(|error| Errno::from_raw(error as i32));
         self.hold(give, |held, fd| {
             let began = Instant::now();
@@ -505,12 +566,15 @@ impl Caller for Errand<'_> {
                 }
             };
             held.close(fd)?;
+            if mapped.is_ok() {
+                *self.replaced.borrow_mut() = lost;
+            }
             mapped
         })
     }
 
     fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
-        let maps = File::open(format!("/proc/{}/maps", self.subject.tid)).map_err(|_| Errno::EINVAL)?;
+        let maps = self.maps()?;
         let find = |from, wanted: &mut dyn FnMut(&Mapping) -> bool| {
             find_mapping(maps.as_raw_fd(), from, wanted).map_err(|_| Errno::EINVAL)
         };

@@ -36,6 +36,8 @@ pub struct Abilities {
     pub queue_files: bool,
     /// Descriptors can be polled.
     pub polls: bool,
+    /// What a process maps and unmaps by calls of other kinds, and hands to its children, is seen.
+    pub mappings: bool,
     /// Who closes a descriptor loses the registration for the queue's notification.
     pub closes: bool,
 }
@@ -199,7 +201,7 @@ impl Generator {
     fn life(&mut self, pair: &Lockstep, task: Name) -> Step {
         let leads = pair.tasks[&task].leader == task;
         let call = match self.random.random_range(0..20) {
-            0..=3 if pair.tasks.len() < TASKS => Call::Fork,
+            0..=3 if pair.tasks.len() < TASKS && self.sees_mappings() => Call::Fork,
             4..=6 if pair.tasks.len() < TASKS => Call::SpawnThread,
             7..=8 => Call::Exit,
             9..=10 if !leads => Call::ExitThread,
@@ -210,6 +212,11 @@ impl Generator {
             _ => Call::Handler { signal: libc::SIGUSR1, restart: self.chance(50) },
         };
         Step { task, action: Action::Call(call), makes: self.name() }
+    }
+
+    /// Whether children of a process that may have segments attached are seen, where that matters.
+    fn sees_mappings(&self) -> bool {
+        self.abilities.mappings || !self.kinds.contains(&Kind::Shm)
     }
 
     /// What shows the namespace as text.
@@ -552,7 +559,9 @@ impl Generator {
             35..=49 => Call::Shmdt { addr: self.address() },
             50..=57 => Call::Poke { addr: self.inside(), value: self.random.random_range(1..=255) },
             58..=65 => Call::Peek { addr: self.inside() },
-            66..=70 => Call::Munmap { addr: self.place(), len: PAGE * self.pick(&[1, 1, 2, 3, 5]) },
+            66..=70 if self.abilities.mappings => {
+                Call::Munmap { addr: self.place(), len: PAGE * self.pick(&[1, 1, 2, 3, 5]) }
+            }
             _ => self.shmctl(),
         }
     }
