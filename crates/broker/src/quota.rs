@@ -2,7 +2,8 @@
 //!
 //! What users see: the limits `ipcspace.stranger_{objects,bytes,waiters,connections}`, for each user who is a stranger. What is refused is `ENOSPC` where
 //! something is made, `ENOMEM` where it is sent, undone or waited for, `EAGAIN` at connecting.
-//! A user's calls are made one at a time, in the order in which they came; so each user has, at most, the processor time of one thread of the broker's.
+//! A user's calls are made one at a time, in the order in which they came; so each user has, at most, the processor time of one thread of the broker's,
+//! and of one more that looks out for the next call.
 //!
 //! What a user has is counted anew whenever it may be too much (`engine::usage`); until then, what was added since is known.
 
@@ -31,6 +32,8 @@ pub(crate) type Turn = ArcMutexGuard<RawFairMutex, ()>;
 pub(crate) struct User {
     connections: AtomicUsize,
     waiters: AtomicUsize,
+    /// Whether a thread waits awake for a call of the user's.
+    is_awaited: AtomicBool,
     /// Whose holder makes a call.
     turn: Arc<FairMutex<()>>,
     /// At most so much is held by what it has made; none if that is not known.
@@ -98,6 +101,16 @@ impl User {
     /// Waits until it is the caller's turn to make a call.
     pub(crate) fn turn(&self) -> Turn {
         self.turn.lock_arc()
+    }
+
+    /// Waits awake for the user's next call, where no other thread does. Whether it came.
+    pub(crate) fn await_call(&self, wait: impl FnOnce() -> bool) -> bool {
+        if self.is_awaited.swap(true, Acquire) {
+            return false;
+        }
+        let came = wait();
+        self.is_awaited.store(false, Release);
+        came
     }
 
     /// A call is about to sleep; none if too many do.

@@ -409,18 +409,26 @@ struct Message {
 
 /// The next message; none at the connection's end, or for one that makes no sense. `room` is for the longest there can be.
 fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
+    received(link, room, MsgFlags::empty()).ok().flatten()
+}
+
+/// As [`receive`], with flags.
+///
+/// # Errors
+/// The socket's.
+fn received(link: &OwnedFd, room: &mut [u8], flags: MsgFlags) -> nix::Result<Option<Message>> {
     let mut head = [0; HEAD_BYTES];
     let mut iov = [IoSliceMut::new(&mut head), IoSliceMut::new(room)];
     let mut space = nix::cmsg_space!(nix::libc::ucred, [RawFd; 4]);
     let received = loop {
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC | flags;
         match recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags) {
             Err(nix::Error::EINTR) => {}
-            other => break other.ok()?,
+            other => break other?,
         }
     };
     let (mut sender, mut file) = (None, None);
-    for control in received.cmsgs().ok()? {
+    for control in received.cmsgs()? {
         match control {
             ControlMessageOwned::ScmCredentials(who) => sender = Some((who.pid(), who.uid(), who.gid())),
             // One at most was asked for.
@@ -432,13 +440,14 @@ fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
         }
     }
     let truncated = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-    let length = received.bytes.checked_sub(HEAD_BYTES).filter(|_| !truncated)?;
-    let bytes = room.get(..length)?.to_vec();
+    let length = received.bytes.checked_sub(HEAD_BYTES).filter(|_| !truncated);
+    let Some(bytes) = length.and_then(|length| room.get(..length)) else { return Ok(None) };
+    let bytes = bytes.to_vec();
     let mut words = [0; calls::HEAD];
-    for (word, from) in words.iter_mut().zip(head.chunks_exact(size_of::<u64>())) {
-        *word = u64::from_ne_bytes(from.try_into().ok()?);
+    for (word, from) in words.iter_mut().zip(head.as_chunks().0) {
+        *word = u64::from_ne_bytes(*from);
     }
-    Some(Message { head: words, bytes, sender, file })
+    Ok(Some(Message { head: words, bytes, sender, file }))
 }
 
 /// Numbers messages to strangers, and their sleeps.
@@ -564,6 +573,8 @@ struct Stranger<'a> {
     cred: Cell<Cred>,
     /// The calling thread.
     tid: Cell<u32>,
+    /// Where it runs.
+    cpu: Cell<Option<u32>>,
     call: Cell<Option<Syscall>>,
     /// Where messages are received.
     room: RefCell<Vec<u8>>,
@@ -627,6 +638,7 @@ impl<'a> Stranger<'a> {
             caps: Cell::new(caps),
             cred: Cell::default(),
             tid: Cell::new(0),
+            cpu: Cell::new(None),
             call: Cell::new(None),
             room: RefCell::new(vec![0; calls::BYTES_MAX]),
             known: RefCell::default(),
@@ -676,7 +688,7 @@ impl<'a> Stranger<'a> {
     /// The next message that is a call.
     fn next_call(&self) -> Option<Message> {
         loop {
-            let message = self.off_turn(|| receive(self.link, &mut self.room.borrow_mut()))?;
+            let message = self.off_turn(|| self.next_message())?;
             match message.head[0] {
                 calls::CALL => return Some(message),
                 // It came too late.
@@ -684,6 +696,22 @@ impl<'a> Stranger<'a> {
                 _ => return None,
             }
         }
+    }
+
+    /// The next message, which may follow an answer at once.
+    fn next_message(&self) -> Option<Message> {
+        let mut room = self.room.borrow_mut();
+        let mut message = None;
+        let came = self.user.await_call(|| {
+            client::wait_awake(self.cpu.get(), || {
+                match received(self.link, &mut room, MsgFlags::MSG_DONTWAIT) {
+                    Err(nix::Error::EAGAIN) => return false,
+                    done => message = done.ok().flatten(),
+                }
+                true
+            })
+        });
+        if came { message } else { receive(self.link, &mut room) }
     }
 
     /// Takes the credentials and the memory that come with a call.
@@ -713,7 +741,8 @@ impl<'a> Stranger<'a> {
             sys_resource: self.home.initial_userns && has(24),
         });
         let [.., at, len, at2, len2, tid] = message.head;
-        self.tid.set(self.thread(tid));
+        self.tid.set(self.thread(tid & u64::from(u32::MAX)));
+        self.cpu.set(calls::cpu_of(tid >> 32));
         let (len, len2) = (usize::try_from(len), usize::try_from(len2));
         let (Ok(len), Ok(len2)) = (len, len2) else { return Err(Errno::EINVAL) };
         if len.checked_add(len2) != Some(message.bytes.len()) {
@@ -752,8 +781,9 @@ impl<'a> Stranger<'a> {
         let (at, bytes) = mem::take(&mut *self.stored.borrow_mut());
         let made = self.made.take().filter(|_| result.is_ok());
         let (queue, oflag) = made.as_ref().map_or((0, 0), |made| (made.queue.0, made.oflag.cast_unsigned()));
-        let head =
-            [calls::ANSWER, error, value.cast_unsigned(), at, bytes.len() as u64, queue.into(), oflag.into()];
+        let cpu = calls::cpu(self.cpu());
+        let (value, len) = (value.cast_unsigned(), bytes.len() as u64);
+        let head = [calls::ANSWER, error, value, at, len, queue.into(), oflag.into(), cpu];
         self.say(&head, &bytes, made.as_ref().map(|made| &made.file))
     }
 

@@ -35,7 +35,7 @@ pub use cancel::{test_cancel, uncancellable};
 pub use host::{LinuxHost, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change, has_left};
 pub use memory::{Keeper, keep_memory};
-pub use park::wait;
+pub use park::{wait, wait_awake};
 pub use switch::{CLONE_NEWIPC, Target, is_within};
 pub use tls::credentials_changed;
 pub use vfork::{after_vfork, before_vfork, in_vfork_child};

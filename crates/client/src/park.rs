@@ -11,7 +11,7 @@ use arena::{
 use engine::{Cause, Outcome};
 
 use crate::{
-    BUSY, Operation, PARKED, cancel, leave,
+    BUSY, LinuxHost, Operation, PARKED, cancel, leave,
     tls::{self, Tls},
 };
 
@@ -81,17 +81,27 @@ const YIELDS: u32 = 2;
 const RELUCTANCE: u32 = 8;
 
 /// Waits awake for the end of the sleep, if that is likely to come soon. Whether it came.
-fn woken_awake(ctx: &Operation<'_>, tls: &Tls) -> bool {
+fn woken_awake(ctx: &Operation<'_>, tls: &'static Tls) -> bool {
     // Whoever is before this one sleeps and has to be woken first.
     if ctx.slot.waiter.has_others_before() {
         return false;
     }
+    awake(tls, ctx.slot.waiter.waker_cpu(), || ctx.slot.waiter.phase() != Phase::Waiting)
+}
+
+/// Waits awake for something that whoever runs on the CPU `waker` brings about, if that is likely to come soon. Whether `is_over`, which is asked
+/// again and again, says that it came.
+pub fn wait_awake(waker: Option<u32>, is_over: impl FnMut() -> bool) -> bool {
+    awake(tls::get(), waker, is_over)
+}
+
+fn awake(tls: &'static Tls, waker: Option<u32>, mut is_over: impl FnMut() -> bool) -> bool {
     let at_once = tls.asleep_at_once.load(Relaxed);
     if at_once != 0 {
         tls.asleep_at_once.store(at_once - 1, Relaxed);
         return false;
     }
-    let woken = match ctx.slot.waiter.waker_cpu() {
+    let woken = match waker {
         // Nobody has woken this thread yet: nothing speaks for it.
         None => return false,
         // It would keep the CPU from whoever is to wake it. To ask costs a system call, so not before each sleep.
@@ -99,11 +109,11 @@ fn woken_awake(ctx: &Operation<'_>, tls: &Tls) -> bool {
             tls.asleep_at_once.store((1 << RELUCTANCE) - 1, Relaxed);
             return false;
         }
-        Some(cpu) if cpu == ctx.host.cpu() => (0..YIELDS).any(|_| {
+        Some(cpu) if cpu == LinuxHost { tls }.cpu() => (0..YIELDS).any(|_| {
             sys::sched_yield();
-            is_over(ctx)
+            is_over()
         }),
-        Some(_) => spin(ctx, tls),
+        Some(_) => spin(tls, is_over),
     };
     let in_vain = if woken { 0 } else { (tls.in_vain.load(Relaxed) + 1).min(RELUCTANCE) };
     tls.in_vain.store(in_vain, Relaxed);
@@ -111,16 +121,12 @@ fn woken_awake(ctx: &Operation<'_>, tls: &Tls) -> bool {
     woken
 }
 
-fn is_over(ctx: &Operation<'_>) -> bool {
-    ctx.slot.waiter.phase() != Phase::Waiting
-}
-
-fn spin(ctx: &Operation<'_>, tls: &Tls) -> bool {
+fn spin(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
     let end = crate::host::monotonic_ns() + AWAKE_NS;
     // A signal ends the sleep, which is seen to further on.
     while tls.deferred.load(Relaxed) == 0 {
         for _ in 0..32 {
-            if is_over(ctx) {
+            if is_over() {
                 return true;
             }
             core::hint::spin_loop();
@@ -129,5 +135,5 @@ fn spin(ctx: &Operation<'_>, tls: &Tls) -> bool {
             break;
         }
     }
-    is_over(ctx)
+    is_over()
 }

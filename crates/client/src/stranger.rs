@@ -22,7 +22,7 @@ use abi::{
     syscall as nr,
     time::Timespec,
 };
-use arena::Handle;
+use arena::{Handle, Host as _};
 use engine::{Call, Cred, Descriptors as _, MapPlace, MapRequest, Mqd, Task as _};
 use sys::{
     memory as files,
@@ -32,6 +32,7 @@ use sys::{
 
 use crate::{
     LinuxHost, attach, attachments, memory, mqd,
+    park::wait_awake,
     tls::{self, Tls},
     wire::{self, calls},
 };
@@ -241,16 +242,40 @@ fn results(number: i64, [_, b, c, ..]: [u64; 6]) -> Option<(usize, usize)> {
 /// The next message: taken, where it is known where its bytes go; else its head is looked at.
 ///
 /// # Errors
-/// `EAGAIN`: there was none for a while. Those of [`net::take_parts`], and `EPIPE` at the connection's end.
+/// `EAGAIN`: there was none, at once or for a while. Those of [`net::take_parts`], and `EPIPE` at the connection's end.
 ///
 /// # Safety
 /// As there.
-unsafe fn next(fd: i32, head: &mut [u64; calls::HEAD], place: Option<(usize, usize)>) -> Result<Taken> {
+unsafe fn next(
+    fd: i32,
+    head: &mut [u64; calls::HEAD],
+    place: Option<(usize, usize)>,
+    wait: bool,
+) -> Result<Taken> {
     let Some(place) = place else {
-        return if net::peek_words(fd, head)? { Ok(Taken::default()) } else { Err(Errno::EPIPE) };
+        return if net::peek_words(fd, head, wait)? { Ok(Taken::default()) } else { Err(Errno::EPIPE) };
     };
     // SAFETY: the caller's promise.
-    unsafe { net::take_parts(fd, head, place) }
+    unsafe { net::take_parts(fd, head, place, wait) }
+}
+
+/// As [`next`], which waits, awake where the answer is likely to come soon.
+///
+/// # Errors
+/// As there.
+///
+/// # Safety
+/// As there.
+unsafe fn soon(fd: i32, head: &mut [u64; calls::HEAD], place: Option<(usize, usize)>) -> Result<Taken> {
+    let broker = calls::cpu_of(tls::get().connection_cpu.load(Relaxed).into());
+    let mut taken = Err(Errno::EAGAIN);
+    let came = wait_awake(broker, || {
+        // SAFETY: the caller's promise.
+        taken = unsafe { next(fd, head, place, false) };
+        !matches!(taken, Err(Errno::EAGAIN))
+    });
+    // SAFETY: as above.
+    if came { taken } else { unsafe { next(fd, head, place, true) } }
 }
 
 /// What the broker asks, up to the call's answer; `heard` says that it has the call, for sure, and `made` what was mapped or unmapped for it.
@@ -270,7 +295,7 @@ fn converse(
     loop {
         let mut head = [0; calls::HEAD];
         // SAFETY: where the call that the program made stores its results.
-        let taken = match unsafe { next(fd, &mut head, expected) } {
+        let taken = match unsafe { soon(fd, &mut head, expected) } {
             Err(Errno::EAGAIN) => {
                 match net::wait_readable(fd, (!interrupted).then_some(mask)) {
                     Err(Errno::EINTR) if !interrupted => {
@@ -291,7 +316,7 @@ fn converse(
             other => other,
         };
         *heard |= matches!(taken, Ok(_) | Err(Errno::EFAULT));
-        let [kind, a, b, c, d, queue, oflag, ..] = head;
+        let [kind, a, b, c, d, queue, oflag, cpu, ..] = head;
         let place = match kind {
             calls::STORE => (a as usize, b as usize),
             calls::ANSWER => (c as usize, d as usize),
@@ -315,7 +340,7 @@ fn converse(
                 // After a fault, nothing more is stored.
                 let place = if faulted { (0, 0) } else { place };
                 // SAFETY: as above.
-                match unsafe { net::take_parts(fd, &mut head, place) } {
+                match unsafe { net::take_parts(fd, &mut head, place, true) } {
                     Err(Errno::EFAULT) => {
                         faulted = true;
                         pass_over(fd, head[calls::HEAD - 1])?;
@@ -328,6 +353,9 @@ fn converse(
         if place.1 > 0 || faulted {
             // What follows goes elsewhere.
             expected = None;
+        }
+        if kind == calls::ANSWER {
+            tls::get().connection_cpu.store(u32::try_from(cpu).unwrap_or(0), Relaxed);
         }
         match kind {
             calls::STORE => {}
@@ -383,9 +411,9 @@ pub(crate) fn wait_for_notice(fd: i32, registered: &mut dyn FnMut()) -> Result<i
 /// Takes the message of that number, where the kernel has left it after a fault.
 fn pass_over(fd: i32, number: u64) -> Result<()> {
     let mut head = [0; calls::HEAD];
-    if net::has_message(fd) && net::peek_words(fd, &mut head)? && head[calls::HEAD - 1] == number {
+    if net::has_message(fd) && net::peek_words(fd, &mut head, true)? && head[calls::HEAD - 1] == number {
         // SAFETY: nothing is stored.
-        drop(unsafe { net::take_parts(fd, &mut head, (0, 0)) }?);
+        drop(unsafe { net::take_parts(fd, &mut head, (0, 0), true) }?);
     }
     Ok(())
 }
@@ -396,7 +424,7 @@ fn look_up(fd: i32, memory: u64) -> Result<Option<(i32, u64)>> {
     let mut head = [0; calls::HEAD];
     loop {
         // SAFETY: nothing is stored.
-        match unsafe { net::take_parts(fd, &mut head, (0, 0)) } {
+        match unsafe { net::take_parts(fd, &mut head, (0, 0), true) } {
             Err(Errno::EAGAIN) => {}
             taken => break drop(taken?),
         }
@@ -419,7 +447,8 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
     let [mut first, mut second] = known(number, registers);
     let mut file = descriptor(number, registers);
     let tls = tls::get();
-    let Cred { euid, egid, .. } = LinuxHost { tls }.cred();
+    let host = LinuxHost { tls };
+    let Cred { euid, egid, .. } = host.cred();
     loop {
         let head = [
             calls::CALL,
@@ -434,7 +463,7 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
             first.1 as u64,
             second.0 as u64,
             second.1 as u64,
-            tls.connection_tid.load(Relaxed).into(),
+            calls::cpu(host.cpu()) << 32 | u64::from(tls.connection_tid.load(Relaxed)),
         ];
         let who = Credentials { pid: tls.connection_pid.load(Relaxed), uid: euid, gid: egid };
         let sent = net::send_parts(fd, &head, [first, second], Some(who), file);

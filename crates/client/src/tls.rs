@@ -54,6 +54,8 @@ pub(crate) struct Tls {
     pub(crate) connection: AtomicU64,
     pub(crate) connection_pid: AtomicU32,
     pub(crate) connection_tid: AtomicU32,
+    /// The CPU that its last answer came from, plus one.
+    pub(crate) connection_cpu: AtomicU32,
     uid: AtomicU32,
     fsuid: AtomicU32,
     /// What a vfork child has of its own.

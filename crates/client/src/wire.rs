@@ -105,7 +105,8 @@ pub mod calls {
     /// Most bytes behind a head.
     pub const BYTES_MAX: usize = 64 << 10;
 
-    /// From the stranger: number, six registers, two ranges of memory that follow (address and length of each), and the thread's id.
+    /// From the stranger: number, six registers, two ranges of memory that follow (address and length of each), and the thread's id with
+    /// the number of its CPU plus one above it.
     pub const CALL: u64 = 1;
     // Numbers of calls that are none of the kernel's, on POSIX queues: the first register is a descriptor's number, but for the first of them.
     /// A descriptor of the queue whose handle is in the first register has been closed.
@@ -143,7 +144,17 @@ pub mod calls {
     pub const KNOWN: u64 = 10;
     /// To the stranger: the call sleeps now.
     pub const BEGUN: u64 = 11;
-    /// To the stranger: error number or 0, result; address and length of bytes to store, which follow; and of a new descriptor of a queue, which comes
-    /// with this and is the result, the queue's handle and the flags of `mq_open`. With the call comes the descriptor that it is about.
+    /// To the stranger: error number or 0, result; address and length of bytes to store, which follow; of a new descriptor of a queue, which comes
+    /// with this and is the result, the queue's handle and the flags of `mq_open`; and the number of the CPU plus one. With the call comes the descriptor that it is about.
     pub const ANSWER: u64 = 8;
+
+    /// A CPU's number as the messages have it: not 0.
+    pub fn cpu(number: u32) -> u64 {
+        u64::from(number) + 1
+    }
+
+    /// The CPU's number in a word of a message's, if there is one.
+    pub fn cpu_of(word: u64) -> Option<u32> {
+        u32::try_from(word.checked_sub(1)?).ok()
+    }
 }

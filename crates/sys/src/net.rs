@@ -250,15 +250,16 @@ pub fn send_parts(
     retry(|| unsafe { syscall6(46, socket as usize, at, MSG_NOSIGNAL, 0, 0, 0) }).map(|_| ())
 }
 
-/// Looks at the words at the beginning of the next message, which stays; false if it is shorter, or at the connection's end.
+/// Looks at the words at the beginning of the next message, which stays and is waited for if need be; false if it is shorter, or at the connection's end.
 ///
 /// # Errors
 /// The socket's.
-pub fn peek_words(socket: i32, words: &mut [u64]) -> Result<bool> {
+pub fn peek_words(socket: i32, words: &mut [u64], wait: bool) -> Result<bool> {
     const MSG_PEEK: usize = 2;
+    let flags = MSG_PEEK | unless(wait);
     let (at, len) = (words.as_mut_ptr() as usize, size_of_val(words));
     // SAFETY: valid for its length.
-    retry(|| unsafe { syscall6(45, socket as usize, at, len, MSG_PEEK, 0, 0) }).map(|got| got == len)
+    retry(|| unsafe { syscall6(45, socket as usize, at, len, flags, 0, 0) }).map(|got| got == len)
 }
 
 /// What was received besides words.
@@ -282,7 +283,11 @@ pub fn set_patience(socket: i32, us: u64) -> Result<()> {
     check(unsafe { syscall6(54, socket as usize, SOL_SOCKET as usize, SO_RCVTIMEO, at, len, 0) }).map(|_| ())
 }
 
-/// Takes the next message: its words, and what follows them to a place in the program's memory, which the kernel checks; and the descriptor that
+fn unless(wait: bool) -> usize {
+    if wait { 0 } else { MSG_DONTWAIT }
+}
+
+/// Takes the next message, and waits for it if need be: its words, and what follows them to a place in the program's memory, which the kernel checks; and the descriptor that
 /// comes with it.
 ///
 /// # Errors
@@ -291,7 +296,13 @@ pub fn set_patience(socket: i32, us: u64) -> Result<()> {
 ///
 /// # Safety
 /// The program wants to have the bytes there.
-pub unsafe fn take_parts(socket: i32, words: &mut [u64], (at, len): (usize, usize)) -> Result<Taken> {
+pub unsafe fn take_parts(
+    socket: i32,
+    words: &mut [u64],
+    (at, len): (usize, usize),
+    wait: bool,
+) -> Result<Taken> {
+    let flags = MSG_CMSG_CLOEXEC | unless(wait);
     let iov = [Iovec { base: words.as_mut_ptr() as usize, len: size_of_val(words) }, Iovec { base: at, len }];
     let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
     let mut header = Msghdr {
@@ -305,7 +316,7 @@ pub unsafe fn take_parts(socket: i32, words: &mut [u64], (at, len): (usize, usiz
     };
     let at = core::ptr::from_mut(&mut header) as usize;
     // SAFETY: what is ours is valid; the rest is the caller's promise.
-    let got = retry(|| unsafe { syscall6(47, socket as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
+    let got = retry(|| unsafe { syscall6(47, socket as usize, at, flags, 0, 0, 0) })?;
     let file = received(&header, &control);
     match got.checked_sub(size_of_val(words)) {
         None if got == 0 => Err(Errno::EPIPE),
