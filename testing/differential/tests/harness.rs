@@ -11,7 +11,7 @@ const ABILITIES: Abilities = Abilities {
     files: true,
     queue_files: true,
     polls: true,
-    closes: true,
+    mappings: true,
 };
 
 fn kernel(_: &Limits) -> Box<dyn World> {

@@ -3,6 +3,7 @@
  * peer serve: waits for a message, takes a semaphore, writes into a segment, answers with its identifier.
  * peer ask:   does the asking, and prints what it finds in the segment.
  * peer mqserve, mqask:  the same by POSIX queues, one of which is polled.
+ * peer notice ROUNDS:   is told of messages by a thread of libc's, each time with another value; closes a descriptor, and may register again.
  * peer guest:        a guest of host.py.
  * peer make COUNT:    makes that many queues.
  * peer count:         says how many there are.
@@ -114,6 +115,43 @@ static void talk(int serves)
     need(mq_timedreceive(answered, text + 8, 16, 0, &soon) == -1 && errno == ETIMEDOUT, "a timeout");
     need(mq_unlink("/asked") == 0 && mq_unlink("/answered") == 0, "mq_unlink");
     printf("21 twice is %s, %u\n", text, priority);
+}
+
+static int told[2];
+
+static void on_message(union sigval value)
+{
+    need(write(told[1], &value.sival_int, sizeof(int)) == sizeof(int), "write");
+}
+
+static void notice(int rounds)
+{
+    mqd_t queue = posix_queue("/notice"), other = mq_open("/notice", O_RDONLY);
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_message};
+    struct sigevent none = {.sigev_notify = SIGEV_NONE};
+    char text[16];
+    int value, sum = 0;
+    need(pipe(told) == 0 && other != (mqd_t)-1, "pipe, mq_open");
+    for (int i = 1; i <= rounds; i++) {
+        event.sigev_value.sival_int = i;
+        need(mq_notify(queue, &event) == 0, "mq_notify");
+        need(mq_notify(queue, &none) == -1 && errno == EBUSY, "a second registration");
+        pid_t child = fork();
+        if (child == 0)
+            _exit(mq_send(queue, "x", 1, 0));
+        need(waitpid(child, &value, 0) == child && value == 0, "a child that sends");
+        need(read(told[0], &value, sizeof(int)) == sizeof(int) && value == i, "a thread");
+        need(mq_receive(queue, text, sizeof text, 0) == 1, "mq_receive");
+        sum += value;
+    }
+    /* What is removed is no message. */
+    need(mq_notify(queue, &event) == 0 && mq_notify(queue, 0) == 0, "a registration that is taken back");
+    need(mq_notify(queue, &event) == 0 && mq_close(other) == 0, "mq_close");
+    need(mq_notify(queue, &none) == 0, "a registration after a close");
+    need(mq_unlink("/notice") == 0, "mq_unlink");
+    struct pollfd quiet = {.fd = told[0], .events = POLLIN};
+    need(poll(&quiet, 1, 50) == 0, "nothing more to be told");
+    printf("%d\n", sum);
 }
 
 static void guest(void)
@@ -337,6 +375,10 @@ int main(int count, char **arguments)
     }
     if (strcmp(arguments[1], "lie") == 0) {
         race(atoi(arguments[2]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "notice") == 0) {
+        notice(atoi(arguments[2]));
         return 0;
     }
     if (strcmp(arguments[1], "guest") == 0) {
