@@ -208,8 +208,9 @@ static void race(int count)
     } all;
     struct timespec soon = {0, 1000};
     pthread_t liar;
-    int q = msgget(IPC_PRIVATE, 0600), set = semget(IPC_PRIVATE, 100, 0600);
-    need(q >= 0 && set >= 0, "msgget, semget");
+    int q = msgget(IPC_PRIVATE, 0600), set = semget(IPC_PRIVATE, 100, 0600), segment = shmget(IPC_PRIVATE, 1, 0600);
+    mqd_t posix = mq_open("/race", O_CREAT | O_RDWR | O_NONBLOCK, 0600, 0);
+    need(q >= 0 && set >= 0 && segment >= 0 && posix != (mqd_t)-1, "msgget, semget, shmget, mq_open");
     shifting = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     need(pthread_create(&liar, 0, lie, 0) == 0, "pthread_create");
     for (int i = 0; i < count; i++) {
@@ -222,6 +223,13 @@ static void race(int count)
         HONEST(semctl(set, 0, GETALL, all), EINVAL);
         HONEST(msgctl(q, IPC_STAT, at), EINVAL);
         HONEST(msgctl(q, IPC_SET, at), EINVAL, EPERM);
+        HONEST(semctl(set, 0, IPC_STAT, all), EINVAL);
+        HONEST(semctl(set, 0, IPC_SET, all), EINVAL, EPERM);
+        HONEST(shmctl(segment, IPC_STAT, at), EINVAL);
+        HONEST(shmctl(segment, IPC_SET, at), EINVAL, EPERM);
+        HONEST(syscall(SYS_mq_timedsend, posix, at, i % 500, 0, at), EINVAL, EAGAIN);
+        HONEST(syscall(SYS_mq_timedreceive, posix, at, 8192, at, at), EINVAL, EAGAIN);
+        HONEST(syscall(SYS_mq_getsetattr, posix, 0, at), EINVAL);
         HONEST(open(at, O_RDONLY), ENOENT, ENAMETOOLONG, EISDIR, EMFILE, EACCES);
         HONEST(access(at, W_OK), ENOENT, ENAMETOOLONG, EACCES);
         HONEST(syscall(SYS_mq_open, at, O_RDONLY, 0, 0), ENOENT, ENAMETOOLONG, EACCES);
@@ -230,7 +238,8 @@ static void race(int count)
     lying = 0;
     need(pthread_join(liar, 0) == 0, "pthread_join");
     mq_unlink("/lie");
-    need(msgctl(q, IPC_RMID, 0) == 0 && semctl(set, 0, IPC_RMID) == 0, "IPC_RMID");
+    need(mq_unlink("/race") == 0, "mq_unlink");
+    need(msgctl(q, IPC_RMID, 0) == 0 && semctl(set, 0, IPC_RMID) == 0 && shmctl(segment, IPC_RMID, 0) == 0, "IPC_RMID");
     printf("all honest\n");
 }
 
