@@ -90,6 +90,16 @@ fn programs_of_either_kind_have_the_same_posix_queues() {
 }
 
 #[test]
+fn a_queue_tells_threads_of_programs_of_any_kind() {
+    for door in ["trap", "auto"] {
+        for (kind, _) in peers() {
+            let output = run(door, &format!("${kind} notice 20"));
+            assert_eq!(text(&output), "210\n", "{door}: {kind}");
+        }
+    }
+}
+
+#[test]
 fn programs_of_any_kind_are_guests_of_a_preloaded_one() {
     let mut guests: Vec<String> =
         peers().iter().map(|(_, program)| format!("{} guest", program.display())).collect();

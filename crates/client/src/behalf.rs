@@ -71,7 +71,7 @@ pub trait Caller {
     ///
     /// # Errors
     /// `EBADF`, `ENOTSOCK`, and `EINVAL` for another socket.
-    fn check_netlink(&self, fd: i32) -> Result<()>;
+    fn notify_socket(&self, fd: i32, cookie: [u64; 4]) -> Result<()>;
     /// `RLIMIT_MSGQUEUE`, bytes.
     fn msgqueue_limit(&self) -> u64;
     /// The process's umask.
@@ -365,8 +365,8 @@ impl<C: Caller> Descriptors for Behalf<'_, C> {
         attach::ring(&self.own, engine::namespace::ASK_SEGMENTS);
     }
 
-    fn notify_socket(&self, fd: i32) -> Result<()> {
-        self.caller.check_netlink(fd)
+    fn notify_socket(&self, fd: i32, cookie: [u64; 4]) -> Result<()> {
+        self.caller.notify_socket(fd, cookie)
     }
 
     fn msgqueue_limit(&self) -> u64 {

@@ -428,7 +428,7 @@ impl Path {
 }
 
 /// The queue that a descriptor is of, by its link in /proc.
-fn queue_of(link: &[u8]) -> Option<Handle> {
+pub fn queue_of(link: &[u8]) -> Option<Handle> {
     let expected = Path::of(Handle::NULL).ok()?;
     let digits = link.strip_prefix(&expected.text[..expected.digits])?;
     let number = u32::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
@@ -606,8 +606,8 @@ impl Descriptors for LinuxHost {
         }
     }
 
-    fn notify_socket(&self, fd: i32) -> Result<()> {
-        queue::check_netlink(fd)
+    fn notify_socket(&self, fd: i32, _: [u64; 4]) -> Result<()> {
+        queue::check_netlink(fd).and(Err(Errno::EINVAL))
     }
 
     fn msgqueue_limit(&self) -> u64 {

@@ -1,8 +1,10 @@
 //! POSIX message queues.
 //!
 //! What users see: behaviour as in Linux. The cost of sending and receiving does not grow with what is queued.
-//! What is missing: a notification to a netlink socket (libc's way to `SIGEV_THREAD`; [`do_mq_notify_thread`] is ours); a
-//! timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
+//! What is missing: a timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
+//!
+//! A notification to a netlink socket (libc's way to `SIGEV_THREAD`) is a sleep until there is one, [`do_mq_notify_thread`], on behalf of a host that tells
+//! the socket.
 //!
 //! A queue is an object as those of System V: its identifier is for the namespace only, its key is its name's hash. A descriptor is the system's
 //! ([`Descriptors`](crate::Descriptors)), which also knows whether anybody holds one. A queue ends when it has no name and nobody holds it, by a
@@ -1550,21 +1552,20 @@ pub fn resume_mq_timedreceive<T: Task>(
 
 // ---- mq_notify
 
-/// `mq_notify(2)`.
+/// `mq_notify(2)`. One that a host tells a socket sleeps as [`do_mq_notify_thread`] does; its caller does not.
 ///
 /// # Errors
 /// `EFAULT EINVAL EBADF EBUSY ENOTSOCK`.
-pub fn do_mq_notify<T: Task>(ctx: &Ctx<'_, T>, fd: i32, sevp: u64) -> Result<()> {
+pub fn do_mq_notify<T: Task>(ctx: &Ctx<'_, T>, fd: i32, sevp: u64) -> Result<Outcome> {
     let event = if sevp == 0 { None } else { Some(compat::get_sigevent(ctx.host, sevp)?) };
     if let Some(event) = &event {
         match event.sigev_notify {
             SIGEV_NONE => {}
             SIGEV_SIGNAL if (0..=NSIG).contains(&event.sigev_signo) => {}
             SIGEV_THREAD => {
-                let _cookie: [u64; 4] = ctx.host.get_user(event.sigev_value)?;
-                ctx.host.notify_socket(event.sigev_signo)?;
-                // Nobody but the kernel can send what such a socket takes.
-                return Err(Errno::EINVAL);
+                let cookie = ctx.host.get_user(event.sigev_value)?;
+                ctx.host.notify_socket(event.sigev_signo, cookie)?;
+                return do_mq_notify_thread(ctx, fd);
             }
             _ => return Err(Errno::EINVAL),
         }
@@ -1585,7 +1586,7 @@ pub fn do_mq_notify<T: Task>(ctx: &Ctx<'_, T>, fd: i32, sevp: u64) -> Result<()>
         Ok(())
     });
     ctx.flush_wakes();
-    heed_queue(ctx, queue, noted)
+    heed_queue(ctx, queue, noted).map(|()| Outcome::Done(0))
 }
 
 /// Registers the calling thread, which sleeps until a message comes ([`NOTIFY_WOKENUP`]) or the registration is gone

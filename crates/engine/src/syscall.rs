@@ -617,7 +617,11 @@ impl Call for MqNotify {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
-        outward(mqueue::do_mq_notify(ctx, self.fd, self.sevp)).and_then(|()| done(0))
+        outward(mqueue::do_mq_notify(ctx, self.fd, self.sevp)).map(Begun::from)
+    }
+
+    fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        outward(mqueue::resume_mq_notify_thread(ctx, cause))
     }
 }
 

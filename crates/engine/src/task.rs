@@ -226,11 +226,12 @@ pub trait Descriptors {
     }
     /// A queue without a name is still held: somebody must look for its end.
     fn watch_unlinked(&self) {}
-    /// Whether a descriptor is a socket that a notification can go to.
+    /// Whether a descriptor is a netlink socket, which this host will send the cookie by what stands for it, its last byte being what the sleep that
+    /// begins now comes to.
     ///
     /// # Errors
-    /// `EBADF ENOTSOCK EINVAL`.
-    fn notify_socket(&self, _fd: i32) -> Result<()> {
+    /// `EBADF ENOTSOCK`; `EINVAL` for another socket, and where the host can't do that: nobody but the kernel can send what such a socket takes.
+    fn notify_socket(&self, _fd: i32, _cookie: [u64; 4]) -> Result<()> {
         Err(Errno::EBADF)
     }
     /// `RLIMIT_MSGQUEUE`, bytes.

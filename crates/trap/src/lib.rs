@@ -5,14 +5,14 @@
 //! the command is executed, has the kernel ask us about the engine's calls; they are made on behalf of the asker
 //! ([`client::behalf`]), with its rights and in its memory, and answered.
 //!
-//! What is missing: what is closed is not seen. A program whose memory is slow to reach (of FUSE, or handled by
-//! itself by userfaultfd) holds the others up, and so does one that opens a file named like ours where names are slow to be looked up.
+//! What is missing: a program whose memory is slow to reach (of FUSE, or handled by itself by userfaultfd) holds the others up, and so does one that opens a file named like ours where names are slow to be looked up.
 //!
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and
 //! signals, one waits for the ends of processes. (A fourth one takes in traps of a `run` inside this one.) They do so by turns, under one lock, which is never held over a sleep of a caller.
 
 mod files;
 pub mod filter;
+mod notices;
 mod notify;
 pub mod process;
 mod room;

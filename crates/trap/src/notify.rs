@@ -98,9 +98,19 @@ impl Listener {
         self.add(id, fd, 0, true)
     }
 
+    /// The same in the place of another one.
+    pub(crate) fn give_for(&self, id: u64, fd: i32, theirs: i32, cloexec: bool) -> nix::Result<()> {
+        self.add_as(id, fd, (libc::SECCOMP_ADDFD_FLAG_SETFD as u32, theirs.cast_unsigned()), cloexec)
+            .map(drop)
+    }
+
     fn add(&self, id: u64, fd: i32, flags: u32, cloexec: bool) -> nix::Result<i32> {
+        self.add_as(id, fd, (flags, 0), cloexec)
+    }
+
+    fn add_as(&self, id: u64, fd: i32, (flags, newfd): (u32, u32), cloexec: bool) -> nix::Result<i32> {
         let newfd_flags = if cloexec { libc::O_CLOEXEC.cast_unsigned() } else { 0 };
-        let mut add = seccomp_notif_addfd { id, flags, srcfd: fd.cast_unsigned(), newfd: 0, newfd_flags };
+        let mut add = seccomp_notif_addfd { id, flags, srcfd: fd.cast_unsigned(), newfd, newfd_flags };
         self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut add)
     }
 

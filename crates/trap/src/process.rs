@@ -1,8 +1,9 @@
 //! What a process is known by.
 //!
 //! # Safety
-//! A new descriptor belongs to nobody else.
+//! A new descriptor belongs to nobody else; the kernel gets strings and room of ours.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
@@ -31,4 +32,15 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether a descriptor of a thread is a netlink socket: the table in /proc has only those with an address.
+pub(crate) fn is_netlink(tid: u32, fd: i32) -> bool {
+    let Ok(path) = CString::new(format!("/proc/{tid}/fd/{fd}")) else { return false };
+    let mut protocol = [0u8; 32];
+    let room = protocol.as_mut_ptr().cast();
+    // SAFETY: two terminated strings, and room of that length.
+    let length =
+        unsafe { libc::getxattr(path.as_ptr(), c"system.sockprotoname".as_ptr(), room, protocol.len()) };
+    length > 0 && protocol.starts_with(b"NETLINK\0")
 }

@@ -10,15 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use std::{io, thread};
 
-use abi::{Errno, Result, syscall as nr};
+use abi::{Errno, Result, compat::nr as nr_32, syscall as nr};
 use arena::Handle;
 use client::behalf::{self, Bell, PLACES};
+use engine::syscall::MqNotify;
 use engine::{Call, Cause, Outcome, Syscall, Task, compat};
 use libc::seccomp_data;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::files::{self, About, Answer, Written};
 use crate::filter::{ARCH_32, ARCH_64};
+use crate::notices::{self, Registrations};
 use crate::notify::{Listener, Notification};
 use crate::routes::{self, Routes};
 use crate::signals::{self, Asked};
@@ -51,6 +53,21 @@ struct Sleeper {
     due: u64,
     /// It had signals at the last look that may have been another thread's.
     doubtful: bool,
+    /// A registration, of which a socket is told: the call is over.
+    tells: Option<Told>,
+}
+
+/// A socket, by its inode, and the cookie that it is told.
+#[derive(Clone, Copy)]
+struct Told {
+    socket: u64,
+    cookie: [u64; 4],
+}
+
+impl Sleeper {
+    fn new(id: u64, subject: Subject, call: Syscall, deadline: Option<u64>, since: u64) -> Sleeper {
+        Sleeper { id, subject, call, deadline, since, due: 0, doubtful: false, tells: None }
+    }
 }
 
 struct Room {
@@ -59,6 +76,7 @@ struct Room {
     watch: Arc<Epoll>,
     targets: Targets,
     written: Written,
+    registrations: Registrations,
     /// The thread slot of each place.
     slots: Vec<Handle>,
     sleepers: Vec<Option<Sleeper>>,
@@ -81,15 +99,17 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
     let listener = Arc::new(Listener::new(listener, link));
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let watch = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
-    let written = Written::new()?;
+    let (written, registrations) = (Written::new()?, Registrations::new()?);
     // By a number that no process has.
     watch.add(written.news(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    watch.add(registrations.news(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let room = Arc::new(Mutex::new(Room {
         listener: Arc::clone(&listener),
         bell: Arc::clone(&bell),
         watch: Arc::clone(&watch),
         targets: Targets::new()?,
         written,
+        registrations,
         slots: Vec::new(),
         sleepers: Vec::new(),
         idle: Vec::new(),
@@ -155,6 +175,7 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
             let mut room = enter(&room);
             room.see_ends();
             room.see_writes();
+            room.see_closed();
         }
     })
 }
@@ -171,6 +192,16 @@ fn is_about_segments(asked: &Notification) -> bool {
         compat::is_about_segments(number.cast_unsigned(), args[0] as u32)
     } else {
         matches!(i64::from(number), nr::SHMGET | nr::SHMAT | nr::SHMDT | nr::SHMCTL)
+    }
+}
+
+/// Whether it matters to a call who has registered for a notification.
+fn is_about_registrations(asked: &Notification) -> bool {
+    let number = asked.data.nr.cast_unsigned();
+    if asked.data.arch == ARCH_32 {
+        matches!(number, nr_32::MQ_NOTIFY | nr_32::MQ_TIMEDSEND | nr_32::MQ_TIMEDSEND_TIME64)
+    } else {
+        matches!(i64::from(number), nr::MQ_NOTIFY | nr::MQ_TIMEDSEND)
     }
 }
 
@@ -198,6 +229,9 @@ impl Room {
             self.see_ends();
             self.targets.see_programs();
         }
+        if !self.registrations.is_empty() && is_about_registrations(asked) {
+            self.see_closed();
+        }
         let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = compat;
         let errand = Errand::new(&listener, asked.id, subject);
@@ -222,11 +256,13 @@ impl Room {
             Ok((call, begun.outcome, sleeps, left))
         });
         match begun {
+            Ok((call @ Syscall::MqNotify(_), Outcome::Blocked, sleeps, _)) => {
+                self.tell_later(place, &errand, call, sleeps);
+            }
             Ok((call, Outcome::Blocked, sleeps, left)) => {
                 let now = self.now();
                 let deadline = left.map(|left| now.saturating_add(left));
-                let sleeper =
-                    Sleeper { id: asked.id, subject, call, deadline, since: now, due: 0, doubtful: false };
+                let sleeper = Sleeper::new(asked.id, subject, call, deadline, now);
                 self.sleepers[place as usize] = Some(sleeper);
                 self.look_later(place, now);
                 if !sleeps {
@@ -238,12 +274,38 @@ impl Room {
                 if matches!(call, Syscall::Shmat(_)) {
                     self.targets.attaches(subject.tgid);
                 }
+                if let Syscall::MqNotify(MqNotify { fd, sevp: 1.. }) = call {
+                    self.registrations.add(subject, fd);
+                }
                 errand.finish(Ok(value));
             }
             Err(error) => {
                 self.idle.push(place);
                 errand.finish(Err(error.raw()));
             }
+        }
+    }
+
+    /// A registration sleeps, of which a socket is to be told; who has made it does not.
+    fn tell_later(&mut self, place: u32, errand: &Errand<'_>, call: Syscall, sleeps: bool) {
+        let Errand { listener, id, subject, told, .. } = errand;
+        let taken = told.get().ok_or(Errno::EINVAL).and_then(|(fd, cookie)| {
+            Ok(Told { socket: notices::take_place(listener, *id, subject, fd)?, cookie })
+        });
+        let mut sleeper = Sleeper::new(0, *subject, call, None, self.now());
+        sleeper.tells = taken.ok();
+        self.sleepers[place as usize] = Some(sleeper);
+        if let Err(error) = taken {
+            self.give_up(place);
+            listener.answer(*id, Err(error.raw()));
+            return;
+        }
+        if let Syscall::MqNotify(MqNotify { fd, .. }) = call {
+            self.registrations.add(*subject, fd);
+        }
+        listener.answer(*id, Ok(0));
+        if !sleeps {
+            self.resume(place, Cause::Woken, libc::EINTR);
         }
     }
 
@@ -302,6 +364,20 @@ impl Room {
         }
     }
 
+    /// Ends the registrations of which a descriptor was closed.
+    fn see_closed(&mut self) {
+        for (by, queue) in self.registrations.take_closed() {
+            let Ok(place) = self.place() else { return };
+            let listener = Arc::clone(&self.listener);
+            let errand = Errand::new(&listener, 0, by);
+            let _ = self
+                .bell
+                .on_behalf(self.slots[place as usize], &errand, |ctx| engine::mqueue::do_close(ctx, queue));
+            self.idle.push(place);
+        }
+        self.go_on();
+    }
+
     /// A place for a call.
     fn place(&mut self) -> Result<u32> {
         if let Some(place) = self.idle.pop() {
@@ -330,7 +406,7 @@ impl Room {
     /// Goes on with a sleeper. Where a signal is the cause and it has nothing else to tell, its call ends with `interrupted`.
     fn resume(&mut self, place: u32, cause: Cause, interrupted: i32) {
         let Some(Some(sleeper)) = self.sleepers.get(place as usize) else { return };
-        let (id, subject, call) = (sleeper.id, sleeper.subject, sleeper.call);
+        let (id, subject, call, tells) = (sleeper.id, sleeper.subject, sleeper.call, sleeper.tells);
         let listener = Arc::clone(&self.listener);
         let errand = Errand::new(&listener, id, subject);
         errand.is_for(&call);
@@ -339,7 +415,7 @@ impl Room {
                 // A ring for nobody.
                 return Ok(Outcome::Blocked);
             }
-            if !listener.is_valid(id) {
+            if tells.is_none() && !listener.is_valid(id) {
                 engine::reap::give_up(ctx);
                 return Err(Errno::ESRCH);
             }
@@ -356,7 +432,13 @@ impl Room {
             Err(error) => Err(error.raw()),
         };
         self.forget(place);
-        errand.finish(result);
+        match (tells, result) {
+            (None, result) => errand.finish(result),
+            (Some(Told { socket, cookie }), Ok(what)) => {
+                notices::tell(socket, cookie, u8::try_from(what).unwrap_or(0));
+            }
+            (Some(_), Err(_)) => {}
+        }
     }
 
     /// The place's call is over.

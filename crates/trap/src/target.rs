@@ -30,6 +30,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use sys::memory::{Mapping, find_mapping, is_write_sealed};
 use sys::{file, net::Fd};
 
+use crate::notices;
 use crate::notify::Listener;
 use crate::process::{has_ended, pidfd_open, start_time};
 use crate::trace::Held;
@@ -227,6 +228,7 @@ impl Targets {
         let Some(Process { handle, .. }) = self.processes.remove(&tgid) else { return };
         self.threads.retain(|_, thread| thread.subject.tgid != tgid);
         note(tgid, None);
+        notices::forget_sockets(tgid);
         let _ = client::with(|ctx| {
             engine::reap::reap_process(ctx, handle);
             Ok(())
@@ -295,6 +297,8 @@ pub(crate) struct Errand<'l> {
     held: RefCell<Option<Held>>,
     /// What of other attachments a new one took the place of: the memory, and whether there is nothing else of that attachment.
     replaced: RefCell<Vec<(u64, bool)>>,
+    /// The socket that a notification goes to, and the cookie that it is told.
+    pub(crate) told: Cell<Option<(i32, [u64; 4])>>,
     /// What it is given with the answer.
     made: RefCell<Option<Fd>>,
     /// What was read last, and what is behind it on its page: a message's text comes behind its type.
@@ -328,6 +332,7 @@ impl<'l> Errand<'l> {
             caps: OnceCell::new(),
             held: RefCell::default(),
             replaced: RefCell::default(),
+            told: Cell::default(),
             made: RefCell::default(),
             ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
             behind: RefCell::default(),
@@ -639,15 +644,10 @@ impl Caller for Errand<'_> {
         let _ = self.have(|held| held.set_flags(fd, flags));
     }
 
-    fn check_netlink(&self, fd: i32) -> Result<()> {
-        let tid = self.subject.tid;
-        let link = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
-        let link = link.to_string_lossy();
-        let inode = link.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-        let inode = inode.ok_or(Errno::ENOTSOCK)?;
-        let sockets = fs::read_to_string(format!("/proc/{tid}/net/netlink")).unwrap_or_default();
-        let is_there = sockets.lines().any(|line| line.split_ascii_whitespace().next_back() == Some(inode));
-        if is_there { Ok(()) } else { Err(Errno::EINVAL) }
+    fn notify_socket(&self, fd: i32, cookie: [u64; 4]) -> Result<()> {
+        notices::check_socket(&self.subject, fd)?;
+        self.told.set(Some((fd, cookie)));
+        Ok(())
     }
 
     fn msgqueue_limit(&self) -> u64 {

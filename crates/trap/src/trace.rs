@@ -8,6 +8,7 @@
 //! # Safety
 //! Registers and masks are locals of the kernel's types.
 
+use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,16 @@ struct Tracee {
 }
 
 impl Tracee {
+    /// Has a thread stop on its way out of the call that it is in.
+    fn interrupt(tid: u32) -> Result<Tracee> {
+        let alone = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+        let pid = Pid::from_raw(tid.cast_signed());
+        ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).map_err(errno)?;
+        let tracee = Tracee { pid, owed: None, _alone: alone };
+        ptrace::interrupt(pid).map_err(errno)?;
+        Ok(tracee)
+    }
+
     /// Stops a thread on its way out of the call, which gets this answer. Before that, `prepare` does what must be done while it waits.
     fn catch<R>(
         listener: &Listener,
@@ -76,11 +87,7 @@ impl Tracee {
         answer: std::result::Result<i64, i32>,
         prepare: impl FnOnce() -> Result<R>,
     ) -> Result<(Tracee, R)> {
-        let alone = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = Pid::from_raw(tid.cast_signed());
-        ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).map_err(errno)?;
-        let mut tracee = Tracee { pid, owed: None, _alone: alone };
-        ptrace::interrupt(pid).map_err(errno)?;
+        let mut tracee = Tracee::interrupt(tid)?;
         let prepared = prepare()?;
         if !listener.answer(id, answer) {
             return Err(Errno::ESRCH);
@@ -158,6 +165,41 @@ impl Drop for Tracee {
 /// not the signals are still there.
 pub(crate) fn interrupt(listener: &Listener, id: u64, tid: u32, answer: i32) -> Result<()> {
     Tracee::catch(listener, id, tid, Err(answer), || Ok(())).map(drop)
+}
+
+/// A socket is another one now: has the other threads of that process that wait to receive from it begin their calls anew.
+pub(crate) fn receive_anew(subject: &Subject, fd: i32) {
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", subject.tgid)) else { return };
+    let tids = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    for tid in tids.filter(|tid| *tid != subject.tid && receives(*tid, fd)) {
+        // Who can't be stopped is traced by somebody else, or has ended.
+        let _ = Tracee::interrupt(tid).and_then(|mut thread| thread.stop());
+    }
+}
+
+/// Whether a thread waits to receive from a descriptor.
+fn receives(tid: u32, fd: i32) -> bool {
+    /// How often it is looked at whether one that runs has come to wait: it may be about to.
+    const LOOKS: u32 = 20;
+    // read recvfrom recvmsg, of x86-64 and of i386, either of which a program may use; what else has these numbers does not wait.
+    const CALLS: [i32; 6] = [0, 45, 47, 3, 371, 372];
+    /// Of i386, with its arguments in memory.
+    const SOCKETCALL: i32 = 102;
+    for _ in 0..LOOKS {
+        let text = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
+        let mut words = text.split_ascii_whitespace();
+        match words.next().map(str::parse::<i32>) {
+            Some(Ok(number)) => {
+                let first =
+                    words.next().and_then(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+                let is_its = first.is_some_and(|register| register as u32 == fd.cast_unsigned());
+                return number == SOCKETCALL || CALLS.contains(&number) && is_its;
+            }
+            Some(Err(_)) => std::thread::sleep(Duration::from_micros(100)),
+            None => return false,
+        }
+    }
+    false
 }
 
 /// A thread held where its call ends.

@@ -68,9 +68,10 @@ cases! { "mqueue":
     notify_once,
     notify_is_one_processs,
     notify_arguments,
+    notify_by_a_socket.only(&[Door::Kernel, Door::Kernel32, Door::Trap, Door::Trap32]),
     notify_none,
     notify_goes_with_any_close.differs(
-        &[Door::Trap, Door::Trap32, Door::Api],
+        &[Door::Api],
         "what is closed of descriptors that the program has made itself is not seen"
     ),
     notify_goes_with_its_process,
@@ -755,6 +756,40 @@ fn notify_arguments() -> Outcome {
     same!(mq_notify(fd, Some((SIGEV_SIGNAL, 64, 0))), Err(EBUSY));
     ok!(mq_send(fd, b"x", 0));
     same!(mq_notify(fd, Some((SIGEV_SIGNAL, 64, 0))), Ok(0));
+    Ok(())
+}
+
+/// As libc has it done for `SIGEV_THREAD`.
+fn notify_by_a_socket() -> Outcome {
+    let fd = ok!(small());
+    let cookie: [u8; 32] = std::array::from_fn(|i| i as u8 + 100);
+    let pages = Pages::low(libc::PROT_READ | libc::PROT_WRITE, libc::PROT_NONE);
+    // SAFETY: integers.
+    let socket = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let event = Some((SIGEV_THREAD, socket, pages.before_the_edge(&cookie).expose_provenance()));
+    let told = move || {
+        let mut bytes = [0u8; 64];
+        // SAFETY: room of that length.
+        let length = unsafe { libc::recv(socket, bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        (length, bytes[..31] == cookie[..31], bytes[31])
+    };
+    for _ in 0..3 {
+        // In the first round, it waits at a socket that nobody has registered yet.
+        let waiting = Thread::start(told);
+        let_others_run();
+        same!(mq_notify(fd, event), Ok(0));
+        same!(mq_notify(fd, event), Err(EBUSY));
+        ok!(mq_send(fd, b"x", 0));
+        same!(waiting.join(), Some((32, true, 1)));
+        ok!(mq_receive(fd, 16));
+    }
+    same!(mq_notify(fd, event), Ok(0));
+    same!(mq_notify(fd, None), Ok(0));
+    same!(told(), (32, true, 2));
+    same!(mq_notify(fd, event), Ok(0));
+    ok!(close(fd));
+    same!(told(), (32, true, 2));
+    same!(mq_notify(fd, event), Err(EBADF));
     Ok(())
 }
 

@@ -38,8 +38,6 @@ pub struct Abilities {
     pub polls: bool,
     /// What a process maps and unmaps by calls of other kinds, and hands to its children, is seen.
     pub mappings: bool,
-    /// Who closes a descriptor loses the registration for the queue's notification.
-    pub closes: bool,
 }
 
 /// A source of steps.
@@ -662,7 +660,7 @@ impl Generator {
             13..=14 => Call::Dup { fd },
             15..=45 => self.mq_send(fd, careful),
             46..=76 => self.mq_receive(fd, careful),
-            77..=82 if self.abilities.closes => self.mq_notify(fd),
+            77..=82 => self.mq_notify(fd),
             83..=86 => Call::TakeNotice,
             87..=88 => Call::Umask { mask: self.pick(&[0, 0, 0o022, 0o077, 0o777]) },
             89..=94 if self.abilities.polls => Call::Poll { fd },

@@ -258,7 +258,7 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
         self.hardware.notices.borrow_mut().push(*notice);
     }
 
-    fn notify_socket(&self, fd: i32) -> Result<()> {
+    fn notify_socket(&self, fd: i32, _: [u64; 4]) -> Result<()> {
         Err(if self.file(fd).is_some() { Errno::ENOTSOCK } else { Errno::EBADF })
     }
 

@@ -3,6 +3,7 @@
  * peer serve: waits for a message, takes a semaphore, writes into a segment, answers with its identifier.
  * peer ask:   does the asking, and prints what it finds in the segment.
  * peer mqserve, mqask:  the same by POSIX queues, one of which is polled.
+ * peer notice ROUNDS:   is told of messages by a thread of libc's, each time with another value; closes a descriptor, and may register again.
  * peer guest:        a guest of host.py.
  * peer make COUNT:    makes that many queues.
  * peer count:         says how many there are.
@@ -116,6 +117,43 @@ static void talk(int serves)
     printf("21 twice is %s, %u\n", text, priority);
 }
 
+static int told[2];
+
+static void on_message(union sigval value)
+{
+    need(write(told[1], &value.sival_int, sizeof(int)) == sizeof(int), "write");
+}
+
+static void notice(int rounds)
+{
+    mqd_t queue = posix_queue("/notice"), other = mq_open("/notice", O_RDONLY);
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_notify_function = on_message};
+    struct sigevent none = {.sigev_notify = SIGEV_NONE};
+    char text[16];
+    int value, sum = 0;
+    need(pipe(told) == 0 && other != (mqd_t)-1, "pipe, mq_open");
+    for (int i = 1; i <= rounds; i++) {
+        event.sigev_value.sival_int = i;
+        need(mq_notify(queue, &event) == 0, "mq_notify");
+        need(mq_notify(queue, &none) == -1 && errno == EBUSY, "a second registration");
+        pid_t child = fork();
+        if (child == 0)
+            _exit(mq_send(queue, "x", 1, 0));
+        need(waitpid(child, &value, 0) == child && value == 0, "a child that sends");
+        need(read(told[0], &value, sizeof(int)) == sizeof(int) && value == i, "a thread");
+        need(mq_receive(queue, text, sizeof text, 0) == 1, "mq_receive");
+        sum += value;
+    }
+    /* What is removed is no message. */
+    need(mq_notify(queue, &event) == 0 && mq_notify(queue, 0) == 0, "a registration that is taken back");
+    need(mq_notify(queue, &event) == 0 && mq_close(other) == 0, "mq_close");
+    need(mq_notify(queue, &none) == 0, "a registration after a close");
+    need(mq_unlink("/notice") == 0, "mq_unlink");
+    struct pollfd quiet = {.fd = told[0], .events = POLLIN};
+    need(poll(&quiet, 1, 50) == 0, "nothing more to be told");
+    printf("%d\n", sum);
+}
+
 static void guest(void)
 {
     struct message m;
@@ -170,8 +208,9 @@ static void race(int count)
     } all;
     struct timespec soon = {0, 1000};
     pthread_t liar;
-    int q = msgget(IPC_PRIVATE, 0600), set = semget(IPC_PRIVATE, 100, 0600);
-    need(q >= 0 && set >= 0, "msgget, semget");
+    int q = msgget(IPC_PRIVATE, 0600), set = semget(IPC_PRIVATE, 100, 0600), segment = shmget(IPC_PRIVATE, 1, 0600);
+    mqd_t posix = mq_open("/race", O_CREAT | O_RDWR | O_NONBLOCK, 0600, 0);
+    need(q >= 0 && set >= 0 && segment >= 0 && posix != (mqd_t)-1, "msgget, semget, shmget, mq_open");
     shifting = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     need(pthread_create(&liar, 0, lie, 0) == 0, "pthread_create");
     for (int i = 0; i < count; i++) {
@@ -184,6 +223,13 @@ static void race(int count)
         HONEST(semctl(set, 0, GETALL, all), EINVAL);
         HONEST(msgctl(q, IPC_STAT, at), EINVAL);
         HONEST(msgctl(q, IPC_SET, at), EINVAL, EPERM);
+        HONEST(semctl(set, 0, IPC_STAT, all), EINVAL);
+        HONEST(semctl(set, 0, IPC_SET, all), EINVAL, EPERM);
+        HONEST(shmctl(segment, IPC_STAT, at), EINVAL);
+        HONEST(shmctl(segment, IPC_SET, at), EINVAL, EPERM);
+        HONEST(syscall(SYS_mq_timedsend, posix, at, i % 500, 0, at), EINVAL, EAGAIN);
+        HONEST(syscall(SYS_mq_timedreceive, posix, at, 8192, at, at), EINVAL, EAGAIN);
+        HONEST(syscall(SYS_mq_getsetattr, posix, 0, at), EINVAL);
         HONEST(open(at, O_RDONLY), ENOENT, ENAMETOOLONG, EISDIR, EMFILE, EACCES);
         HONEST(access(at, W_OK), ENOENT, ENAMETOOLONG, EACCES);
         HONEST(syscall(SYS_mq_open, at, O_RDONLY, 0, 0), ENOENT, ENAMETOOLONG, EACCES);
@@ -192,7 +238,8 @@ static void race(int count)
     lying = 0;
     need(pthread_join(liar, 0) == 0, "pthread_join");
     mq_unlink("/lie");
-    need(msgctl(q, IPC_RMID, 0) == 0 && semctl(set, 0, IPC_RMID) == 0, "IPC_RMID");
+    need(mq_unlink("/race") == 0, "mq_unlink");
+    need(msgctl(q, IPC_RMID, 0) == 0 && semctl(set, 0, IPC_RMID) == 0 && shmctl(segment, IPC_RMID, 0) == 0, "IPC_RMID");
     printf("all honest\n");
 }
 
@@ -337,6 +384,10 @@ int main(int count, char **arguments)
     }
     if (strcmp(arguments[1], "lie") == 0) {
         race(atoi(arguments[2]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "notice") == 0) {
+        notice(atoi(arguments[2]));
         return 0;
     }
     if (strcmp(arguments[1], "guest") == 0) {
