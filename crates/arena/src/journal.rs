@@ -5,6 +5,8 @@
 //! A commit can name one waiter to be completed: that completion then happens too, by the task itself or by
 //! whoever recovers.
 
+use core::mem::ManuallyDrop;
+
 use crate::{
     ArenaError, Ctx, Handle, Host, Lock, Phase, Ref, Result, Shared, ThreadSlot, Waiter,
     slab::SPAN,
@@ -25,6 +27,8 @@ pub trait Word: Shared {
     #[doc(hidden)]
     fn raw(&self) -> u64;
     #[doc(hidden)]
+    fn holds(&self, value: Self::Value) -> bool;
+    #[doc(hidden)]
     fn put(&self, value: Self::Value);
 }
 
@@ -36,6 +40,10 @@ macro_rules! word {
             #[inline(always)]
             fn raw(&self) -> u64 {
                 self.load(Relaxed) as $bits as u64
+            }
+            #[inline(always)]
+            fn holds(&self, value: $value) -> bool {
+                self.load(Relaxed) == value
             }
             #[inline(always)]
             fn put(&self, value: $value) {
@@ -88,6 +96,19 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
         ordered();
     }
 
+    /// As [`Tx::set`], of what mostly is so already: then nothing is recorded.
+    #[inline(always)]
+    pub fn renew<T, W>(&mut self, of: &Ref<'a, T>, field: impl FnOnce(&'a T) -> &'a W, value: W::Value)
+    where
+        T: ?Sized + 'a,
+        W: Word + 'a,
+    {
+        let field = of.part(field);
+        if !field.holds(value) {
+            self.set(&field, |f| f, value);
+        }
+    }
+
     #[inline(always)]
     fn record(&mut self, place: u64, old: u64) {
         let slot = self.ctx.slot.get();
@@ -138,8 +159,22 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
 
     /// Takes back what was changed since the last commit; the lock stays held.
     pub fn roll_back(&mut self) {
-        roll_back(self.ctx, &self.ctx.slot, self.entries);
-        self.commit();
+        take_back(self.ctx, self.entries);
+        self.entries = 0;
+    }
+
+    /// Releases the lock, as dropping does: that is a call, for which the transaction would have to be in memory.
+    #[inline(always)]
+    pub fn release(self) {
+        ManuallyDrop::new(self).end();
+    }
+
+    #[inline(always)]
+    fn end(&mut self) {
+        if self.entries != 0 {
+            self.roll_back();
+        }
+        self.lock.release(self.ctx.host);
     }
 
     /// How many changes are not committed yet.
@@ -151,10 +186,7 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
 impl<H: Host> Drop for Tx<'_, '_, H> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.entries != 0 {
-            self.roll_back();
-        }
-        self.lock.release(self.ctx.host);
+        self.end();
     }
 }
 
@@ -179,6 +211,16 @@ impl Owed {
             phase,
         }
     }
+}
+
+/// As `record_far`.
+#[cold]
+#[inline(never)]
+fn take_back<H: Host>(ctx: &Ctx<'_, H>, entries: usize) {
+    roll_back(ctx, &ctx.slot, entries);
+    ordered();
+    ctx.slot.log_head.store(0, Relaxed);
+    ordered();
 }
 
 /// Takes the context and not the transaction: what is passed on by reference can't stay in registers.

@@ -7,6 +7,7 @@
 //! This file turns offsets into references. All of them pass [`Arena::at`], [`Arena::words`] or [`Arena::bytes`],
 //! which check extent, alignment and end.
 
+use core::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -109,6 +110,13 @@ impl<'a, T: ?Sized> Ref<'a, T> {
         let at = core::ptr::from_ref(part).cast::<u8>().addr();
         debug_assert!(at >= start && at - start < size_of_val(self.target));
         Ref { offset: self.offset + (at.wrapping_sub(start)) as u64, target: part }
+    }
+
+    /// Its bytes, or the first `len` of them, for copying.
+    #[inline(always)]
+    pub fn bytes(&self, len: usize) -> SharedBytes<'a> {
+        let len = len.min(size_of_val(self.target));
+        SharedBytes { start: NonNull::from(self.target).cast(), len, arena: PhantomData }
     }
 
     /// The reference itself, for its whole life.
@@ -280,6 +288,18 @@ impl Arena {
         // should another process write it all the same, bytes get mixed, which readers check for.
         unsafe { bytes.start.write_bytes(0, bytes.len) };
         Ok(())
+    }
+
+    /// Has a block's first two cache lines fetched, which are to be written soon. Only a hint, whatever the handle is.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, block: Handle) {
+        const LINE: usize = 64;
+        let Some(extent) = self.extents.get((block.offset() >> EXTENT_SHIFT) as usize) else { return };
+        let start = extent.load(Relaxed).wrapping_add((block.offset() & (EXTENT - 1)) as usize);
+        for line in [start, start.wrapping_add(LINE)] {
+            // SAFETY: whatever is there, it is neither read nor written, and nothing comes of an address without memory.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+        }
     }
 
     /// The root structure of the layer above, at a fixed place.

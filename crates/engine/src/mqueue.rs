@@ -14,6 +14,8 @@
 //! The lock of `mq_ids` guards names, which a queue loses once (`unlinked`), and what each user has. The queue's lock guards all else of
 //! [`MqueueInodeInfo`], its messages' links, and the waiters on its two lists. `pending` names work that a holder began and did not finish.
 
+use core::mem::offset_of;
+
 use abi::{
     Errno, Result,
     ipc::IPC_PRIVATE,
@@ -23,7 +25,7 @@ use abi::{
     },
 };
 use arena::{
-    Class, Ctx, Handle, Phase, Ref, SPAN, Tx, Waiter,
+    Class, Ctx, Handle, Lock, Phase, Ref, SPAN, Tx, Waiter,
     sync::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -41,11 +43,11 @@ use crate::{
     },
     usage::{charge_more, charge_new},
     util::{
-        CORRUPT, Ends, GUTTED, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS, STATE_DYING,
-        STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing, ensure_span,
-        ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave, lock_object,
-        missing_table, new_object, object_at, obtain_object_idx, outcome_of, own_block, prepare_sleep,
-        release_sleepers, rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
+        CORRUPT, Ends, GUTTED, Head, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS,
+        STATE_DYING, STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing,
+        ensure_span, ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave,
+        lock_object, missing_table, new_object, object_at, obtain_object_idx, outcome_of, own_block,
+        prepare_sleep, release_sleepers, rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
     },
 };
 
@@ -93,6 +95,7 @@ arena::shared! {
         pub(crate) atime: AtomicI64,
         pub(crate) mtime: AtomicI64,
         pub(crate) ctime: AtomicI64,
+        lock: Lock,
         /// Bytes of all messages.
         qsize: AtomicU64,
         curmsgs: AtomicU32,
@@ -140,6 +143,10 @@ arena::shared! {
     }
 }
 const _: () = assert!(size_of::<MqueueInodeInfo>() <= 256);
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(
+    offset_of!(MqueueInodeInfo, lock) == offset_of!(Head, lock) && offset_of!(MqueueInodeInfo, name) == 128
+);
 
 /// Users that can have queues at the same time.
 const USERS: usize = SPAN as usize / size_of::<MqUser>();
@@ -149,6 +156,9 @@ impl Object for MqueueInodeInfo {
     const LIMIT: Limit = Limit::MqQueuesMax;
     fn perm(&self) -> &KernIpcPerm {
         &self.perm
+    }
+    fn lock(&self) -> &Lock {
+        &self.lock
     }
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.mq_ids
@@ -1023,18 +1033,9 @@ pub fn end_poll<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
 #[inline(always)]
 fn touch<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
     let now = tx.ctx().host.now();
-    // Mostly no second has passed.
-    if [&q.atime, &q.mtime, &q.ctime].iter().any(|time| time.load(Relaxed) != now) {
-        set_times(tx, q, now);
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn set_times<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, now: i64) {
-    tx.set(q, |q| &q.atime, now);
-    tx.set(q, |q| &q.mtime, now);
-    tx.set(q, |q| &q.ctime, now);
+    tx.renew(q, |q| &q.atime, now);
+    tx.renew(q, |q| &q.mtime, now);
+    tx.renew(q, |q| &q.ctime, now);
 }
 
 /// `msg_insert`: adds a message to the queue; its priority is in the tree.

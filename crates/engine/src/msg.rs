@@ -11,6 +11,8 @@
 //! neighbours of one type, so that `MSG_EXCEPT` jumps over a run at once. Runs are kept from the second type on, until the queue is
 //! empty: with one type, sender and receiver would only take the first message and the last one from each other.
 
+use core::mem::offset_of;
+
 use abi::{
     Errno, Result,
     ipc::{IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT},
@@ -20,7 +22,7 @@ use abi::{
     },
 };
 use arena::{
-    Class, Ctx, Handle, Phase, Ref, Tx, Waiter,
+    Class, Ctx, Handle, Lock, Phase, Ref, Tx, Waiter,
     sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -37,7 +39,7 @@ use crate::{
     },
     usage::{charge_more, charge_new},
     util::{
-        CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
+        CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, check_owner, complete_sleep, find_object, free_object, gut, insist, ipc_update_perm,
         ipcget, ipcperms, is_object, kernel_to_ipc64_perm, leave, lock_object, new_object,
         obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, own_block, release_sleepers,
@@ -67,12 +69,13 @@ arena::shared! {
         perm: KernIpcPerm,
         stime: AtomicI64,
         rtime: AtomicI64,
-        // From here on a cache line of what the usual send and receive look at.
+        lspid: AtomicU32,
+        lrpid: AtomicU32,
+        // From here on a cache line of what the usual send and receive change.
+        lock: Lock,
         cbytes: AtomicU64,
         qnum: AtomicU64,
         qbytes: AtomicU64,
-        lspid: AtomicU32,
-        lrpid: AtomicU32,
         first: AtomicU32,
         last: AtomicU32,
         recv_head: AtomicU32,
@@ -90,15 +93,17 @@ arena::shared! {
 }
 const _: () = assert!(size_of::<MsgQueue>() <= 256);
 #[cfg(not(any(loom, shuttle)))]
-const _: () = assert!(
-    core::mem::offset_of!(MsgQueue, cbytes) == 64 && core::mem::offset_of!(MsgQueue, recv_tail) == 132
-);
+const _: () =
+    assert!(offset_of!(MsgQueue, lock) == offset_of!(Head, lock) && offset_of!(MsgQueue, recv_tail) == 132);
 
 impl Object for MsgQueue {
     const CLASS: Class = Class::QUEUE;
     const LIMIT: Limit = Limit::MsgMni;
     fn perm(&self) -> &KernIpcPerm {
         &self.perm
+    }
+    fn lock(&self) -> &Lock {
+        &self.lock
     }
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.msg_ids
@@ -596,7 +601,7 @@ fn try_send<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, flags: i32) -> Result<Outcom
 fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg>) -> bool {
     let (size, mtype) = (u64::from(msg.size.load(Relaxed)), msg.mtype.load(Relaxed));
     let Ok(q) = find_object::<MsgQueue, T>(ctx, id) else { return false };
-    let Ok(mut tx) = ctx.lock(q.part(|q| &q.perm.lock)) else { return false };
+    let Ok(mut tx) = ctx.lock(q.part(|q| &q.lock)) else { return false };
     let done = 'done: {
         if q.pending.load(Relaxed) | q.recv_head.load(Relaxed) != 0
             || !is_object(q.get(), id)
@@ -609,14 +614,14 @@ fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg
         if append(&mut tx, &q, msg, &of).is_err() {
             break 'done false;
         }
-        tx.set(&q, |q| &q.lspid, ctx.host.tgid());
-        tx.set(&q, |q| &q.stime, ctx.host.now());
+        tx.renew(&q, |q| &q.lspid, ctx.host.tgid());
+        tx.renew(&q, |q| &q.stime, ctx.host.now());
         tx.set(&ctx.slot, |s| &s.in_flight.chain, 0);
         tx.commit();
         q.types.recent.store(of.handle().0, Relaxed);
         true
     };
-    drop(tx);
+    tx.release();
     done
 }
 
@@ -664,8 +669,8 @@ fn send_in_full<'a, T: Task>(
             },
         };
         append(&mut tx, &q, msg, &of)?;
-        tx.set(&q, |q| &q.lspid, ctx.host.tgid());
-        tx.set(&q, |q| &q.stime, ctx.host.now());
+        tx.renew(&q, |q| &q.lspid, ctx.host.tgid());
+        tx.renew(&q, |q| &q.stime, ctx.host.now());
         set_chain(&mut tx, Handle::NULL);
         tx.commit();
         return Ok(Outcome::Done(0));
@@ -788,7 +793,7 @@ fn try_receive<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> {
 #[inline(never)]
 fn receive_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, call: &Msgrcv) -> Option<Ref<'a, MsgMsg>> {
     let q = find_object::<MsgQueue, T>(ctx, call.id).ok()?;
-    let mut tx = ctx.lock(q.part(|q| &q.perm.lock)).ok()?;
+    let mut tx = ctx.lock(q.part(|q| &q.lock)).ok()?;
     let taken = 'taken: {
         if q.pending.load(Relaxed) | q.send_head.load(Relaxed) != 0
             || !is_object(q.get(), call.id)
@@ -808,14 +813,14 @@ fn receive_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, call: &Msgrcv) -> Option<R
             }
             tx.set(&q, |q| &q.types.idle, of.handle().0);
         }
-        tx.set(&q, |q| &q.lrpid, ctx.host.tgid());
-        tx.set(&q, |q| &q.rtime, ctx.host.now());
+        tx.renew(&q, |q| &q.lrpid, ctx.host.tgid());
+        tx.renew(&q, |q| &q.rtime, ctx.host.now());
         tx.set(&ctx.slot, |s| &s.in_flight.chain, msg.handle().0);
         tx.commit();
         q.types.recent.store(of.handle().0, Relaxed);
         Some(msg)
     };
-    drop(tx);
+    tx.release();
     taken
 }
 
@@ -843,8 +848,8 @@ fn receive_in_full<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> 
         return Err(Errno::E2BIG);
     }
     take(&mut tx, &q, &msg)?;
-    tx.set(&q, |q| &q.lrpid, ctx.host.tgid());
-    tx.set(&q, |q| &q.rtime, ctx.host.now());
+    tx.renew(&q, |q| &q.lrpid, ctx.host.tgid());
+    tx.renew(&q, |q| &q.rtime, ctx.host.now());
     let senders = q.send_head.load(Relaxed) != 0;
     if senders {
         tx.set(&q, |q| &q.pending, ROOM);

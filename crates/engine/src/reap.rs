@@ -9,7 +9,7 @@ use crate::{
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
     task::Task,
-    util::{KernIpcPerm, OrErrno, own_block},
+    util::{Head, OrErrno, own_block},
 };
 
 /// Ends all that a dead thread had begun, and frees its slot.
@@ -88,7 +88,7 @@ fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
 /// may yet die and leave it to be taken back.
 fn kind_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> u32 {
     let object = Handle(who.object.load(Relaxed));
-    let lock = ctx.at::<KernIpcPerm>(object).map(|perm| perm.part(|p| &p.lock));
+    let lock = ctx.at::<Head>(object).map(|head| head.part(|h| &h.lock));
     let held = lock.and_then(|lock| ctx.lock(lock));
     let kind = who.kind.load(Relaxed);
     drop(held);

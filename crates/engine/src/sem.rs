@@ -16,6 +16,8 @@
 //! Undo adjustments belong to a process and a set: a record on the set's list. `SETALL` makes all of them zero by
 //! a new generation. They are applied by whoever first meets a record of a process that has ended.
 
+use core::mem::offset_of;
+
 use abi::{
     Errno, Result,
     ipc::{IPC_INFO, IPC_NOWAIT, IPC_RMID, IPC_SET, IPC_STAT},
@@ -25,7 +27,7 @@ use abi::{
     },
 };
 use arena::{
-    Class, Ctx, Handle, Phase, ProcSlot, Ref, Tx, Waiter,
+    Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, Tx, Waiter,
     sync::{AtomicI32, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering::*, ordered},
 };
 
@@ -34,7 +36,7 @@ use crate::{
     task::{Cause, Outcome, Task},
     usage::{charge_more, charge_new},
     util::{
-        CORRUPT, GUTTED, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
+        CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, Table, check_owner, complete_sleep, find_object, free_object, gut, insist,
         ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object,
         obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, release_sleepers, rm_id,
@@ -72,6 +74,7 @@ arena::shared! {
         nsems: AtomicU32,
         /// The semaphores: a table of [`Sem`].
         sems: AtomicU32,
+        lock: Lock,
         /// First undo record.
         undo: AtomicU32,
         /// Undo records to be freed.
@@ -108,12 +111,17 @@ arena::shared! {
     }
 }
 const _: () = assert!(size_of::<SemArray>() <= 256);
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(offset_of!(SemArray, lock) == offset_of!(Head, lock));
 
 impl Object for SemArray {
     const CLASS: Class = Class::SEM_SET;
     const LIMIT: Limit = Limit::SemMni;
     fn perm(&self) -> &KernIpcPerm {
         &self.perm
+    }
+    fn lock(&self) -> &Lock {
+        &self.lock
     }
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.sem_ids
@@ -903,11 +911,7 @@ fn load_sops<T: Task>(ctx: &Ctx<'_, T>, from: u64, count: usize) -> Result<()> {
     let bytes = count * size_of::<SemBuf>();
     me.args[0].store(count as u64, Relaxed);
     if count <= INLINE_OPS {
-        let ops = me.part(|w| &w.ops);
-        let start = ops.offset() - ops.handle().offset();
-        return ctx
-            .host
-            .copy_from_user(ctx.arena.bytes(ctx.host, ops.handle(), start, bytes).or_errno()?, from);
+        return ctx.host.copy_from_user(me.part(|w| &w.ops).bytes(bytes), from);
     }
     ctx.reserve_log(3 * count + 64).or_errno()?;
     let block = ctx.alloc(8 + bytes as u64).or_errno()?;
@@ -987,7 +991,7 @@ fn try_undisturbed<'a, T: Task>(
     sops: impl Iterator<Item = SemBuf>,
 ) -> Option<Result<Outcome>> {
     let set = find_object::<SemArray, T>(ctx, id).ok()?;
-    let mut tx = ctx.lock(set.part(|s| &s.perm.lock)).ok()?;
+    let mut tx = ctx.lock(set.part(|s| &s.lock)).ok()?;
     let done = 'done: {
         let busy = set.pending.load(Relaxed)
             | set.garbage.load(Relaxed)
@@ -1032,11 +1036,11 @@ fn try_undisturbed<'a, T: Task>(
             }
             tx.set(&sem, |s| &s.word, pack(new, pid));
         }
-        tx.set(&set, |s| &s.otime, ctx.host.now());
+        tx.renew(&set, |s| &s.otime, ctx.host.now());
         tx.commit();
         Some(Ok(Outcome::Done(0)))
     };
-    drop(tx);
+    tx.release();
     done
 }
 

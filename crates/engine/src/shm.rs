@@ -14,6 +14,8 @@
 //!
 //! The segment's lock guards the segment. The tables of processes are changed by single compare-and-swaps.
 
+use core::mem::offset_of;
+
 use abi::{
     Errno, Result,
     ipc::{IPC_INFO, IPC_PRIVATE, IPC_RMID, IPC_SET, IPC_STAT},
@@ -23,7 +25,7 @@ use abi::{
     },
 };
 use arena::{
-    Class, Ctx, Handle, ProcSlot, Ref, Tx,
+    Class, Ctx, Handle, Lock, ProcSlot, Ref, Tx,
     sync::{AtomicI64, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -32,7 +34,7 @@ use crate::{
     task::{MapPlace, MapRequest, NewMemory, Task},
     usage::charge_new,
     util::{
-        IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
+        Head, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
         free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
         obtain_object_check, obtain_object_idx, rm_id, set_dying,
     },
@@ -60,10 +62,11 @@ arena::shared! {
         /// The number of the memory, 0 while there is none.
         memory: AtomicU64,
         segsz: AtomicU64,
+        ctime: AtomicI64,
+        lock: Lock,
         nattch: AtomicU64,
         atime: AtomicI64,
         dtime: AtomicI64,
-        ctime: AtomicI64,
         cpid: AtomicU32,
         lpid: AtomicU32,
         /// The thread that made it, 0 if that is known to have ended.
@@ -75,6 +78,8 @@ arena::shared! {
     }
 }
 const _: () = assert!(size_of::<ShmidKernel>() <= 256);
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(offset_of!(ShmidKernel, lock) == offset_of!(Head, lock));
 
 type Shp<'a> = Ref<'a, ShmidKernel>;
 
@@ -83,6 +88,9 @@ impl Object for ShmidKernel {
     const LIMIT: Limit = Limit::ShmMni;
     fn perm(&self) -> &KernIpcPerm {
         &self.perm
+    }
+    fn lock(&self) -> &Lock {
+        &self.lock
     }
     fn ids(ns: &IpcNamespace) -> &IpcIds {
         &ns.shm_ids

@@ -67,18 +67,25 @@ const BUCKETS: usize = SPAN as usize / 4;
 arena::shared! {
     /// `kern_ipc_perm`: the head of every object.
     pub struct KernIpcPerm {
-        pub(crate) lock: Lock,
+        pub(crate) uid: AtomicU32,
+        pub(crate) gid: AtomicU32,
         /// Used by the allocator while the object is free.
         link: AtomicU32,
+        key_next: AtomicU32,
         pub(crate) id: AtomicI32,
         pub(crate) state: AtomicU32,
         pub(crate) key: AtomicI32,
-        pub(crate) uid: AtomicU32,
-        pub(crate) gid: AtomicU32,
         pub(crate) cuid: AtomicU32,
         pub(crate) cgid: AtomicU32,
         pub(crate) mode: AtomicU32,
-        key_next: AtomicU32,
+    }
+
+    /// What objects of all classes begin with: a cache line of what mostly stays as it is, and with the lock begins one of what is changed
+    /// under it. So who takes the lock gets both, and CPUs that take turns have one line less to hand over.
+    pub(crate) struct Head {
+        perm: KernIpcPerm,
+        own: [AtomicU64; 3],
+        pub(crate) lock: Lock,
     }
 
     /// `ipc_ids`: the identifiers of one class.
@@ -103,6 +110,7 @@ pub(crate) trait Object: Shared {
     const CLASS: Class;
     const LIMIT: Limit;
     fn perm(&self) -> &KernIpcPerm;
+    fn lock(&self) -> &Lock;
     fn ids(ns: &IpcNamespace) -> &IpcIds;
     /// How many changes one step under the object's lock may need, where that can be more than the undo log has room for
     /// by itself; else 0.
@@ -365,7 +373,7 @@ pub(crate) fn lock_object<'c, 'a, O: Object + 'a, T: Task>(
         if changes > 0 {
             ctx.reserve_log(changes).or_errno()?;
         }
-        let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+        let mut tx = ctx.lock(object.part(|o| o.lock())).or_errno()?;
         if object.changes_max() > changes {
             continue;
         }
@@ -419,7 +427,7 @@ pub(crate) fn heed<O: Holder, T: Task, R>(ctx: &Ctx<'_, T>, id: i32, result: Res
 fn poison<O: Holder, T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Errno {
     // Where this fails too, no object can be told to be the culprit.
     let _ = find_object::<O, T>(ctx, id).and_then(|object| {
-        let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+        let mut tx = ctx.lock(object.part(|o| o.lock())).or_errno()?;
         if is_object(object.get(), id) {
             let perm = object.part(O::perm);
             tx.set(&perm, |p| &p.state, STATE_POISONED);
@@ -453,7 +461,7 @@ pub(crate) fn insist<'a, O: Holder + 'a, T: Task>(
         Err(CORRUPT) => {}
         taken => return taken,
     }
-    let mut tx = ctx.lock(object.part(|o| &o.perm().lock)).or_errno()?;
+    let mut tx = ctx.lock(object.part(|o| o.lock())).or_errno()?;
     gut(&mut tx, object)?;
     drop(tx);
     ctx.flush_wakes();

@@ -16,10 +16,10 @@ const KEY: i32 = 0x5eed_f00d;
 const NAME: &CStr = c"/poison";
 const ROOM: i32 = 2;
 const LENGTH: i32 = 7531;
-/// From where an object is found, its key, to what it holds: a queue's messages and tree of types, a set's semaphores; from the number of a
+/// From where an object is found, its key, to what it holds: a queue's messages, sleepers and tree of types, a set's semaphores; from the number of a
 /// POSIX queue's messages to its tree of priorities.
 const CONTENTS: [(&str, &[(u64, usize)]); 3] =
-    [("queue", &[(84, 8), (108, 12)]), ("set", &[(48, 4)]), ("POSIX queue", &[(16, 12)])];
+    [("queue", &[(72, 16), (96, 12)]), ("set", &[(36, 4)]), ("POSIX queue", &[(16, 12)])];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether poisoned objects are as they should be.

@@ -2,7 +2,8 @@
 //!
 //! Left out of the comparison ([`comparable`]): clocks, of which only "never" and "some time" are told apart,
 //! and pids, which are compared as tasks. Never put to the comparison ([`races`]): steps whose outcome is a
-//! race in the kernel itself. Waited for ([`is_noted_late`]): that the ends of attachments are noted.
+//! race in the kernel itself. Waited for ([`is_noted_late`]): that the ends of attachments are noted. Left out if the kernel
+//! was short of memory ([`without_rss`]): how many pages segments have.
 
 use world::{Arg, Call, Data, Ptr, Reply};
 
@@ -63,6 +64,32 @@ fn comparable_list(text: &str, task: impl Fn(i32) -> i32, clock: impl Fn(&mut i6
     [header.to_owned()].into_iter().chain(rows.lines().map(row)).collect::<Vec<_>>().join("\n")
 }
 
+/// How many pages the kernel has ever taken from files and segments, because memory was short or somebody wrote to `drop_caches`.
+pub fn pages_taken_back() -> u64 {
+    let counts = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let fields = counts.lines().filter_map(|line| line.split_once(' '));
+    let taken = fields.filter(|(name, _)| name.starts_with("pgsteal_") || *name == "drop_pagecache");
+    taken.filter_map(|(_, count)| count.parse::<u64>().ok()).sum()
+}
+
+/// Without the number of pages in memory. A page of a segment that was read and never written is all zeros, and the kernel takes it back as
+/// it takes back a file's: from one world's segments, from the other's, or from both, and in memory of either kind.
+pub fn without_rss(reply: &mut Reply) {
+    match &mut reply.data {
+        Data::ShmInfo(info) => info.shm_rss = 0,
+        Data::Text(text) => {
+            let Some((header, rows)) = text.split_once('\n') else { return };
+            let Some(rss) = header.split_whitespace().position(|name| name == "rss") else { return };
+            let left = |row: &str| {
+                let fields = row.split_whitespace().enumerate().filter(|(column, _)| *column != rss);
+                fields.map(|(_, field)| field).collect::<Vec<_>>().join(" ")
+            };
+            *text = rows.lines().map(left).collect::<Vec<_>>().join("\n");
+        }
+        _ => {}
+    }
+}
+
 /// Would the outcome of `call` depend on which of several woken tasks the kernel runs first? `sleepers` are the
 /// calls asleep on the same object.
 pub fn races(call: &Call, sleepers: &[(Name, Call)]) -> bool {
@@ -102,6 +129,19 @@ mod tests {
         let seen = comparable(&read("/proc/sysvipc/msg"), reply, |pid| (pid == 77).then_some(3));
         let expected = "key semid perms lspid lrpid uid otime ctime\n1 2 600 3 0 5 1 0";
         assert_eq!(seen.data, Data::Text(expected.into()));
+    }
+
+    #[test]
+    fn pages_in_memory_can_be_left_out_and_nothing_else() {
+        let without = |text: &str| {
+            let mut reply = Reply { ret: 0, errno: 0, data: Data::Text(text.into()) };
+            without_rss(&mut reply);
+            reply.data
+        };
+        let list = |rss: &str| format!("key shmid size rss swap\n1 2 4096 {rss} 0");
+        assert_eq!(without(&list("4096")), without(&list("0")));
+        assert_ne!(without("key size rss\n1 4096 0"), without("key size rss\n1 8192 0"));
+        assert_eq!(without("1\t 2"), Data::Text("1\t 2".into()));
     }
 
     #[test]

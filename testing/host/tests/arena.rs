@@ -18,8 +18,8 @@ const BUFFER: u64 = 0x10000;
 const KEY: i32 = 0x5eed_f00d;
 const SIGUSR1: i32 = 10;
 /// From an object's key to its first message, and to its first sleeper that alters.
-const FIRST_MESSAGE: u64 = 76;
-const FIRST_SLEEPER: u64 = 84;
+const FIRST_MESSAGE: u64 = 72;
+const FIRST_SLEEPER: u64 = 80;
 /// The link to the next one, in a message and in a sleeper.
 const NEXT_MESSAGE: u64 = 16;
 const NEXT_SLEEPER: u64 = 28;
