@@ -82,6 +82,9 @@ const ALWAYS: u32 = 1;
 /// `watched`: and that something has become of it, though it look the same.
 const EDGES: u32 = 2;
 
+/// `opener`: not one process alone.
+const MANY: u32 = u32::MAX;
+
 /// No descriptor, for a host that has none of the queue.
 pub const NO_FD: i32 = -1;
 
@@ -130,6 +133,8 @@ arena::shared! {
         shown: AtomicU32,
         /// Whether somebody has had a descriptor who may not be trusted with what it shows: see [`distrust`].
         foreign: AtomicU32,
+        /// The one process that has ever had a descriptor, as far as its library sees; else [`MANY`], or 0 if none has.
+        opener: AtomicU32,
         /// Processes some of whose threads are polling right now, and how many; see [`Poller`].
         pollers: [AtomicU64; 2],
     }
@@ -137,7 +142,8 @@ arena::shared! {
     /// What a user has of queues.
     struct MqUser {
         uid: AtomicU32,
-        pad: AtomicU32,
+        /// Whether it has ever been somebody's: behind an entry that has not, there is nobody who is looked for from before it.
+        used: AtomicU32,
         /// 0: the entry is free.
         bytes: AtomicU64,
     }
@@ -326,7 +332,7 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
             Some((q, id)) => {
                 prepare_open(ctx.host, &q.perm, oflag)?;
                 let fd = ctx.host.new_mqd(q.handle(), oflag)?;
-                if is_live(ctx, &q, id)? {
+                if opened(ctx, &q, id)? {
                     return Ok(fd);
                 }
                 ctx.host.drop_mqd(fd);
@@ -343,13 +349,36 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
     Err(CORRUPT)
 }
 
-/// Whether it is still the queue of an identifier; one that a descriptor names does not end.
-pub(crate) fn is_live<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, id: i32) -> Result<bool> {
+/// The caller has got a descriptor: whether it is still the queue of an identifier. One that a descriptor names does not end.
+pub(crate) fn opened<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, id: i32) -> Result<bool> {
     let Locked { object: q, tx: _tx } = lock_object(ctx, *q)?;
     match q.perm.state.load(Relaxed) {
         STATE_POISONED => Err(Errno::EIDRM),
-        state => Ok(state == STATE_LIVE && q.perm.id.load(Relaxed) == id),
+        STATE_LIVE if q.perm.id.load(Relaxed) == id => {
+            let own = opener(ctx.host);
+            let alone = [0, own].contains(&q.opener.load(Relaxed));
+            q.opener.store(if alone { own } else { MANY }, Relaxed);
+            Ok(true)
+        }
+        _ => Ok(false),
     }
+}
+
+/// The caller's process, as `opener` names it.
+fn opener<T: Task>(task: &T) -> u32 {
+    match task.process().0 {
+        0 => MANY,
+        process => process,
+    }
+}
+
+/// Descriptors of the queue are about to be where the process's library doesn't see them: from now on the system is asked whether any is left.
+///
+/// # Errors
+/// Those of a namespace that makes no sense.
+pub fn hand_on<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
+    queue(ctx, handle)?.opener.store(MANY, Relaxed);
+    Ok(())
 }
 
 /// `prepare_open`, of a queue that is there.
@@ -440,6 +469,7 @@ pub(crate) fn mq_create<T: Task>(
         ctx.free_chain();
         ctx.free(q.handle());
     })?;
+    q.opener.store(oflag.map_or(0, |_| opener(ctx.host)), Relaxed);
     let made = (|| {
         let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
         // What was seen of the tables without the lock may have been undone.
@@ -573,9 +603,19 @@ fn ensure_users<'a, T: Task>(
 /// The bytes that a user has, or a place for them.
 fn user<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, uid: u32) -> Result<Ref<'a, MqUser>> {
     let users = ctx.array::<MqUser>(Handle(ns.mq_users.load(Relaxed)), 0, USERS).or_errno()?;
-    let is = |user: &MqUser| user.bytes.load(Relaxed) != 0 && user.uid.load(Relaxed) == uid;
-    let at = users.iter().position(is).or_else(|| users.iter().position(|u| u.bytes.load(Relaxed) == 0));
-    let at = at.ok_or(Errno::ENOMEM)?;
+    let mut free = None;
+    for at in (0..USERS).map(|step| (uid as usize + step) % USERS) {
+        let user = &users[at];
+        match user.bytes.load(Relaxed) {
+            0 => _ = free.get_or_insert(at),
+            _ if user.uid.load(Relaxed) == uid => return Ok(users.part(|users| &users[at])),
+            _ => {}
+        }
+        if user.used.load(Relaxed) == 0 {
+            break;
+        }
+    }
+    let at = free.ok_or(Errno::ENOMEM)?;
     Ok(users.part(|users| &users[at]))
 }
 
@@ -589,6 +629,7 @@ fn charge<'a, T: Task>(
     let user = user(tx.ctx(), ns, uid)?;
     let bytes = user.bytes.load(Relaxed).checked_add(cost).filter(|bytes| *bytes <= most);
     tx.set(&user, |u| &u.uid, uid);
+    tx.set(&user, |u| &u.used, 1);
     tx.set(&user, |u| &u.bytes, bytes.ok_or(Errno::EMFILE)?);
     Ok(())
 }
@@ -671,7 +712,8 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         }
         // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
         let sleeps = |list: List| list.first(&q) != 0;
-        if sleeps(List::Receivers) || sleeps(List::Senders) || ctx.host.queue_held(q.handle()) {
+        let alone = q.opener.load(Relaxed) == ctx.host.process().0;
+        if sleeps(List::Receivers) || sleeps(List::Senders) || ctx.host.queue_held(q.handle(), alone) {
             drop(tx);
             ctx.host.watch_unlinked();
             return Ok(());
@@ -928,6 +970,8 @@ pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32, edges: boo
     let watched = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
         let how = if edges { EDGES } else { ALWAYS };
         q.watched.store(q.watched.load(Relaxed).max(how), Relaxed);
+        // Mostly as the descriptor is handed on.
+        q.opener.store(MANY, Relaxed);
         // What was shown once may have gone with the last descriptor.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         show(ctx, &q, fd);

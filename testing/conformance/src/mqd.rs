@@ -3,10 +3,12 @@
 //! Missing: descriptors that are handed to another process, or kept over exec, which `crates/cli/tests/mqueue.rs` sees to.
 
 use std::ptr;
+use std::thread::sleep;
+use std::time::Duration;
 
 use libc::{
     EPOLLET, EPOLLIN, EPOLLOUT, O_CREAT, O_EXCL, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY, POLLIN, POLLOUT,
-    SIGEV_NONE, SIGEV_SIGNAL, c_int, c_void,
+    SIGEV_NONE, SIGEV_SIGNAL, SIGEV_THREAD, c_int, c_void,
 };
 
 use crate::{
@@ -16,8 +18,8 @@ use crate::{
     },
     case::cases,
     check::{Outcome, ok, same},
-    errno::{EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, EMFILE, ENOENT},
-    task::{Task, let_others_run, own_pid, umask},
+    errno::{EACCES, EAGAIN, EBADF, EBUSY, EFAULT, EINVAL, EMFILE, ENOENT, EPERM},
+    task::{Task, become_user, let_others_run, own_pid, umask},
 };
 
 const REAL: &[Door] = &[Door::Kernel, Door::Preload, Door::Stranger];
@@ -33,9 +35,14 @@ cases! { "mqueue/descriptor":
     has_a_line_to_read.only(REAL),
     is_not_written_to.only(REAL),
     is_a_regular_file.only(REAL),
+    times.only(REAL),
+    is_closed_by_exec.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
+    is_held_wherever_it_is.only(&[Door::Kernel, Door::Preload]),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
     a_registration_goes_with_exec.only(REAL),
+    a_notice_goes_to_netlink.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
+    libc_names_it_otherwise.root().only(&[Door::Kernel, Door::Preload]),
 }
 
 const IN: i16 = POLLIN;
@@ -371,6 +378,113 @@ fn is_a_regular_file() -> Outcome {
     Ok(())
 }
 
+/// When it was last read, written and changed: a message that comes or goes is all of it.
+fn times() -> Outcome {
+    let times = |fd: i32| -> Answer<[i64; 3]> {
+        // SAFETY: plain numbers.
+        let mut stat: libc::stat64 = unsafe { std::mem::zeroed() };
+        // SAFETY: room for one.
+        answer(unsafe { libc::fstat64(fd, &raw mut stat) })?;
+        Ok([stat.st_atime, stat.st_mtime, stat.st_ctime])
+    };
+    let fd = ok!(queue("/q", 2));
+    let mut before = ok!(times(fd));
+    let calls: [&dyn Fn() -> bool; 2] = [&|| mq_send(fd, b"x", 0).is_ok(), &|| mq_receive(fd, 16).is_ok()];
+    for call in calls {
+        sleep(Duration::from_millis(1100));
+        same!(times(fd), Ok(before));
+        same!(call(), true);
+        let [accessed, modified, changed] = ok!(times(fd));
+        same!((accessed > before[0], modified, changed), (true, accessed, accessed));
+        before = [accessed; 3];
+    }
+    Ok(())
+}
+
+fn is_closed_by_exec() -> Outcome {
+    let fd = ok!(queue("/q", 1));
+    let again = ok!(mq_open("/q", O_RDONLY, 0, None));
+    // SAFETY: no memory.
+    same!([fd, again].map(|fd| unsafe { libc::fcntl(fd, libc::F_GETFD) }), [libc::FD_CLOEXEC; 2]);
+    Ok(())
+}
+
+/// In a child that the caller is by now, until the case ends.
+fn hold() -> ! {
+    // SAFETY: system calls without memory.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::sleep(30);
+        libc::_exit(0)
+    }
+}
+
+/// Starts a program that holds what it is left.
+fn spawn(actions: *const libc::posix_spawn_file_actions_t) -> Answer<c_int> {
+    let mut pid = 0;
+    let arguments = [c"sleep".as_ptr().cast_mut(), c"30".as_ptr().cast_mut(), ptr::null_mut()];
+    let (path, none) = (c"/bin/sleep".as_ptr(), ptr::null::<libc::posix_spawnattr_t>());
+    // SAFETY: terminated strings and arrays of them.
+    let failed = unsafe {
+        libc::posix_spawn(&raw mut pid, path, actions, none, arguments.as_ptr(), [ptr::null_mut()].as_ptr())
+    };
+    if failed == 0 { Ok(pid) } else { Err(crate::errno::Errno(failed)) }
+}
+
+/// A queue without a name, whose last descriptor here is closed: it lives on in another process, by whatever way it has got there.
+fn is_held_wherever_it_is() -> Outcome {
+    // SAFETY: the child makes no more than system calls.
+    let fork = |fd| match unsafe { libc::fork() } {
+        0 => hold(),
+        pid => answer(pid).map(|pid| (pid, fd)),
+    };
+    // SAFETY: as above.
+    let by_number = |fd| match unsafe { libc::syscall(libc::SYS_fork) as c_int } {
+        0 => hold(),
+        pid => answer(pid).map(|pid| (pid, fd)),
+    };
+    let terminal = |fd| {
+        let mut master = 0;
+        // SAFETY: room for a number; as above.
+        match unsafe { libc::forkpty(&raw mut master, ptr::null_mut(), ptr::null(), ptr::null()) } {
+            0 => hold(),
+            pid => answer(pid).map(|pid| (pid, fd)),
+        }
+    };
+    let inherited = |fd| {
+        let kept = dup(fd)?;
+        let started = spawn(ptr::null()).map(|pid| (pid, kept));
+        close(kept)?;
+        started
+    };
+    let put_there = |fd| {
+        let mut actions = std::mem::MaybeUninit::uninit();
+        // SAFETY: they are initialised before they are added to.
+        unsafe {
+            libc::posix_spawn_file_actions_init(actions.as_mut_ptr());
+            libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), fd, 50);
+        }
+        spawn(actions.as_ptr()).map(|pid| (pid, 50))
+    };
+    let ways: [&dyn Fn(i32) -> Answer<(c_int, i32)>; 5] =
+        [&fork, &by_number, &terminal, &inherited, &put_there];
+    for way in ways {
+        let fd = ok!(queue("/q", 1));
+        ok!(mq_send(fd, b"x", 0));
+        ok!(mq_unlink("q"));
+        let (holder, number) = ok!(way(fd));
+        ok!(close(fd));
+        let_others_run();
+        let path = std::ffi::CString::new(format!("/proc/{holder}/fd/{number}")).unwrap_or_default();
+        // SAFETY: a terminated string.
+        let again = ok!(answer(unsafe { libc::open(path.as_ptr(), O_RDWR | O_NONBLOCK) }));
+        same!(mq_receive(again, 16), Ok((b"x".to_vec(), 0)));
+        ok!(close(again));
+        end(holder)?;
+    }
+    Ok(())
+}
+
 /// No descriptor left, before what the name says and what is asked for.
 fn comes_first() -> Outcome {
     ok!(queue("/q", 1));
@@ -460,4 +574,32 @@ fn a_registration_goes_with_exec() -> Outcome {
     ok!(mq_send(fd, b"x", 0));
     let_others_run();
     end(child)
+}
+
+/// A notification to a thread, as libc has it from the kernel.
+fn a_notice_goes_to_netlink() -> Outcome {
+    let fd = ok!(queue("/q", 1));
+    let cookie = [0u8; 32].as_ptr().expose_provenance();
+    // SAFETY: passes numbers.
+    let socket = ok!(answer(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM, 0) }));
+    same!(mq_notify(fd, Some((SIGEV_THREAD, socket, cookie))), Err(EINVAL));
+    same!(mq_notify(-1, Some((SIGEV_THREAD, socket, cookie))), Err(EINVAL));
+    same!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))), Ok(0));
+    Ok(())
+}
+
+/// As POSIX has it.
+fn libc_names_it_otherwise() -> Outcome {
+    umask(0);
+    ok!(mq_open("/q", O_CREAT | O_RDWR, 0o666, sized(1, 8)));
+    become_user(1000, 1000, &[]);
+    let unlink = |name: &std::ffi::CStr| {
+        // SAFETY: a terminated string.
+        answer(unsafe { libc::mq_unlink(name.as_ptr()) })
+    };
+    same!(mq_unlink("q"), Err(EPERM));
+    same!(unlink(c"/q"), Err(EACCES));
+    same!(unlink(c"q"), Err(EINVAL));
+    same!(unlink(c"/none"), Err(ENOENT));
+    Ok(())
 }

@@ -12,15 +12,15 @@ use crate::{
         mq_timedsend, mq_timedsend_raw, mq_unlink, mq_unlink_raw, sized,
     },
     case::cases,
-    check::{Outcome, ok, same},
+    check::{Failure, Outcome, ok, same},
     errno::{
         EACCES, EAGAIN, EBADF, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, EMFILE, EMSGSIZE, ENAMETOOLONG, ENOENT,
         ENOSPC, EPERM, ETIMEDOUT,
     },
     memory::Pages,
     task::{
-        Task, Thread, become_for_good, become_root, become_user, block, handle, let_others_run, own_pid,
-        take_notice, umask,
+        Capability, Task, Thread, become_for_good, become_root, become_user, block, handle, have_only,
+        let_others_run, own_pid, take_notice, umask, wait_until,
     },
 };
 
@@ -30,9 +30,14 @@ cases! { "mqueue":
     attributes,
     default_attributes.limits(&[("fs.mqueue.msg_default", "5"), ("fs.mqueue.msgsize_default", "200"), ("fs.mqueue.msg_max", "3")]),
     attributes_out_of_range.root(),
+    no_capability_overrides_the_hard_limits.root(),
     an_existing_queue_keeps_its_attributes,
     access_modes,
     permissions.root(),
+    capabilities.root().differs(
+        &[Door::Preload, Door::Trap, Door::Trap32, Door::Api],
+        "the owner of a namespace has every right in it"
+    ),
     umask_applies.root(),
     the_directory_is_sticky.root(),
     a_creator_needs_no_permission.root(),
@@ -40,6 +45,7 @@ cases! { "mqueue":
     none_allowed.root().limits(&[("fs.mqueue.queues_max", "0")]),
     any_number.root().limits(&[("fs.mqueue.queues_max", "-1")]),
     rlimit.root(),
+    who_made_it_pays.root(),
     an_unlinked_queue_lives_on,
     a_name_is_free_at_once,
     a_call_holds_its_queue.root().limits(&[("fs.mqueue.queues_max", "1")]),
@@ -60,10 +66,12 @@ cases! { "mqueue":
     receivers_in_line,
     a_waiting_sender_goes_on,
     senders_in_line,
+    the_more_urgent_first.root().only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
     interrupted_by_a_handler,
     restarted,
     a_killed_receiver_is_passed_over,
     notify_by_signal,
+    notify_tells_of_another_user.root(),
     notify_fires_when_it_becomes_non_empty,
     notify_once,
     notify_is_one_processs,
@@ -172,6 +180,18 @@ fn attributes_out_of_range() -> Outcome {
     Ok(())
 }
 
+/// Where `CAP_SYS_RESOURCE` is held, more than these are `EINVAL` and these are not; where it is not, all of it is.
+fn no_capability_overrides_the_hard_limits() -> Outcome {
+    // What is in range is too much for the limit of what a user has.
+    let hard = mq_open("/q", RW, 0o600, sized(65536, 1));
+    same!(matches!(hard, Err(EMFILE | EINVAL)), true);
+    same!(mq_open("/q", RW, 0o600, sized(1, 16_777_216)), hard);
+    same!(mq_open("/q", RW, 0o600, sized(65536, 16_777_216)), hard);
+    same!(mq_open("/q", RW, 0o600, sized(65537, 1)), Err(EINVAL));
+    same!(mq_open("/q", RW, 0o600, sized(1, 16_777_217)), Err(EINVAL));
+    Ok(())
+}
+
 fn an_existing_queue_keeps_its_attributes() -> Outcome {
     ok!(small());
     let fd = ok!(mq_open("/q", RW, 0o777, sized(-1, -1)));
@@ -229,6 +249,22 @@ fn permissions() -> Outcome {
     same!(mq_open("/other", RW | O_EXCL, 0, None), Err(EEXIST));
     become_root();
     same!(mq_open("/owner", O_RDWR, 0, None).is_ok(), true);
+    Ok(())
+}
+
+/// Without them root has the rights of the mode.
+fn capabilities() -> Outcome {
+    become_user(1000, 1000, &[]);
+    ok!(mq_open("/q", RW, 0o600, sized(1, 8)));
+    become_root();
+    have_only(None);
+    same!(mq_open("/q", O_RDONLY, 0, None), Err(EACCES));
+    have_only(Some(Capability::DacReadSearch));
+    same!(mq_open("/q", O_RDONLY, 0, None).is_ok(), true);
+    same!(mq_open("/q", O_WRONLY, 0, None), Err(EACCES));
+    same!(mq_open("/q", O_RDWR, 0, None), Err(EACCES));
+    have_only(Some(Capability::DacOverride));
+    same!(mq_open("/q", O_RDWR, 0, None).is_ok(), true);
     Ok(())
 }
 
@@ -330,6 +366,40 @@ fn rlimit() -> Outcome {
     ok!(mq_open("/9", RW, 0o600, None));
     same!(mq_open("/x", RW, 0o600, None), Err(EMFILE));
     Ok(())
+}
+
+/// Whoever has the queue open.
+fn who_made_it_pays() -> Outcome {
+    umask(0);
+    let (go, ready) =
+        (ok!(mq_open("/go", RW, 0o600, sized(1, 1))), ok!(mq_open("/ready", RW, 0o600, sized(1, 1))));
+    let holder = Task::start(move || {
+        let told = || mq_timedreceive(go, 1, 10_000_000_000).map(drop);
+        let held = told().and_then(|()| mq_open("/held", O_RDONLY, 0, None));
+        (mq_send(ready, b"x", 0), held.map(drop), told())
+    })?;
+    become_for_good(54321);
+    let fd = ok!(mq_open("/held", RW, 0o666, sized(9, 10)));
+    ok!(mq_send(go, b"x", 0));
+    for _ in 0..50 {
+        if curmsgs(ready) == Ok(0) {
+            let_others_run();
+        }
+    }
+    same!(curmsgs(ready), Ok(1));
+    let fds: Vec<_> = (0..9).map(|i| mq_open(&format!("/{i}"), RW, 0o600, None)).collect();
+    same!(fds.iter().all(Result::is_ok), true);
+    ok!(mq_unlink("held"));
+    ok!(close(fd));
+    // As much as is left without the held one.
+    let size = (819_200 - 9 * 10 * (8192 + 96)) / 9 - 96;
+    same!(mq_open("/9", RW, 0o600, sized(9, size)), Err(EMFILE));
+    ok!(mq_send(go, b"x", 0));
+    same!(holder.report()?, (Ok(0), Ok(()), Ok(())));
+    wait_until(|| match mq_open("/9", RW, 0o600, sized(9, size)) {
+        Err(EMFILE) => Ok(false),
+        opened => opened.map(|_| true).map_err(|error| Failure(format!("{error:?}"))),
+    })
 }
 
 fn an_unlinked_queue_lives_on() -> Outcome {
@@ -628,6 +698,53 @@ fn senders_in_line() -> Outcome {
     Ok(())
 }
 
+/// A process of the scheduler's, which makes `call` as urgently as told: by real-time priority, or else by a nice value.
+fn urgent<T: serde::Serialize + serde::de::DeserializeOwned + 'static>(
+    realtime: i32,
+    nice: i32,
+    call: impl FnOnce() -> T + 'static,
+) -> Outcome<Task<Option<T>>> {
+    let waiting = Task::start(move || {
+        let param = libc::sched_param { sched_priority: realtime };
+        let set = if realtime > 0 {
+            // SAFETY: a whole parameter.
+            unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) }
+        } else {
+            // SAFETY: passes numbers.
+            unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }
+        };
+        (set == 0).then(call)
+    })?;
+    waiting.asleep()?;
+    Ok(waiting)
+}
+
+/// Whatever the order in which they came.
+fn the_more_urgent_first() -> Outcome {
+    const WAITING: [(i32, i32); 6] = [(0, 5), (0, 0), (0, -5), (1, 0), (50, 0), (50, 0)];
+    let fd = ok!(small());
+    let receivers = WAITING.map(|(realtime, nice)| urgent(realtime, nice, move || mq_receive(fd, 16)));
+    // The last two came one after the other.
+    for text in [b"5", b"6", b"4", b"3", b"2", b"1"] {
+        ok!(mq_send(fd, text, 0));
+    }
+    for (receiver, text) in receivers.into_iter().zip(1..) {
+        same!(receiver?.report()?, Some(Ok((format!("{text}").into_bytes(), 0))));
+    }
+    ok!(mq_unlink("q"));
+    let fd = full()?;
+    let senders = [1, 2, 3, 4, 5, 6].map(|text: u8| {
+        let (realtime, nice) = WAITING[usize::from(text) - 1];
+        urgent(realtime, nice, move || mq_send(fd, &[b'0' + text], 0))
+    });
+    let first: Vec<_> = (0..8).map(|_| mq_receive(fd, 16).map(|(text, _)| text)).skip(2).collect();
+    same!(first, [b"5", b"6", b"4", b"3", b"2", b"1"].map(|text| Ok(text.to_vec())));
+    for sender in senders {
+        same!(sender?.report()?, Some(Ok(0)));
+    }
+    Ok(())
+}
+
 fn interrupted_by_a_handler() -> Outcome {
     let fd = ok!(small());
     let waiting = Task::start(move || {
@@ -691,6 +808,23 @@ fn notify_by_signal() -> Outcome {
     // SAFETY: asks for a number.
     same!(take_notice(SIG), Some((-3, 0x1234, sent.0, unsafe { libc::getuid() })));
     same!(take_notice(SIG), None);
+    Ok(())
+}
+
+/// The sender's real user.
+fn notify_tells_of_another_user() -> Outcome {
+    umask(0);
+    let fd = ok!(mq_open("/q", RW, 0o666, sized(2, 16)));
+    block(SIG);
+    ok!(mq_notify(fd, Some((SIGEV_SIGNAL, SIG, 7))));
+    let sent = Task::start(|| {
+        become_for_good(54321);
+        let sent = mq_open("/q", O_WRONLY, 0, None).and_then(|fd| mq_send(fd, b"x", 0));
+        (own_pid(), sent)
+    })?;
+    let (pid, sent) = sent.report()?;
+    same!(sent, Ok(0));
+    same!(take_notice(SIG), Some((-3, 7, pid, 54321)));
     Ok(())
 }
 

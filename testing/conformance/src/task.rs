@@ -293,6 +293,8 @@ pub(crate) fn become_root() {
 /// A right that root has, by its number.
 #[derive(Clone, Copy)]
 pub(crate) enum Capability {
+    DacOverride = 1,
+    DacReadSearch = 2,
     IpcLock = 14,
     IpcOwner = 15,
     SysAdmin = 21,
