@@ -1,9 +1,9 @@
 //! Notifications of POSIX queues (`mq_notify`): those that go to a socket, and the end of those whose queue is closed.
 //!
 //! What users see: with `SIGEV_THREAD`, libc waits at a netlink socket, to which nobody but the kernel can send. It is given one of ours, under the same
-//! number, and a thread that waits there already begins to anew. Who closes a number that was the queue's when its process registered ends the
+//! number, and a thread that waits there already begins to anew. Who closes a number that was the queue's when its process registered, or that was opened since, ends the
 //! registration: before the next call of the trap's that it matters to, and for others a moment later.
-//! What is missing: numbers that were made later; one that is closed and soon is of the same queue again.
+//! What is missing: numbers that were made by `dup` since; one that is closed and soon is of the same queue again.
 //!
 //! A registration for a socket is a sleeper, as it is where a thread of a preloaded program waits; [`crate::room`] has them.
 
@@ -147,6 +147,13 @@ impl Registrations {
         if let Ok(watch) = self.news.add_watch(&link, AddWatchFlags::IN_CLOSE) {
             let numbers = numbers_of(by.tgid, &link);
             self.all.push(Registration { by, queue, link, numbers, watch });
+        }
+    }
+
+    /// A process has been given another descriptor.
+    pub(crate) fn opened(&mut self, tgid: u32, link: &Path, fd: i32) {
+        for one in self.all.iter_mut().filter(|one| one.by.tgid == tgid && one.link == link) {
+            one.numbers.push(fd);
         }
     }
 

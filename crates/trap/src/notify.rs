@@ -85,12 +85,19 @@ impl Listener {
         let _ = self.control(libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut response);
     }
 
-    /// Ends the call with a descriptor of ours, which becomes one of the process that made it.
+    /// As [`Listener::answer_giving`], for whom the number is nothing.
     pub(crate) fn answer_with(&self, id: u64, fd: &Fd, cloexec: bool) {
-        if let Err(error) = self.add(id, fd.raw(), libc::SECCOMP_ADDFD_FLAG_SEND as u32, cloexec) {
+        self.answer_giving(id, fd, cloexec);
+    }
+
+    /// Ends the call with a descriptor of ours, which becomes one of the process that made it; returns its number there.
+    pub(crate) fn answer_giving(&self, id: u64, fd: &Fd, cloexec: bool) -> Option<i32> {
+        let added = self.add(id, fd.raw(), libc::SECCOMP_ADDFD_FLAG_SEND as u32, cloexec);
+        if let Err(error) = added {
             // It has no number left, or has ended.
             self.answer(id, Err(error as i32));
         }
+        added.ok()
     }
 
     /// Puts a descriptor of ours into the process that made the call; returns its number there.

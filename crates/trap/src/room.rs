@@ -277,7 +277,10 @@ impl Room {
                 if let Syscall::MqNotify(MqNotify { fd, sevp: 1.. }) = call {
                     self.registrations.add(subject, fd);
                 }
-                errand.finish(Ok(value));
+                let given = if self.registrations.is_empty() { None } else { errand.given() };
+                if let (Some(number), Some(link)) = (errand.finish_giving(Ok(value)), given) {
+                    self.registrations.opened(subject.tgid, &link, number);
+                }
             }
             Err(error) => {
                 self.idle.push(place);

@@ -15,6 +15,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -357,17 +358,29 @@ impl<'l> Errand<'l> {
         }
     }
 
+    /// Where the descriptor leads that it is given with the answer.
+    pub(crate) fn given(&self) -> Option<PathBuf> {
+        let file = self.made.borrow();
+        fs::read_link(format!("/proc/self/fd/{}", file.as_ref()?.raw())).ok()
+    }
+
     /// Ends the call.
     pub(crate) fn finish(self, result: std::result::Result<i64, i32>) {
+        self.finish_giving(result);
+    }
+
+    /// Ends the call; returns the number of what it was given.
+    pub(crate) fn finish_giving(self, result: std::result::Result<i64, i32>) -> Option<i32> {
         let result = result.and_then(|value| self.flush().map(|()| value).map_err(Errno::raw));
         if let (Ok(_), Some(file)) = (result, self.made.take()) {
-            return self.listener.answer_with(self.id, &file, true);
+            return self.listener.answer_giving(self.id, &file, true);
         }
         match self.held.into_inner() {
             Some(held) => held.release(result),
             // If it has ended, there is nobody to tell.
             None => drop(self.listener.answer(self.id, result)),
         }
+        None
     }
 
     /// Holds the thread, after `prepare`, and has it do something before its call ends.

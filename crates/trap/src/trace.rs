@@ -259,7 +259,9 @@ impl Held {
     /// mmap(2) of a whole file, shared.
     pub(crate) fn mmap(&mut self, at: u64, len: u64, protection: u64, flags: u64, fd: i32) -> Result<u64> {
         if self.compat && len > u32::MAX.into() {
-            return Err(Errno::ENOMEM);
+            // So much is not free anywhere: there is a stack.
+            let wants_free = flags & libc::MAP_FIXED_NOREPLACE as u64 != 0;
+            return Err(if wants_free { Errno::EEXIST } else { Errno::ENOMEM });
         }
         self.call(Injected::Mmap, [at, len, protection, flags, fd as u64, 0])
     }

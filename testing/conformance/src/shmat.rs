@@ -5,13 +5,15 @@ use std::process::Command;
 use libc::{IPC_CREAT, PROT_EXEC, PROT_READ, PROT_WRITE};
 
 use crate::{
+    Door,
     call::{
         SHM_DEST, SHM_STAT_ANY, byte_at, move_away, mprotect, munmap, nattch, room, segment, set_byte,
         shm_info, shm_remove, shm_set, shm_stat, shm_stat_by, shmat, shmdt, shmget,
     },
     case::cases,
     check::{Failure, Outcome, ok, same},
-    errno::{EACCES, EINVAL},
+    errno::{EACCES, EINVAL, ENOMEM},
+    memory::Pages,
     task::{Task, become_root, become_user, now, sleep_for_ever, wait_until},
 };
 
@@ -21,6 +23,7 @@ cases! { "shmat":
     address_that_is_taken,
     remap_takes_the_place,
     wraps_around.wide(),
+    larger_than_32_bits_reach.only(&[Door::Kernel32, Door::Trap32]),
     permissions.root(),
     read_only_stays_read_only,
     writing_to_what_is_read_only_kills,
@@ -68,6 +71,16 @@ fn address_is_rounded_only_if_asked() -> Outcome {
     same!(shmat(id, free, 0), Ok(free));
     same!(shmat(id, free + 2 * PAGE - 1, SHM_RND), Ok(free + PAGE));
     same!(nattch(id), Ok(2));
+    Ok(())
+}
+
+fn larger_than_32_bits_reach() -> Outcome {
+    // Up to a whole page, 4 GiB.
+    let id = ok!(shmget(0, u32::MAX as usize, 0o600));
+    let taken = Pages::low(PROT_READ, PROT_READ);
+    same!(shmat(id, taken.at(0).addr(), 0), Err(EINVAL));
+    same!(shmat(id, 0, 0), Err(ENOMEM));
+    same!(shm_remove(id), Ok(0));
     Ok(())
 }
 

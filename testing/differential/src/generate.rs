@@ -34,6 +34,8 @@ pub struct Abilities {
     pub files: bool,
     /// Such files of POSIX queues' limits.
     pub queue_files: bool,
+    /// Segments can be as large as what 64 bits reach. By 32-bit calls, 4 GiB would be put over all that a task has with `SHM_REMAP`.
+    pub wide: bool,
     /// Descriptors can be polled.
     pub polls: bool,
     /// What a process maps and unmaps by calls of other kinds, and hands to its children, is seen.
@@ -567,9 +569,9 @@ impl Generator {
     fn shmget(&mut self, makes: Name) -> Call<Id> {
         let size = match self.random.random_range(0..30) {
             0 => 0,
-            1 => u64::MAX,
-            2 => u64::MAX - (1 << 24),
-            3 => 1 << 62,
+            1 if self.abilities.wide => u64::MAX,
+            2 if self.abilities.wide => u64::MAX - (1 << 24),
+            3 if self.abilities.wide => 1 << 62,
             4 => 20 * PAGE,
             _ => self.pick(&[1, 4095, 4096, 4097, 2 * PAGE, 3 * PAGE, 5 * PAGE]),
         };

@@ -98,6 +98,7 @@ fn compare(args: &Args) -> Result<u64, String> {
         strangers: args.door == Door::Stranger,
         files: !matches!(args.door, Door::Trap | Door::Trap32),
         queue_files: !matches!(args.door, Door::Trap | Door::Trap32),
+        wide: args.door != Door::Trap32,
         polls: args.door != Door::Host,
         mappings: !matches!(args.door, Door::Trap | Door::Trap32),
     };

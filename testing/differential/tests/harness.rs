@@ -10,6 +10,7 @@ const ABILITIES: Abilities = Abilities {
     strangers: false,
     files: true,
     queue_files: true,
+    wide: true,
     polls: true,
     mappings: true,
 };
