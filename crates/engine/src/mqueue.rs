@@ -893,11 +893,11 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
     if from != to || edges && to == Readiness::Between {
         // Whoever comes after a death in between makes it anew.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
-        arena::sync::ordered();
+        arena::sync::ordered(ctx.host);
         // Who is not trusted may have changed it, and may do so now: nobody waits there for what is shown.
         let (fd, from) = if q.foreign.load(Relaxed) == 0 { (fd, from) } else { (NO_FD, Readiness::Unknown) };
         ctx.host.show_readiness(q.handle(), fd, from, to, edges);
-        arena::sync::ordered();
+        arena::sync::ordered(ctx.host);
         q.shown.store(to as u32, Relaxed);
     }
 }

@@ -16,9 +16,12 @@
 mod address_space;
 mod cpu;
 mod machine;
+mod run;
+mod schedule;
 mod signal;
 
 pub use address_space::{Access, AddressSpace, PAGE};
 pub use cpu::{Credentials, FIRST_FILE};
 pub use machine::{Machine, Memory, State, Tid};
+pub use schedule::Schedule;
 pub use signal::{SIGCONT, SIGKILL, SIGSTOP};

@@ -13,7 +13,7 @@ use engine::{
     Syscall,
     syscall::{MqNotify, MqOpen, MqTimedreceive, MqTimedsend, MqUnlink},
 };
-use host::{Access, AddressSpace, Machine, Memory, SIGKILL, State, Tid};
+use kernel_host::{Access, AddressSpace, Machine, Memory, SIGKILL, State, Tid};
 
 const NAMES: u64 = 0x10000;
 const TEXT: u64 = 0x11000;
