@@ -125,6 +125,14 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, trap, 32 bits", "conformance", &["--door", "trap32"]),
         tool("conformance, api", "conformance", &["--door", "api"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
+        Step {
+            needs: Needs::Nothing,
+            ..tool(
+                "conformance, host, a thousand schedules",
+                "conformance",
+                &["--door", "host", "--seeds", "1000"],
+            )
+        },
         differential("differential, host", "host", "all", "50000"),
         differential("differential, messages", "preload", "msg", "5000"),
         differential("differential, semaphores", "preload", "sem", "5000"),

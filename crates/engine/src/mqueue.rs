@@ -427,8 +427,9 @@ pub(crate) fn mq_create<T: Task>(
     ensure_users(ctx, &ns, &ids)?;
     let q = mqueue_get_inode(ctx, name, mode, &size, by).inspect_err(|_| ctx.free_chain())?;
     let fd = oflag.map_or(Ok(NO_FD), |oflag| ctx.host.new_mqd(q.handle(), oflag)).inspect_err(|_| {
-        ctx.free_chain();
+        // The block first: it is the last one taken, and whoever frees another forgets it.
         ctx.free(q.handle());
+        ctx.free_chain();
     })?;
     let made = (|| {
         let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
@@ -449,8 +450,8 @@ pub(crate) fn mq_create<T: Task>(
         if fd != NO_FD {
             ctx.host.drop_mqd(fd);
         }
-        ctx.free_chain();
         ctx.free(q.handle());
+        ctx.free_chain();
     }
     Ok(made?.then_some(fd))
 }

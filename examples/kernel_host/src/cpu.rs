@@ -3,10 +3,13 @@
 //! # Safety
 //! A run looks at its machine and its process by address, so that it can be given up without counting down what it holds: the machine gives up
 //! a process's runs before the process, and all before itself.
-//! A word that is armed lies in an extent. Extents are allocated whole and zeroed, aligned to a page, and freed with the machine. Copies have one side in an
+//! A word that is armed lies in an extent. Extents are allocated whole and zeroed, with room to align them to a page, and freed with the machine. Copies have one side in an
 //! extent, by the length that the arena has checked, and the other in a buffer of their own. A [`Plain`] structure has
 //! no padding, and any bytes are a value of it.
-#![expect(unsafe_code, reason = "the arena wants memory, and its bytes are reached by address; a run is not dropped")]
+#![expect(
+    unsafe_code,
+    reason = "the arena wants memory, and its bytes are reached by address; a run is not dropped"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
@@ -73,6 +76,8 @@ pub(crate) struct Hardware {
     pub(crate) open: RefCell<Vec<Weak<Description>>>,
     /// Signals of notifications that are on their way.
     pub(crate) notices: RefCell<Vec<Notice>>,
+    /// A queue without a name was left because somebody holds it.
+    pub(crate) unlinked_watched: Cell<bool>,
     /// Free memory has been announced.
     pub(crate) trim_wanted: Cell<bool>,
     /// Whether root may exceed limits.
@@ -207,11 +212,13 @@ const MSGQUEUE_LIMIT: u64 = 819_200;
 unsafe impl<M: Memory> Host for Cpu<'_, M> {
     fn map_extent(&self, index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
         let len = usize::try_from(Arena::extent_len(index)).map_err(|_| ArenaError::NoMemory)?;
-        let layout = Layout::from_size_align(len, PAGE).map_err(|_| ArenaError::NoMemory)?;
+        // Aligned by hand: only what is not aligned may come from the system as zeros, which cost nothing until they are used.
+        let layout = Layout::array::<u8>(len + PAGE).map_err(|_| ArenaError::NoMemory)?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(ArenaError::NoMemory)?;
         self.hardware.extents.borrow_mut().push((start, layout));
-        Ok(start)
+        // SAFETY: less than a page, by which the memory is longer.
+        Ok(unsafe { start.add(start.align_offset(PAGE)) })
     }
 
     fn back(&self, _start: NonNull<u8>, _len: usize) -> core::result::Result<(), ArenaError> {
@@ -357,6 +364,10 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
     fn queue_held(&self, queue: Handle) -> bool {
         let holds = |open: &Weak<Description>| open.upgrade().is_some_and(|open| open.mqd.queue == queue);
         self.hardware.open.borrow().iter().any(holds)
+    }
+
+    fn watch_unlinked(&self) {
+        self.hardware.unlinked_watched.set(true);
     }
 
     fn notify(&self, notice: &Notice) {

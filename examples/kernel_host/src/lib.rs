@@ -1,17 +1,33 @@
-//! A whole machine in one thread: processes and threads that are nothing but data, with the engine as their kernel.
+//! A kernel of its own around the engine, all in one thread: tasks that are nothing but data, a scheduler, a virtual clock, one address space.
 //!
-//! It shows that the engine needs no system: no thread, no futex, no shared mapping, no signal. A [`Machine`] has an
-//! arena in ordinary memory, a clock that moves when it is told to, and address spaces of the owner's making. A call is
-//! begun with [`Machine::call`]; where the engine answers that it sleeps, the task's state says so, and the machine goes
-//! on with it when somebody wakes it, a signal comes, or its time is over. So everything that happens, happens in the
-//! order in which the machine's owner asks for it, every time.
+//! It is an example for whoever writes a kernel: what the engine asks of one is in `cpu` (the traits [`arena::Host`], [`engine::Task`],
+//! [`engine::Backing`] and [`engine::Descriptors`]), how a call is made, sleeps and goes on is `make` in `machine`, and what the kernel itself does
+//! when a process ends is `bury`. There is no thread, no futex, no shared mapping, no signal but the machine's own.
 //!
-//! What users see: [`Machine`], whose arena can be looked at and overwritten, what it asks of a process's [`Memory`], and [`AddressSpace`], a simulated one.
+//! It is the project's simulator too. A [`Machine`] with a [`Schedule`] draws by a seed whose turn it is; at any step of a call, where the order of stores
+//! matters to others, the task may have to wait, or be killed ([`arena::Host::step`]). The same seed goes the same way again.
 //!
-//! What is missing: nobody dies or is stopped between two instructions of a call; shared memory; descriptors are for calls on POSIX queues only.
+//! What users see: [`Machine`], whose arena can be looked at and overwritten; a call is begun with [`Machine::call`], and [`Machine::state`] tells what came of it. What it asks of a
+//! process's [`Memory`], and [`AddressSpace`], a simulated one.
+//!
+//! What is missing: shared memory; descriptors are for calls on POSIX queues only.
+//!
+//! ```
+//! use engine::{Syscall, syscall::Msgget};
+//! use kernel_host::{AddressSpace, Machine, Schedule, State};
+//!
+//! // At one step of ten a call is left for others, and nobody is killed.
+//! let mut machine = Machine::with_schedule(true, Schedule::random(7, 10, 0));
+//! let task = machine.spawn(AddressSpace::default());
+//! machine.call(task, Syscall::Msgget(Msgget { key: 0x1234, flags: 0o1600 }));
+//! while machine.state(task) == State::Running {
+//!     machine.turn();
+//! }
+//! assert_eq!(machine.take(task), Some(Ok(0)));
+//! ```
 //!
 //! # Safety
-//! The unsafe code is in `cpu`: memory for the arena, and copies into and out of it.
+//! The unsafe code is in `cpu` and `run`: memory for the arena, copies into and out of it, and calls that are given up in their middle.
 
 mod address_space;
 mod cpu;

@@ -380,10 +380,12 @@ impl<M: Memory> Machine<M> {
 
     /// Goes on with a call that slept.
     fn resume(&mut self, tid: Tid, cause: Cause) {
-        let Some(&Thread { doing: Doing::Sleeping { call, deadline, .. }, .. }) = self.threads.get(&tid) else {
+        let Some(&Thread { doing: Doing::Sleeping { call, deadline, .. }, .. }) = self.threads.get(&tid)
+        else {
             return;
         };
-        self.run(tid, call, Act::Resume { cause, deadline });
+        let act = if cause == Cause::Woken { Act::Wake { deadline } } else { Act::End { cause, deadline } };
+        self.run(tid, call, act);
         // If turns are drawn, this one has to wait for its own.
         if !self.hardware.schedule.preempts() {
             self.hardware.slice(tid);
@@ -431,7 +433,9 @@ impl<M: Memory> Machine<M> {
     pub(crate) fn interrupt(&mut self, tid: Tid, by: Interruption) {
         // Who is not asleep sees a signal when its call is over, or comes to sleep.
         self.finish(tid);
-        let Some(&Thread { doing: Doing::Sleeping { call, .. }, .. }) = self.threads.get(&tid) else { return };
+        let Some(&Thread { doing: Doing::Sleeping { call, .. }, .. }) = self.threads.get(&tid) else {
+            return;
+        };
         self.resume(tid, Cause::Signal);
         self.finish(tid);
         let thread = self.thread(tid);
@@ -460,6 +464,11 @@ impl<M: Memory> Machine<M> {
     /// Buries who was killed at a step, delivers notifications, and lets those go on who were woken, in the order in which they were.
     pub(crate) fn run_woken(&mut self) {
         loop {
+            if self.hardware.unlinked_watched.take() {
+                let left =
+                    self.as_init(|ctx| Ok(mqueue::settle_unlinked(ctx).unwrap_or(false))).unwrap_or(false);
+                self.hardware.unlinked_watched.set(left);
+            }
             self.see_over();
             let killed = self.hardware.killed.take();
             let woken = self.hardware.woken.take();
@@ -739,36 +748,39 @@ impl<M: Memory> Machine<M> {
 /// How a run begins.
 enum Act {
     Begin,
-    Resume {
+    /// Somebody has woken it; `deadline` is when the sleep would have ended.
+    Wake {
+        deadline: Option<u64>,
+    },
+    /// Its sleep ends before that.
+    End {
         cause: Cause,
-        /// When the sleep would have ended.
         deadline: Option<u64>,
     },
 }
 
 /// Makes a call until it is over or sleeps. This is all that a kernel has to do for one.
-fn make<M: Memory>(cpu: &Cpu<'_, M>, call: Syscall, mut act: Act) -> Doing {
+fn make<M: Memory>(cpu: &Cpu<'_, M>, call: Syscall, act: Act) -> Doing {
+    let (mut outcome, deadline) = match act {
+        Act::Begin => match cpu.run(|ctx| call.begin(ctx)) {
+            Ok(Begun { outcome, deadline }) => (Ok(outcome), deadline),
+            Err(error) => (Err(error), None),
+        },
+        // Whether the sleep is over is for the waiter to say: this may be a late wake of the last one.
+        Act::Wake { deadline } => (Ok(Outcome::Blocked), deadline),
+        Act::End { cause, deadline } => (cpu.run(|ctx| call.resume(ctx, cause)), deadline),
+    };
     loop {
-        let (outcome, deadline) = match act {
-            Act::Begin => match cpu.run(|ctx| call.begin(ctx)) {
-                Ok(Begun { outcome, deadline }) => (Ok(outcome), deadline),
-                Err(error) => (Err(error), None),
-            },
-            Act::Resume { cause, deadline } => (cpu.run(|ctx| call.resume(ctx, cause)), deadline),
-        };
         match outcome {
             Ok(Outcome::Done(value)) => return Doing::Returned(Ok(value)),
             Err(error) => return Doing::Returned(Err(error)),
             Ok(Outcome::Blocked) => {}
         }
-        if let Ok(Err(word)) = cpu.run(|ctx| {
-            Ok(ctx.slot.waiter.park(None, |word, _| Err(Some(std::ptr::from_ref(word).addr()))))
-        }) && let Some(word) = word
-        {
-            return Doing::Sleeping { call, word, deadline };
+        let sleep = |word: &AtomicU32, _| Err(Some(std::ptr::from_ref(word).addr()));
+        match cpu.run(|ctx| Ok(ctx.slot.waiter.park(None, sleep))) {
+            Ok(Err(Some(word))) => return Doing::Sleeping { call, word, deadline },
+            _ => outcome = cpu.run(|ctx| call.resume(ctx, Cause::Woken)),
         }
-        // Somebody has ended the sleep before it began.
-        act = Act::Resume { cause: Cause::Woken, deadline };
     }
 }
 

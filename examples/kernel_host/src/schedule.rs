@@ -12,8 +12,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 pub struct Schedule {
     /// None: nothing is left to chance.
     dice: Option<RefCell<Xoshiro256PlusPlus>>,
-    pause_in: u32,
-    kill_in: u32,
+    pause_in: Cell<u32>,
+    kill_in: Cell<u32>,
     steps: Cell<u64>,
 }
 
@@ -34,14 +34,20 @@ impl Default for Schedule {
 impl Schedule {
     /// Each call runs to its end or to its sleep, and who is woken first goes on first.
     pub fn in_order() -> Schedule {
-        Schedule { dice: None, pause_in: 0, kill_in: 0, steps: Cell::new(0) }
+        Schedule { dice: None, pause_in: Cell::new(0), kill_in: Cell::new(0), steps: Cell::new(0) }
     }
 
     /// At one step of `pause_in`, on an average, the task has to wait while others run, and at one of `kill_in` its process is killed; with 0 at none. Who
     /// of those that can goes on is drawn too.
     pub fn random(seed: u64, pause_in: u32, kill_in: u32) -> Schedule {
         let dice = Some(RefCell::new(Xoshiro256PlusPlus::seed_from_u64(seed)));
-        Schedule { dice, pause_in, kill_in, steps: Cell::new(0) }
+        Schedule { dice, pause_in: Cell::new(pause_in), kill_in: Cell::new(kill_in), steps: Cell::new(0) }
+    }
+
+    /// From now on nobody is made to wait or killed.
+    pub fn calm_down(&self) {
+        self.pause_in.set(0);
+        self.kill_in.set(0);
     }
 
     /// How many steps all calls have made.
@@ -57,8 +63,8 @@ impl Schedule {
     pub(crate) fn step(&self) -> Step {
         self.steps.set(self.steps.get() + 1);
         match self {
-            _ if self.one_in(self.kill_in) => Step::Kill,
-            _ if self.one_in(self.pause_in) => Step::Pause,
+            _ if self.one_in(self.kill_in.get()) => Step::Kill,
+            _ if self.one_in(self.pause_in.get()) => Step::Pause,
             _ => Step::GoOn,
         }
     }

@@ -37,7 +37,9 @@ impl<M: Memory> Machine<M> {
             SIGKILL => self.exit(tid),
             SIGSTOP => self.stop(pid),
             SIGCONT => self.go_on_all(pid, tid),
-            _ if self.process(tid).stopped.get() => self.process(tid).pending.borrow_mut().push((tid, signal)),
+            _ if self.process(tid).stopped.get() => {
+                self.process(tid).pending.borrow_mut().push((tid, signal))
+            }
             _ => {
                 self.deliver(tid, signal);
             }

@@ -61,6 +61,7 @@ impl Simulated {
         let real = if call.takes_descriptor() { &call.clone().map_id(real_descriptor) } else { call };
         let mut buffers = self.in_memory(tid, buffers);
         let (number, registers) = arguments::encode(&mut buffers, real).expect("a call of the engine's");
+        drop(buffers);
         self.task(task).doing = Doing::Call(call.clone());
         self.machine.call_by_number(tid, number, registers);
     }

@@ -53,7 +53,11 @@ const LAYERS: &[Layer] = &[
         ours: &["abi", "sys", "arena", "engine", "client", "trap", "views", "broker", "ipcspace"],
         foreign: Any,
     },
-    Layer { name: "kernel_host", ours: &["abi", "arena", "engine"], foreign: Only(&["corosensei", "rand", "rand_xoshiro"]) },
+    Layer {
+        name: "kernel_host",
+        ours: &["abi", "arena", "engine"],
+        foreign: Only(&["corosensei", "rand", "rand_xoshiro"]),
+    },
     Layer { name: "int80", ours: &["abi"], foreign: Any },
     Layer { name: "world", ours: &["abi", "int80", "kernel_host"], foreign: Any },
     Layer { name: "conformance", ours: &["abi", "ipcspace", "int80", "kernel_host", "world"], foreign: Any },
