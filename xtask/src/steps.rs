@@ -110,11 +110,13 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
     installed.current_dir(root);
     let mut packages = Command::new("testing/packages/run");
     packages.current_dir(root);
+    let options = cargo(root, &["run", "--quiet", "--package", "xtask", "--", "options"]);
     let unit = cargo(root, &["test", "--workspace", "--exclude", "preload"]);
     let library = cargo(root, &["test", "--release", "--package", "ipcspace", "--all-features"]);
     vec![
         Step { name: "unit and integration tests", needs: Needs::Nothing, command: unit },
         Step { name: "the library for programs, with its examples", needs: Needs::Nothing, command: library },
+        Step { name: "build options", needs: Needs::Nothing, command: options },
         Step { name: "installed and moved", needs: Needs::Nothing, command: installed },
         Step { name: "models of the lock and the waiter", needs: Needs::Nothing, command: models },
         tool("conformance, kernel", "conformance", &["--door", "kernel"]),

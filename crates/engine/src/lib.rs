@@ -28,6 +28,8 @@
 //! **Ending.** [`reap::reap_process`] ends what the threads of a process that is no more had begun, applies `SEM_UNDO`, and gives its slot back;
 //! [`reap::reap_thread`] does so for one thread. [`Descriptors::watch_unlinked`] asks for [`mqueue::settle_unlinked`] once descriptors have been closed.
 //!
+//! What of it is built, the crate's features say ([`options`]).
+//!
 //! Which lock guards what: an object's lock guards the object, its messages or values, and the waiters on its lists;
 //! a class's `ids` lock guards its identifiers, keys and counts. One lock at a time; an operation that needs two is
 //! a chain of transactions, whose next step the object's state names, so that anybody can take it.
@@ -41,6 +43,7 @@ pub mod mqueuefs;
 pub mod msg;
 mod msgutil;
 pub mod namespace;
+pub mod options;
 pub mod proc;
 pub mod reap;
 pub mod sem;
