@@ -88,6 +88,13 @@ fn cargo(workspace: &Path, target_dir: &Path) -> Command {
     let mut cargo = Command::new(path_of("CARGO"));
     cargo.args(["build", "--profile", "preload", "--package", "preload", "--offline"]);
     cargo.arg("--manifest-path").arg(workspace.join("Cargo.toml")).arg("--target-dir").arg(target_dir);
+    // What is built of the engine.
+    let options = ["sysvipc", "posix-mqueue", "ipc-ns", "sysctl", "compat"].map(|option| {
+        let name = format!("CARGO_FEATURE_{}", option.to_uppercase().replace('-', "_"));
+        env::var_os(name).map(|_| option)
+    });
+    let options: Vec<_> = options.into_iter().flatten().collect();
+    cargo.args(["--no-default-features", "--features", &options.join(",")]);
     for variable in NOT_FOR_IT {
         cargo.env_remove(variable);
     }

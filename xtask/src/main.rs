@@ -4,6 +4,7 @@
 //! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed` steps.
 //! - `cargo xtask dist`: the packages.
 //! - `cargo xtask library PREFIX`: libipcspace, installed.
+//! - `cargo xtask options`: the engine with each of its build options left out.
 //! - `cargo xtask public`: the public items of the crate `ipcspace` against the list of them.
 //!
 //! Missing: the long runs of the crash and differential tests, and the benchmark, which are started by hand.
@@ -11,6 +12,7 @@
 
 mod dist;
 mod library;
+mod options;
 mod public;
 mod steps;
 mod tidy;
@@ -29,6 +31,8 @@ enum Chore {
     Test,
     /// Make the packages: a tarball, and a .deb
     Dist,
+    /// Build the engine with each of its options left out, and try the rest
+    Options,
     /// Compare the public items of the crate ipcspace with their list
     Public {
         /// Write the list anew, after a change that is meant
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(&root()),
         Chore::Test => steps::run(&root()),
         Chore::Dist => dist::run(&root()),
+        Chore::Options => options::run(&root()),
         Chore::Public { write } => public::run(&root(), write),
         Chore::Library { prefix } => library::run(&root(), &prefix),
     };

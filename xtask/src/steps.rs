@@ -110,11 +110,13 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
     installed.current_dir(root);
     let mut packages = Command::new("testing/packages/run");
     packages.current_dir(root);
+    let options = cargo(root, &["run", "--quiet", "--package", "xtask", "--", "options"]);
     let unit = cargo(root, &["test", "--workspace", "--exclude", "preload"]);
     let library = cargo(root, &["test", "--release", "--package", "ipcspace", "--all-features"]);
     vec![
         Step { name: "unit and integration tests", needs: Needs::Nothing, command: unit },
         Step { name: "the library for programs, with its examples", needs: Needs::Nothing, command: library },
+        Step { name: "build options", needs: Needs::Nothing, command: options },
         Step { name: "installed and moved", needs: Needs::Nothing, command: installed },
         Step { name: "models of the lock and the waiter", needs: Needs::Nothing, command: models },
         tool("conformance, kernel", "conformance", &["--door", "kernel"]),
@@ -125,6 +127,14 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
         tool("conformance, trap, 32 bits", "conformance", &["--door", "trap32"]),
         tool("conformance, api", "conformance", &["--door", "api"]),
         Step { needs: Needs::Nothing, ..tool("conformance, host", "conformance", &["--door", "host"]) },
+        Step {
+            needs: Needs::Nothing,
+            ..tool(
+                "conformance, host, a thousand schedules",
+                "conformance",
+                &["--door", "host", "--seeds", "1000"],
+            )
+        },
         differential("differential, host", "host", "all", "50000"),
         differential("differential, messages", "preload", "msg", "5000"),
         differential("differential, semaphores", "preload", "sem", "5000"),

@@ -175,7 +175,7 @@ impl<'a, H: Host> Ctx<'a, H> {
     pub fn chain(&self, block: Handle) -> Result<()> {
         let link: Ref<'_, AtomicU32> = self.at(block)?;
         link.store(self.slot.in_flight.chain.load(Relaxed), Relaxed);
-        ordered();
+        ordered(self.host);
         self.slot.in_flight.chain.store(block.0, Relaxed);
         self.taken();
         Ok(())
@@ -191,7 +191,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             let next = link.load(Relaxed);
             self.hold(block);
             self.slot.in_flight.chain.store(next, Relaxed);
-            ordered();
+            ordered(self.host);
             self.free(block);
         }
         self.slot.in_flight.chain.store(0, Relaxed);
@@ -239,7 +239,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             // Another's slot is put right by the broker only. If that dies here, a block may be named by neither slot: it is
             // lost. None is ever named by both, as both are looked at by the next broker.
             slot.in_flight.taking.store(0, Relaxed);
-            ordered();
+            ordered(self.host);
             if let Some(block) = taking.some().filter(|_| !twice) {
                 self.hold(block);
                 self.free(block);
@@ -251,7 +251,7 @@ impl<'a, H: Host> Ctx<'a, H> {
                     let block = Handle(item.load(Relaxed));
                     let left = magazine.count.load(Relaxed).saturating_sub(1);
                     magazine.count.store(left, Relaxed);
-                    ordered();
+                    ordered(self.host);
                     self.hold(block);
                     self.free(block);
                 }
@@ -259,7 +259,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             for ext in &slot.log_ext {
                 if let Some(block) = Handle(ext.load(Relaxed)).some() {
                     ext.store(0, Relaxed);
-                    ordered();
+                    ordered(self.host);
                     self.hold(block);
                     self.free(block);
                 }
@@ -268,7 +268,7 @@ impl<'a, H: Host> Ctx<'a, H> {
         if let Some(span) = Some(slot.in_flight.span.load(Relaxed)).filter(|&s| s != 0) {
             if !own {
                 slot.in_flight.span.store(0, Relaxed);
-                ordered();
+                ordered(self.host);
             }
             self.slot.in_flight.span.store(span, Relaxed);
             let _ = self.give_span();
@@ -283,7 +283,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             let Ok(link) = self.at::<AtomicU32>(block) else { break };
             let next = Handle(link.load(Relaxed));
             slot.in_flight.chain.store(next.0, Relaxed);
-            ordered();
+            ordered(self.host);
             self.hold(block);
             self.free(block);
             block = next;
@@ -303,7 +303,7 @@ impl<'a, H: Host> Ctx<'a, H> {
         slot.start.store(start, Relaxed);
         // Whoever dies in between loses a page; a slot that is freed is never taken for a process's.
         self.taken();
-        ordered();
+        ordered(self.host);
         slot.state.store(SLOT_LIVE, Release);
         Ok(process)
     }

@@ -34,6 +34,10 @@ pub unsafe trait Host {
     fn cpu(&self) -> u32 {
         0
     }
+    /// The thread is between two stores whose order matters to others: it may be made to wait here, or never come back, as if it had died. A
+    /// simulator does so; to all others it is nothing.
+    #[inline(always)]
+    fn step(&self) {}
     /// Whether the process is known to have ended; `start` is when it began, as the broker recorded it.
     fn process_dead(&self, pid: u32, start: u64) -> bool;
     /// Whether the thread of the calling process is known to have ended.

@@ -69,11 +69,11 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
     #[inline(always)]
     pub(crate) fn begin(ctx: &'c Ctx<'a, H>, lock: Ref<'a, Lock>) -> Result<Self> {
         ctx.slot.locked.store(lock.offset(), Relaxed);
-        ordered();
+        ordered(ctx.host);
         if let Some(dead) = lock.acquire(ctx.host, lock.offset()) {
             recover(ctx, dead);
         }
-        lock.set_holder(ctx.slot.handle());
+        lock.set_holder(ctx.host, ctx.slot.handle());
         Ok(Tx { ctx, lock, entries: 0 })
     }
 
@@ -93,7 +93,7 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
         let field = of.part(field);
         self.record(field.offset() | W::FLAG, field.raw());
         field.put(value);
-        ordered();
+        ordered(self.ctx.host);
     }
 
     /// As [`Tx::set`], of what mostly is so already: then nothing is recorded.
@@ -120,17 +120,17 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
             record_far(self.ctx, at, place, old);
         }
         self.entries = at + 1;
-        ordered();
+        ordered(self.ctx.host);
         slot.log_head.store(self.entries as u64, Relaxed);
-        ordered();
+        ordered(self.ctx.host);
     }
 
     /// Commits what was changed so far; the lock stays held.
     #[inline(always)]
     pub fn commit(&mut self) {
-        ordered();
+        ordered(self.ctx.host);
         self.ctx.slot.log_head.store(0, Relaxed);
-        ordered();
+        ordered(self.ctx.host);
         self.entries = 0;
     }
 
@@ -145,11 +145,11 @@ impl<'c, 'a, H: Host> Tx<'c, 'a, H> {
         waiter.name_waker(self.ctx.host.cpu());
         let owed = Owed { waiter: waiter.handle(), state: waiter.state(), phase };
         slot.wakes[at].store(owed.pack(), Relaxed);
-        ordered();
+        ordered(self.ctx.host);
         slot.log_head.store((at as u64 + 1) << 32, Relaxed);
-        ordered();
+        ordered(self.ctx.host);
         let asleep = waiter.complete(owed.state, phase);
-        ordered();
+        ordered(self.ctx.host);
         if asleep {
             #[expect(clippy::cast_possible_truncation, reason = "below WAKES")]
             slot.wake_count.store(at as u32 + 1, Relaxed);
@@ -267,7 +267,7 @@ fn roll_back<'a, H: Host>(ctx: &Ctx<'a, H>, slot: &Ref<'a, ThreadSlot>, entries:
             #[expect(clippy::cast_possible_truncation, reason = "recorded from 32 bits")]
             word.store(old as u32, Relaxed);
         }
-        ordered();
+        ordered(ctx.host);
     }
 }
 
@@ -287,9 +287,9 @@ fn recover<H: Host>(ctx: &Ctx<'_, H>, holder: Handle) {
             wake(ctx, &waiter);
         }
     }
-    ordered();
+    ordered(ctx.host);
     slot.log_head.store(0, Relaxed);
-    ordered();
+    ordered(ctx.host);
 }
 
 impl<'a, H: Host> Ctx<'a, H> {
@@ -303,7 +303,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             if place.load(Relaxed) == 0 {
                 let block = self.alloc(SPAN)?;
                 place.store(block.0, Relaxed);
-                ordered();
+                ordered(self.host);
                 self.taken();
             }
         }
@@ -362,7 +362,7 @@ fn flush_wakes_of<'a, H: Host>(ctx: &Ctx<'a, H>, slot: &Ref<'a, ThreadSlot>) {
             wake(ctx, &waiter);
         }
     }
-    ordered();
+    ordered(ctx.host);
     slot.wake_count.store(0, Relaxed);
 }
 

@@ -50,7 +50,7 @@ impl Lock {
     #[inline(always)]
     pub fn acquire<H: Host>(&self, host: &H, offset: u64) -> Option<Handle> {
         host.arm(&self.word);
-        ordered();
+        ordered(host);
         if self.word.compare_exchange(0, host.tid(), Acquire, Relaxed).is_err() {
             self.acquire_slow(host, offset);
         }
@@ -94,21 +94,21 @@ impl Lock {
 
     /// Names the slot whose log covers the changes to come.
     #[inline(always)]
-    pub fn set_holder(&self, slot: Handle) {
+    pub fn set_holder<H: Host>(&self, host: &H, slot: Handle) {
         self.holder.store(slot.0, Relaxed);
-        ordered();
+        ordered(host);
     }
 
     /// Releases the lock; the holder's log is empty.
     #[inline(always)]
     pub fn release<H: Host>(&self, host: &H) {
-        ordered();
+        ordered(host);
         self.holder.store(0, Relaxed);
         let old = self.word.swap(0, Release);
         if old & WAITERS != 0 {
             host.wake(&self.word, 1);
         }
-        ordered();
+        ordered(host);
         host.disarm();
     }
 

@@ -224,17 +224,17 @@ impl<'a, H: Host> Ctx<'a, H> {
         };
         let block = item.load(Relaxed);
         self.slot.in_flight.taking.store(block, Relaxed);
-        ordered();
+        ordered(self.host);
         #[expect(clippy::cast_possible_truncation, reason = "below MAGAZINE")]
         magazine.count.store(count as u32 - 1, Relaxed);
-        ordered();
+        ordered(self.host);
         Ok(Handle(block))
     }
 
     /// The block last allocated is linked somewhere, and no longer in flight.
     #[inline(always)]
     pub fn taken(&self) {
-        ordered();
+        ordered(self.host);
         self.slot.in_flight.taking.store(0, Relaxed);
     }
 
@@ -242,7 +242,7 @@ impl<'a, H: Host> Ctx<'a, H> {
     #[inline(always)]
     pub fn hold(&self, block: Handle) {
         self.slot.in_flight.taking.store(block.0, Relaxed);
-        ordered();
+        ordered(self.host);
     }
 
     /// Frees the block that is in flight as the last one taken or held. Call with no lock held.
@@ -257,7 +257,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             }
             if count < MAGAZINE {
                 magazine.items[count].store(block.0, Relaxed);
-                ordered();
+                ordered(self.host);
                 #[expect(clippy::cast_possible_truncation, reason = "below MAGAZINE")]
                 magazine.count.store(count as u32 + 1, Relaxed);
                 self.taken();
@@ -760,7 +760,7 @@ impl<'a, H: Host> Ctx<'a, H> {
         place.store(span, Relaxed);
         // Whoever dies in between loses it; nobody has it twice.
         self.slot.in_flight.span.store(0, Relaxed);
-        ordered();
+        ordered(self.host);
         header.thread_span_count.store(count + 1, Release);
         Ok(())
     }

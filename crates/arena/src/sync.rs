@@ -10,8 +10,10 @@ pub use loom::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU
 pub use shuttle::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Stores before it reach memory before stores after it, as a task that dies leaves them. On x86-64 the processor
-/// keeps the order of stores, so only the compiler has to be told.
+/// keeps the order of stores, so only the compiler has to be told, and a host that wants to try each of these deaths.
 #[inline(always)]
-pub fn ordered() {
+pub fn ordered<H: crate::Host>(host: &H) {
+    core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
+    host.step();
     core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
 }

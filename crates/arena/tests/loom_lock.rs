@@ -48,7 +48,7 @@ impl Guarded {
         let host = self.thread(tid);
         let unfinished = self.lock.acquire(&host, 0);
         assert_eq!(self.lock.owner(), tid);
-        self.lock.set_holder(Handle(tid));
+        self.lock.set_holder(&host, Handle(tid));
         self.add_one();
         self.lock.release(&host);
         unfinished
@@ -56,9 +56,10 @@ impl Guarded {
 
     /// Takes the lock, changes what it guards, and goes no further.
     fn die_holding(&self, begun: bool) {
-        assert_eq!(self.lock.acquire(&self.thread(DEAD_TID), 0), None);
+        let host = self.thread(DEAD_TID);
+        assert_eq!(self.lock.acquire(&host, 0), None);
         if begun {
-            self.lock.set_holder(DEAD_SLOT);
+            self.lock.set_holder(&host, DEAD_SLOT);
         }
         self.add_one();
     }

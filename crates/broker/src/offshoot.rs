@@ -15,6 +15,7 @@ use std::{fs, io};
 
 use abi::Errno;
 use client::wire;
+use engine::options::IPC_NS;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::place;
@@ -31,6 +32,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// Makes one, and returns a connection that keeps it.
 pub(crate) fn make(depth: u32) -> Result<OwnedFd, Errno> {
+    if !IPC_NS {
+        return Err(Errno::EINVAL);
+    }
     let others = place::all().map_err(|_| Errno::ENOMEM)?.len();
     if depth > DEPTH_MAX || others >= NAMESPACES_MAX {
         return Err(Errno::ENOSPC);
@@ -54,6 +58,9 @@ pub(crate) fn make(depth: u32) -> Result<OwnedFd, Errno> {
 
 /// The namespace of this user's that a process is in: a connection that keeps it.
 pub(crate) fn find(pid: i32) -> Result<OwnedFd, Errno> {
+    if !IPC_NS {
+        return Err(Errno::EINVAL);
+    }
     let all = place::all().map_err(|_| Errno::ESRCH)?;
     let has = |socket: &&PathBuf| {
         let mut answer = [0; wire::ANSWER];

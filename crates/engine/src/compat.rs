@@ -22,6 +22,7 @@ use abi::{
 };
 
 use crate::mqueue::{MqTimedreceive, MqTimedsend};
+use crate::options::{COMPAT, require};
 use crate::syscall::{
     MqGetsetattr, MqNotify, MqOpen, MqUnlink, Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop,
     Shmat, Shmctl, Shmdt, Shmget,
@@ -57,6 +58,7 @@ pub const NUMBERS: [u32; 20] = [
 /// # Errors
 /// `ENOSYS` if it is not one of the engine's; those of `ipc(2)`.
 pub fn decode<T: Task>(task: &T, number: u32, args: [u32; 6]) -> Result<Syscall> {
+    require(COMPAT)?;
     let [a, b, c, d, e, _] = args.map(u32::cast_signed);
     let at = |register: i32| u64::from(register.cast_unsigned());
     let size = |register: i32| i64::from(register).cast_unsigned();

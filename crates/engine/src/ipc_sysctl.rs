@@ -22,6 +22,7 @@ use arena::{
 
 use crate::{
     namespace::{IpcNamespace, Limit},
+    options::SYSCTL,
     proc::Line,
     shm,
     task::Task,
@@ -115,12 +116,12 @@ impl Text for [u8] {
 impl Sysctl {
     /// All there are.
     pub fn all() -> impl Iterator<Item = &'static Sysctl> {
-        SYSCTLS.iter()
+        if SYSCTL { SYSCTLS.iter() } else { [].iter() }
     }
 
     /// The sysctl of a file of that name.
     pub fn of_file(file: &[u8]) -> Option<&'static Sysctl> {
-        SYSCTLS.iter().find(|s| s.file() == Some(file))
+        Sysctl::all().find(|s| s.file() == Some(file))
     }
 
     /// The name that sysctl(8) knows it by.

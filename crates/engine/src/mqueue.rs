@@ -466,8 +466,9 @@ pub(crate) fn mq_create<T: Task>(
     ensure_users(ctx, &ns, &ids)?;
     let q = mqueue_get_inode(ctx, name, mode, &size, by).inspect_err(|_| ctx.free_chain())?;
     let fd = oflag.map_or(Ok(NO_FD), |oflag| ctx.host.new_mqd(q.handle(), oflag)).inspect_err(|_| {
-        ctx.free_chain();
+        // The block first: it is the last one taken, and whoever frees another forgets it.
         ctx.free(q.handle());
+        ctx.free_chain();
     })?;
     q.opener.store(oflag.map_or(0, |_| opener(ctx.host)), Relaxed);
     let made = (|| {
@@ -489,8 +490,8 @@ pub(crate) fn mq_create<T: Task>(
         if fd != NO_FD {
             ctx.host.drop_mqd(fd);
         }
-        ctx.free_chain();
         ctx.free(q.handle());
+        ctx.free_chain();
     }
     Ok(made?.then_some(fd))
 }
@@ -945,11 +946,11 @@ fn show_now<T: Task>(ctx: &Ctx<'_, T>, q: &Q<'_>, fd: i32) {
     if from != to || edges && to == Readiness::Between {
         // Whoever comes after a death in between makes it anew.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
-        arena::sync::ordered();
+        arena::sync::ordered(ctx.host);
         // Who is not trusted may have changed it, and may do so now: nobody waits there for what is shown.
         let (fd, from) = if q.foreign.load(Relaxed) == 0 { (fd, from) } else { (NO_FD, Readiness::Unknown) };
         ctx.host.show_readiness(q.handle(), fd, from, to, edges);
-        arena::sync::ordered();
+        arena::sync::ordered(ctx.host);
         q.shown.store(to as u32, Relaxed);
     }
 }

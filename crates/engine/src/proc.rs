@@ -12,6 +12,7 @@ use arena::Ctx;
 use crate::{
     msg::msgctl_stat,
     namespace::IpcNamespace,
+    options::{SYSVIPC, require},
     sem::semctl_stat,
     shm::{self, shmctl_stat},
     task::Task,
@@ -33,6 +34,7 @@ impl Sysvipc {
     /// The file of that name.
     pub fn named(name: &[u8]) -> Option<Sysvipc> {
         match name {
+            _ if !SYSVIPC => None,
             b"msg" => Some(Sysvipc::Msg),
             b"sem" => Some(Sysvipc::Sem),
             b"shm" => Some(Sysvipc::Shm),
@@ -62,6 +64,7 @@ impl Sysvipc {
     /// # Errors
     /// Those of a namespace that makes no sense.
     pub fn row<T: Task>(self, ctx: &Ctx<'_, T>, mut from: u32, line: &mut Line) -> Result<Option<u32>> {
+        require(SYSVIPC)?;
         let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
         let ids = match self {
             Sysvipc::Msg => &ns.get().msg_ids,

@@ -6,6 +6,7 @@ use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter
 use crate::{
     mqueue::{self, KIND_MQ_NOTIFY, KIND_MQ_RECV, KIND_MQ_SEND},
     msg::{self, KIND_RECV, KIND_SEND},
+    options::{POSIX_MQUEUE, SYSVIPC},
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
     task::Task,
@@ -40,9 +41,12 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     let doomed = Handle(in_flight.doomed.load(Relaxed));
     if !doomed.is_null() {
         let _ = match in_flight.doomed_class.load(Relaxed) {
+            _ if !SYSVIPC => mqueue::queue(ctx, doomed).and_then(|q| mqueue::evict_inode(ctx, &q)),
             KIND_SEM => sem::set(ctx, doomed).and_then(|s| sem::freeary(ctx, &s)),
             KIND_SHM => shm::segment(ctx, doomed).and_then(|s| shm::freeseg(ctx, &s)),
-            KIND_MQ_RECV => mqueue::queue(ctx, doomed).and_then(|q| mqueue::evict_inode(ctx, &q)),
+            KIND_MQ_RECV if POSIX_MQUEUE => {
+                mqueue::queue(ctx, doomed).and_then(|q| mqueue::evict_inode(ctx, &q))
+            }
             _ => msg::queue(ctx, doomed).and_then(|q| msg::freeque(ctx, &q)),
         };
         in_flight.doomed.store(0, Relaxed);
@@ -76,9 +80,11 @@ fn free_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
 /// Takes a dead thread's waiter off the list that it is on.
 fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
     let _ = match kind_of(ctx, who) {
-        kind @ (KIND_RECV | KIND_SEND) => msg::abandon(ctx, who, kind),
-        kind @ (KIND_MQ_RECV | KIND_MQ_SEND | KIND_MQ_NOTIFY) => mqueue::abandon(ctx, who, kind),
-        KIND_SEM => sem::abandon(ctx, who),
+        kind @ (KIND_RECV | KIND_SEND) if SYSVIPC => msg::abandon(ctx, who, kind),
+        kind @ (KIND_MQ_RECV | KIND_MQ_SEND | KIND_MQ_NOTIFY) if POSIX_MQUEUE => {
+            mqueue::abandon(ctx, who, kind)
+        }
+        KIND_SEM if SYSVIPC => sem::abandon(ctx, who),
         _ => Ok(()),
     };
     who.end();
@@ -141,7 +147,7 @@ pub fn end_threads(ctx: &Ctx<'_, impl Task>, process: Handle) {
 }
 
 fn apply_undo<T: Task>(ctx: &Ctx<'_, T>, slot: &Ref<'_, ProcSlot>) {
-    if slot.has_undo.load(Relaxed) != 0 {
+    if SYSVIPC && slot.has_undo.load(Relaxed) != 0 {
         let _ = sem::exit_process(ctx, slot.handle());
     }
     slot.has_undo.store(0, Relaxed);
@@ -153,8 +159,12 @@ pub fn reap_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) {
     slot.state.store(SLOT_DEAD, Relaxed);
     end_threads(ctx, process);
     apply_undo(ctx, &slot);
-    let _ = shm::exit_process(ctx, process);
-    let _ = mqueue::exit_process(ctx, process);
+    if SYSVIPC {
+        let _ = shm::exit_process(ctx, process);
+    }
+    if POSIX_MQUEUE {
+        let _ = mqueue::exit_process(ctx, process);
+    }
     slot.liveness.store(0, Relaxed);
     slot.state.store(SLOT_FREE, Release);
     ctx.hold(process);

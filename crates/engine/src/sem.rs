@@ -378,7 +378,7 @@ fn renew_adjustments<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &
     for at in 0..set.nsems.load(Relaxed) as usize {
         table.get::<AtomicI32, T>(tx.ctx(), at)?.store(0, Relaxed);
     }
-    ordered();
+    ordered(tx.ctx().host);
     tx.set(undo, |u| &u.generation, current);
     Ok(())
 }
@@ -918,7 +918,7 @@ fn load_sops<T: Task>(ctx: &Ctx<'_, T>, from: u64, count: usize) -> Result<()> {
     // A chain of one block, for whoever frees it should we die.
     ctx.at::<AtomicU32>(block).or_errno()?.store(0, Relaxed);
     me.block.store(block.0, Relaxed);
-    ordered();
+    ordered(ctx.host);
     ctx.taken();
     ctx.host
         .copy_from_user(ctx.arena.bytes(ctx.host, block, 8, bytes).or_errno()?, from)
@@ -931,7 +931,7 @@ fn free_sops<T: Task>(ctx: &Ctx<'_, T>) {
     if let Some(block) = Handle(me.block.load(Relaxed)).some() {
         ctx.hold(block);
         me.block.store(0, Relaxed);
-        ordered();
+        ordered(ctx.host);
         ctx.free(block);
         ctx.trim_log();
     }

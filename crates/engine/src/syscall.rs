@@ -22,6 +22,7 @@ use crate::{
     compat::{self, Layout},
     mqueue,
     msg::{self, MsgQueue},
+    options::{POSIX_MQUEUE, SYSVIPC, require},
     sem::{self, SemArray},
     shm,
     task::{Cause, Outcome, Task},
@@ -215,6 +216,7 @@ impl Call for Msgget {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         done(outward(msg::do_msgget(ctx, self.key, self.flags))?)
     }
 }
@@ -238,12 +240,14 @@ impl Call for Msgsnd {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         let sent = msg::do_msgsnd(ctx, self);
         heed::<MsgQueue, T, _>(ctx, self.id, sent).map(Begun::from)
     }
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        require(SYSVIPC)?;
         heed::<MsgQueue, T, _>(ctx, self.id, msg::resume_msgsnd(ctx, self.id, self.flags, cause))
     }
 }
@@ -256,11 +260,13 @@ impl Call for Msgrcv {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         heed::<MsgQueue, T, _>(ctx, self.id, msg::do_msgrcv(ctx, self)).map(Begun::from)
     }
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        require(SYSVIPC)?;
         heed::<MsgQueue, T, _>(ctx, self.id, msg::resume_msgrcv(ctx, self, cause))
     }
 }
@@ -280,6 +286,7 @@ impl Call for Msgctl {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         heed::<MsgQueue, T, _>(ctx, self.id, self.control(ctx))
     }
 }
@@ -325,6 +332,7 @@ impl Call for Semget {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         done(outward(sem::do_semget(ctx, self.key, self.nsems, self.flags))?)
     }
 }
@@ -348,6 +356,7 @@ impl Call for Semtimedop {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         let timeout = match self.timeout {
             0 => None,
             at => Some(compat::get_timespec(ctx.host, at, self.time32)?.duration_ns()),
@@ -364,6 +373,7 @@ impl Call for Semtimedop {
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        require(SYSVIPC)?;
         heed::<SemArray, T, _>(ctx, self.id, sem::resume_semtimedop(ctx, cause))
     }
 }
@@ -385,6 +395,7 @@ impl Call for Semctl {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         let done = heed::<SemArray, T, _>(ctx, self.id, self.control(ctx));
         ctx.trim_log();
         done
@@ -436,6 +447,7 @@ impl Call for Shmget {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         done(outward(shm::do_shmget(ctx, self.key, self.size, self.flags))?)
     }
 }
@@ -457,6 +469,7 @@ impl Call for Shmat {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         let at = outward(shm::do_shmat(ctx, self.id, self.addr, self.flags))?.cast_signed();
         match self.raddr {
             None => done(at),
@@ -478,6 +491,7 @@ impl Call for Shmdt {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         outward(shm::do_shmdt(ctx, self.addr)).and_then(|()| done(0))
     }
 }
@@ -497,6 +511,7 @@ impl Call for Shmctl {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(SYSVIPC)?;
         outward(self.control(ctx))
     }
 }
@@ -548,6 +563,7 @@ impl Call for MqOpen {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(POSIX_MQUEUE)?;
         done(outward(mqueue::do_mq_open(ctx, self.name, self.oflag, self.mode, self.attr))?)
     }
 }
@@ -565,6 +581,7 @@ impl Call for MqUnlink {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::do_mq_unlink(ctx, self.name)).and_then(|()| done(0))
     }
 }
@@ -577,11 +594,13 @@ impl Call for MqTimedsend {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::do_mq_timedsend(ctx, self))
     }
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::resume_mq_timedsend(ctx, cause))
     }
 }
@@ -594,11 +613,13 @@ impl Call for MqTimedreceive {
 
     #[inline(always)]
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::do_mq_timedreceive(ctx, self))
     }
 
     #[inline(always)]
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::resume_mq_timedreceive(ctx, self, cause))
     }
 }
@@ -617,10 +638,12 @@ impl Call for MqNotify {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::do_mq_notify(ctx, self.fd, self.sevp)).map(Begun::from)
     }
 
     fn resume<T: Task>(&self, ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outcome> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::resume_mq_notify_thread(ctx, cause))
     }
 }
@@ -640,6 +663,7 @@ impl Call for MqGetsetattr {
     }
 
     fn begin<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Begun> {
+        require(POSIX_MQUEUE)?;
         outward(mqueue::do_mq_getsetattr(ctx, self.fd, self.new, self.old)).and_then(|()| done(0))
     }
 }

@@ -911,7 +911,7 @@ pub(crate) fn leave<'a, O: Object + 'a, T: Task>(
 pub(crate) fn own_block<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) -> Handle {
     let block = Handle(who.block.load(Relaxed));
     ctx.slot.in_flight.chain.store(block.0, Relaxed);
-    arena::sync::ordered();
+    arena::sync::ordered(ctx.host);
     who.block.store(0, Relaxed);
     block
 }

@@ -36,6 +36,7 @@ mod simulated;
 mod sysctl;
 mod task;
 
+use std::ops::Range;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -76,8 +77,23 @@ struct Arguments {
     /// Run this one case in this process: on the simulated machine if that is the door, else where the process is.
     #[arg(long, hide = true)]
     here: Option<String>,
+    /// On the simulated machine: run each case with so many schedules, in which turns are drawn and calls are interrupted at any step.
+    #[arg(long, default_value_t = 0)]
+    seeds: u64,
+    /// The first of them; alone, only this one: a schedule that has failed goes the same way again.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Parts of names.
     names: Vec<String>,
+}
+
+impl Arguments {
+    /// The seeds of schedules; none where nothing is left to chance.
+    fn seeds(&self) -> Range<u64> {
+        let first = self.seed.unwrap_or(1);
+        let count = if self.seed.is_some() { self.seeds.max(1) } else { self.seeds };
+        first..first.saturating_add(count)
+    }
 }
 
 /// All cases, call by call.
@@ -107,13 +123,14 @@ fn cases() -> impl Iterator<Item = &'static Case> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let seeds = arguments.seeds();
     if let Some(name) = &arguments.here {
-        return runner::run_here(arguments.door.first().copied(), cases(), name);
+        return runner::run_here(arguments.door.first().copied(), cases(), name, &seeds);
     }
     let clean = if arguments.list {
         coverage::list(cases())
     } else {
-        runner::run(&arguments.door, cases(), &arguments.names)
+        runner::run(&arguments.door, cases(), &arguments.names, &seeds)
     };
     if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -2,18 +2,30 @@
 
 use std::{
     env, fs, io,
+    ops::Range,
     os::unix::process::{CommandExt, ExitStatusExt},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     process::{Command, ExitCode, Output},
 };
 
+use kernel_host::Schedule;
+
+use crate::check::{Failure, Outcome};
 use crate::{Door, api, call, case::Case, simulated};
 
 /// A case that takes longer hangs, and SIGALRM ends it.
 const WATCHDOG_S: u32 = 30;
 
 /// Runs the cases whose names contain one of `names`, at each door; false if one failed.
-pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, names: &[String]) -> bool {
+///
+/// On the simulated machine with each of the schedules, if there are `seeds`.
+pub(crate) fn run(
+    doors: &[Door],
+    cases: impl Iterator<Item = &'static Case>,
+    names: &[String],
+    seeds: &Range<u64>,
+) -> bool {
     let wanted =
         |case: &&Case| names.is_empty() || names.iter().any(|name| case.name.contains(name.as_str()));
     let cases: Vec<_> = cases.filter(wanted).collect();
@@ -51,7 +63,7 @@ pub(crate) fn run(doors: &[Door], cases: impl Iterator<Item = &'static Case>, na
                 continue;
             }
             let known = case.differs.filter(|(at, _)| at.contains(&door)).map(|(_, reason)| reason);
-            match (run_apart(door, case), known) {
+            match (run_apart(door, case, seeds), known) {
                 (Ok(()), None) => passed += 1,
                 (Err(_), Some(reason)) => {
                     println!("{} {}: known to differ: {reason}", label(door), case.name)
@@ -116,7 +128,7 @@ fn this_executable() -> PathBuf {
 }
 
 /// Starts this executable again for one case; an `Err` says what went wrong.
-fn run_apart(door: Door, case: &Case) -> Result<(), String> {
+fn run_apart(door: Door, case: &Case, seeds: &Range<u64>) -> Result<(), String> {
     let mut command = match door {
         Door::Kernel | Door::Kernel32 => in_new_kernel_namespace(case),
         Door::Preload => in_namespace_of_ours(Door::Preload, case, &[]),
@@ -127,6 +139,9 @@ fn run_apart(door: Door, case: &Case) -> Result<(), String> {
         Door::Trap | Door::Trap32 => in_namespace_of_ours(Door::Trap, case, &[]),
         Door::Api | Door::Host => Command::new(this_executable()),
     };
+    if !seeds.is_empty() {
+        command.args(["--seed", &seeds.start.to_string(), "--seeds", &(seeds.end - seeds.start).to_string()]);
+    }
     let Output { status, stdout, stderr } = command
         .args(["--door", label(door), "--here", case.name])
         .output()
@@ -184,11 +199,28 @@ fn become_stranger() {
     assert!(done, "root can become another user");
 }
 
+/// Runs the case on simulated machines: one on which everything comes in order, or one for each seed.
+fn run_simulated(case: &Case, seeds: &Range<u64>) -> Outcome {
+    if seeds.is_empty() {
+        return simulated::run(case.limits, Schedule::in_order(), case.run);
+    }
+    seeds.clone().try_for_each(|seed| {
+        // SAFETY: passes a number.
+        unsafe { libc::alarm(WATCHDOG_S) };
+        // So few steps make up a call that it is interrupted now and then, and another time at every step.
+        let schedule = Schedule::random(seed, [2, 10, 50][seed as usize % 3], 0);
+        let again = AssertUnwindSafe(|| simulated::run(case.limits, schedule, case.run));
+        let outcome = catch_unwind(again).unwrap_or_else(|_| Err(Failure("it panics".into())));
+        outcome.map_err(|Failure(why)| Failure(format!("with --seed {seed}: {why}")))
+    })
+}
+
 /// Runs the case `name` in this process: 0 if it passes, else 1 and the reason on standard output.
 pub(crate) fn run_here(
     door: Option<Door>,
     mut cases: impl Iterator<Item = &'static Case>,
     name: &str,
+    seeds: &Range<u64>,
 ) -> ExitCode {
     let Some(case) = cases.find(|case| case.name == name) else {
         println!("no case is named {name}");
@@ -205,7 +237,7 @@ pub(crate) fn run_here(
     if door == Some(Door::Api) {
         api::begin(case.limits);
     }
-    let outcome = if door == Some(Door::Host) { simulated::run(case.limits, case.run) } else { (case.run)() };
+    let outcome = if door == Some(Door::Host) { run_simulated(case, seeds) } else { (case.run)() };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

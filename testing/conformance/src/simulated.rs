@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use abi::Errno;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
-use host::{Credentials, Machine, Memory, State, Tid};
+use kernel_host::{Credentials, Machine, Memory, Schedule, State, Tid};
 
 use crate::check::{Failure, Outcome};
 
@@ -27,9 +27,9 @@ pub(crate) fn simulation() -> Option<Rc<Simulation>> {
     SIMULATION.with_borrow(Clone::clone)
 }
 
-/// Runs a case on a machine with these limits.
-pub(crate) fn run(limits: &[(&str, &str)], case: impl FnOnce() -> Outcome) -> Outcome {
-    let mut machine = Machine::new(true);
+/// Runs a case on a machine with these limits and this schedule.
+pub(crate) fn run(limits: &[(&str, &str)], schedule: Schedule, case: impl FnOnce() -> Outcome) -> Outcome {
+    let mut machine = Machine::with_schedule(true, schedule);
     let own = machine.spawn(OwnMemory);
     for (name, value) in limits {
         machine
@@ -119,8 +119,9 @@ impl Simulation {
         assert!(self.yielder.get().is_none(), "the case itself gives the turns");
         let before = self.moves.get();
         let own = self.tid();
-        let turns: Vec<Tid> = self.programs.borrow().iter().map(|program| program.tid).collect();
-        for tid in turns {
+        let mut turns: Vec<Tid> = self.programs.borrow().iter().map(|program| program.tid).collect();
+        while !turns.is_empty() {
+            let tid = turns.remove(self.machine(|machine| machine.schedule().choose(turns.len())));
             // Out of the list meanwhile: the program may begin others.
             let Some(program) = self.take_program(tid) else { continue };
             if self.machine(|machine| machine.state(tid)) == State::Dead {
@@ -131,8 +132,10 @@ impl Simulation {
                 self.programs.borrow_mut().push(program);
             }
         }
+        // Calls that were left in their middle go on between the turns of programs.
+        let went_on = self.machine(Machine::turn);
         self.running.set(own);
-        before != self.moves.get()
+        went_on || before != self.moves.get()
     }
 
     fn take_program(&self, tid: Tid) -> Option<Program> {
@@ -218,7 +221,7 @@ impl Simulation {
     pub(crate) fn become_user(&self, euid: u32, egid: u32, groups: Option<&[u32]>) {
         let tid = self.tid();
         self.machine(|machine| {
-            let groups = groups.map_or_else(|| machine.credentials(tid).groups.clone(), <[u32]>::to_vec);
+            let groups = groups.map_or_else(|| machine.credentials(tid).groups, <[u32]>::to_vec);
             machine.set_credentials(tid, Credentials::new(euid, egid, groups));
         });
     }
@@ -227,7 +230,7 @@ impl Simulation {
     pub(crate) fn become_for_good(&self, uid: u32) {
         let tid = self.tid();
         self.machine(|machine| {
-            let groups = machine.credentials(tid).groups.clone();
+            let groups = machine.credentials(tid).groups;
             machine.set_credentials(tid, Credentials { uid, ..Credentials::new(uid, 0, groups) });
         });
     }
@@ -236,7 +239,7 @@ impl Simulation {
     pub(crate) fn have_only(&self, capabilities: u64) {
         let tid = self.tid();
         self.machine(|machine| {
-            let credentials = machine.credentials(tid).clone();
+            let credentials = machine.credentials(tid);
             machine.set_credentials(tid, Credentials { capabilities, ..credentials });
         });
     }

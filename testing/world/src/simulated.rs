@@ -1,9 +1,10 @@
 //! The world of a simulated machine: every task is data, all of it in the caller's thread, and time passes when
 //! [`World::settle`] says so. The same story goes the same way every time.
 
+use std::cell::RefMut;
 use std::time::Duration;
 
-use host::{Access, AddressSpace, Credentials, Machine, Memory, PAGE, SIGSTOP, Tid};
+use kernel_host::{Access, AddressSpace, Credentials, Machine, Memory, PAGE, SIGSTOP, Tid};
 
 use crate::arguments::{self, Buffers, CAPACITY, WILD, failed, returned};
 use crate::{Call, Data, NOTICE, Notice, Ptr, Reply, SHORT, State, TaskId, World};
@@ -60,6 +61,7 @@ impl Simulated {
         let real = if call.takes_descriptor() { &call.clone().map_id(real_descriptor) } else { call };
         let mut buffers = self.in_memory(tid, buffers);
         let (number, registers) = arguments::encode(&mut buffers, real).expect("a call of the engine's");
+        drop(buffers);
         self.task(task).doing = Doing::Call(call.clone());
         self.machine.call_by_number(tid, number, registers);
     }
@@ -81,7 +83,7 @@ impl Simulated {
             Call::SpawnThread => {
                 let thread = machine.clone_thread(tid);
                 let buffers = Places::of(thread);
-                buffers.map(machine.memory(thread));
+                buffers.map(&mut machine.memory(thread));
                 i64::from(self.add(thread, buffers))
             }
             Call::Exec => {
@@ -122,7 +124,7 @@ impl Simulated {
                 Err(error) => return Some(failed(error.raw())),
             },
             Call::Dup { fd } => match machine.dup(tid, real_descriptor(*fd)) {
-                Ok(fd) => (fd - host::FIRST_FILE).into(),
+                Ok(fd) => (fd - kernel_host::FIRST_FILE).into(),
                 Err(error) => return Some(failed(error.raw())),
             },
             Call::Poll { .. } => {
@@ -138,7 +140,7 @@ impl World for Simulated {
     fn spawn(&mut self) -> TaskId {
         let tid = self.machine.spawn(AddressSpace::default());
         let buffers = Places::of(tid);
-        buffers.map(self.machine.memory(tid));
+        buffers.map(&mut self.machine.memory(tid));
         self.add(tid, buffers)
     }
 
@@ -176,20 +178,20 @@ impl World for Simulated {
     fn poll(&mut self, task: TaskId) -> State {
         let Task { tid, buffers, .. } = *self.task(task);
         let state = self.machine.state(tid);
-        if let host::State::Dead = state {
+        if let kernel_host::State::Dead = state {
             self.task(task).doing = Doing::Dead;
         }
         let doing = std::mem::replace(&mut self.task(task).doing, Doing::Nothing);
         let (doing, seen) = match (doing, state) {
             (Doing::Dead, _) => (Doing::Dead, State::Dead),
             (Doing::Done(reply), _) => (Doing::Nothing, State::Done(reply)),
-            (doing, host::State::Stopped) => (doing, State::Stopped),
-            (Doing::Call(call), host::State::Returned(result)) => {
+            (doing, kernel_host::State::Stopped) => (doing, State::Stopped),
+            (Doing::Call(call), kernel_host::State::Returned(result)) => {
                 self.machine.take(tid);
                 let memory = self.in_memory(tid, buffers);
                 let mut reply = arguments::decode(&memory, &call, result.map_err(abi::Errno::raw));
                 if let (Call::MqOpen { .. }, Ok(_)) = (&call, result) {
-                    reply.ret -= i64::from(host::FIRST_FILE);
+                    reply.ret -= i64::from(kernel_host::FIRST_FILE);
                 }
                 (Doing::Nothing, State::Done(reply))
             }
@@ -202,7 +204,7 @@ impl World for Simulated {
 
     fn kill(&mut self, task: TaskId) {
         let tid = self.task(task).tid;
-        if self.machine.state(tid) != host::State::Dead {
+        if self.machine.state(tid) != kernel_host::State::Dead {
             self.machine.signal(tid, libc::SIGKILL);
         }
     }
@@ -224,7 +226,7 @@ impl World for Simulated {
 
 /// Descriptors are counted from 0, and a process of the machine has none but those of queues.
 fn real_descriptor(fd: i32) -> i32 {
-    host::FIRST_FILE.saturating_add(fd)
+    kernel_host::FIRST_FILE.saturating_add(fd)
 }
 
 /// Has this process `CAP_SYS_RESOURCE`? In a container also root may be without.
@@ -270,7 +272,7 @@ impl Places {
 /// A thread's buffers, at hand.
 struct InMemory<'a> {
     places: Places,
-    memory: &'a mut AddressSpace,
+    memory: RefMut<'a, AddressSpace>,
     time: Duration,
 }
 

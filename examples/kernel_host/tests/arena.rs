@@ -12,7 +12,7 @@ use engine::{
     Syscall,
     syscall::{Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop},
 };
-use host::{Access, AddressSpace, Machine, State, Tid};
+use kernel_host::{Access, AddressSpace, Machine, State, Tid};
 
 const BUFFER: u64 = 0x10000;
 const KEY: i32 = 0x5eed_f00d;

@@ -1,11 +1,12 @@
 //! The machine: its processes and threads, and what they do.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use abi::{Errno, Result};
 use arena::{
-    Arena, ArenaError, Ctx, Handle, Usage,
+    ArenaError, Ctx, Handle, Usage,
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{
@@ -18,12 +19,13 @@ use engine::{
 };
 
 use crate::cpu::{Cpu, Credentials, Files, Hardware, free_number};
+use crate::schedule::Schedule;
 
 /// A thread's number; the first thread of a process has the process's.
 pub type Tid = u32;
 
 /// The memory of a process. A fork clones it.
-pub trait Memory: Clone {
+pub trait Memory: Clone + 'static {
     /// Copies from an address.
     ///
     /// # Errors
@@ -54,6 +56,8 @@ impl Memory for NoMemory {
 pub enum State {
     /// It is in no call.
     Idle,
+    /// It is in the middle of its call, and waits for its turn: [`Machine::turn`].
+    Running,
     /// Its call has returned this; [`Machine::take`] makes it idle again.
     Returned(Result<i64>),
     /// It sleeps inside its call.
@@ -72,18 +76,34 @@ pub(crate) struct Handler {
 }
 
 pub(crate) struct Process<M> {
-    slot: Handle,
-    memory: RefCell<M>,
-    credentials: Credentials,
-    pub(crate) stopped: bool,
+    pub(crate) slot: Handle,
+    pub(crate) memory: RefCell<M>,
+    pub(crate) credentials: RefCell<Credentials>,
+    pub(crate) stopped: Cell<bool>,
     /// For each signal that has a handler.
-    pub(crate) handlers: BTreeMap<i32, Handler>,
-    files: RefCell<Files>,
-    umask: u32,
+    pub(crate) handlers: RefCell<BTreeMap<i32, Handler>>,
+    pub(crate) files: RefCell<Files>,
+    pub(crate) umask: Cell<u32>,
     /// Notifications that came by a signal without a handler, which waits to be taken.
-    notices: Vec<Notice>,
+    notices: RefCell<Vec<Notice>>,
     /// Signals that wait for the process to go on: to which thread, and which.
-    pub(crate) pending: Vec<(Tid, i32)>,
+    pub(crate) pending: RefCell<Vec<(Tid, i32)>>,
+}
+
+impl<M> Process<M> {
+    fn new(slot: Handle, memory: M) -> Process<M> {
+        Process {
+            slot,
+            memory: RefCell::new(memory),
+            credentials: RefCell::default(),
+            stopped: Cell::new(false),
+            handlers: RefCell::default(),
+            files: RefCell::default(),
+            umask: Cell::new(DEFAULT_UMASK),
+            notices: RefCell::default(),
+            pending: RefCell::default(),
+        }
+    }
 }
 
 struct Thread {
@@ -92,9 +112,12 @@ struct Thread {
     doing: Doing,
 }
 
+/// What a thread does, and what its calls come to.
 #[derive(Clone, Copy)]
-enum Doing {
+pub(crate) enum Doing {
     Nothing,
+    /// In the middle of a call.
+    Running,
     /// A sleep, the word it is woken on, and when it ends.
     Sleeping {
         call: Syscall,
@@ -129,11 +152,11 @@ fn restarts(call: &Syscall, by: Interruption) -> bool {
 
 /// A machine with one namespace.
 pub struct Machine<M> {
-    arena: Box<Arena>,
-    hardware: Hardware,
-    /// The thread slot of the machine itself, which reaps the dead.
+    pub(crate) hardware: Rc<Hardware>,
+    /// The machine itself, which reaps the dead: its thread slot.
     own_slot: Handle,
-    pub(crate) processes: BTreeMap<u32, Process<M>>,
+    init: Process<NoMemory>,
+    pub(crate) processes: BTreeMap<u32, Rc<Process<M>>>,
     threads: BTreeMap<Tid, Thread>,
     next: u32,
 }
@@ -146,24 +169,30 @@ const DEFAULT_UMASK: u32 = 0o022;
 const CALL_NS: u64 = 1000;
 
 impl<M: Memory> Machine<M> {
-    /// A machine with an empty namespace. Its owner is root, who has all capabilities but maybe `CAP_SYS_RESOURCE`.
+    /// A machine with an empty namespace, on which nothing is left to chance. Its owner is root, who has all capabilities but maybe `CAP_SYS_RESOURCE`.
     ///
     /// # Panics
     /// If there is no memory for it.
     pub fn new(sys_resource: bool) -> Machine<M> {
+        Machine::with_schedule(sys_resource, Schedule::in_order())
+    }
+
+    /// The same, with a schedule.
+    ///
+    /// # Panics
+    /// If there is no memory for it.
+    pub fn with_schedule(sys_resource: bool, schedule: Schedule) -> Machine<M> {
         let mut machine = Machine {
-            arena: Box::default(),
-            hardware: Hardware::new(sys_resource),
+            hardware: Rc::new(Hardware::new(sys_resource, schedule)),
             own_slot: Handle::NULL,
+            init: Process::new(Handle::NULL, NoMemory),
             processes: BTreeMap::new(),
             threads: BTreeMap::new(),
             next: INIT + 1,
         };
         machine.hardware.alive.borrow_mut().insert(INIT);
-        let (credentials, memory, files) =
-            (Credentials::default(), RefCell::new(NoMemory), RefCell::default());
-        let cpu = init(&machine.hardware, &credentials, &memory, &files);
-        let founded = Ctx::format(&machine.arena, &cpu).map_err(arena_errno).and_then(|ctx| {
+        let cpu = machine.init_cpu();
+        let founded = Ctx::format(&machine.hardware.arena, &cpu).map_err(arena_errno).and_then(|ctx| {
             IpcNamespace::of(ctx.arena, ctx.host)?.init(0, true);
             Ok(ctx.slot.handle())
         });
@@ -176,7 +205,7 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If there is no memory for it.
     pub fn spawn(&mut self, memory: M) -> Tid {
-        self.begin_process(memory, Credentials::default(), BTreeMap::new(), Files::new(), DEFAULT_UMASK)
+        self.begin_process(|slot| Process::new(slot, memory))
     }
 
     /// A child of the thread's process, with one thread.
@@ -184,36 +213,21 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If the thread is dead, or there is no memory.
     pub fn fork(&mut self, parent: Tid) -> Tid {
-        let parent = self.process(parent);
-        let (memory, credentials) = (parent.memory.borrow().clone(), parent.credentials.clone());
-        let handlers = parent.handlers.clone();
-        let (files, umask) = (parent.files.borrow().clone(), parent.umask);
-        self.begin_process(memory, credentials, handlers, files, umask)
+        let parent = Rc::clone(self.process(parent));
+        self.begin_process(|slot| Process {
+            credentials: parent.credentials.clone(),
+            handlers: parent.handlers.clone(),
+            files: parent.files.clone(),
+            umask: parent.umask.clone(),
+            ..Process::new(slot, parent.memory.borrow().clone())
+        })
     }
 
-    fn begin_process(
-        &mut self,
-        memory: M,
-        credentials: Credentials,
-        handlers: BTreeMap<i32, Handler>,
-        files: Files,
-        umask: u32,
-    ) -> Tid {
+    fn begin_process(&mut self, process: impl FnOnce(Handle) -> Process<M>) -> Tid {
         let pid = self.number();
         let slot =
             self.as_init(|ctx| ctx.add_process(pid, 0).map_err(arena_errno)).expect("memory for a process");
-        let process = Process {
-            slot,
-            memory: RefCell::new(memory),
-            credentials,
-            stopped: false,
-            handlers,
-            files: RefCell::new(files),
-            umask,
-            notices: Vec::new(),
-            pending: Vec::new(),
-        };
-        self.processes.insert(pid, process);
+        self.processes.insert(pid, Rc::new(process(slot)));
         self.begin_thread(pid, pid);
         pid
     }
@@ -244,7 +258,7 @@ impl<M: Memory> Machine<M> {
     fn claim(&self, tid: Tid) -> Result<Handle> {
         let cpu = self.cpu(tid);
         loop {
-            match Ctx::claim(&self.arena, &cpu, cpu.process, false) {
+            match Ctx::claim(&self.hardware.arena, &cpu, cpu.process.slot, false) {
                 Ok((ctx, dead)) => {
                     if let Some(dead) = dead {
                         reap::settle_slot(&ctx, &ctx.slot, dead);
@@ -271,10 +285,10 @@ impl<M: Memory> Machine<M> {
         self.reap_thread(tid);
         let slot = self.claim(tid).expect("memory for a thread");
         *self.thread(tid) = Thread { pid, slot, doing: Doing::Nothing };
-        let process = self.process_mut(pid);
-        process.memory = RefCell::new(memory);
-        process.handlers.clear();
-        process.files.get_mut().clear();
+        let process = self.process(tid);
+        process.memory.replace(memory);
+        process.handlers.take();
+        process.files.take();
         let slot = process.slot;
         let _: Result<()> = self.as_init(|ctx| mqueue::exit_process(ctx, slot));
         self.run_woken();
@@ -293,26 +307,31 @@ impl<M: Memory> Machine<M> {
         self.run_woken();
     }
 
-    /// The process ends, by its own will or not.
+    /// The process ends, by its own will or not, wherever its threads are.
     ///
     /// # Panics
     /// If it has ended.
     pub fn exit(&mut self, tid: Tid) {
-        let pid = self.pid(tid);
+        self.bury(self.pid(tid));
+        self.run_woken();
+    }
+
+    fn bury(&mut self, pid: u32) {
         let process = self.processes.remove(&pid).expect("the process of a thread");
-        drop(process.files);
-        let ended: BTreeSet<Tid> = self.threads_of(pid).chain([pid]).collect();
-        self.threads.retain(|tid, _| !ended.contains(tid));
-        self.hardware.alive.borrow_mut().retain(|number| !ended.contains(number));
+        let threads: Vec<Tid> = self.threads_of(pid).chain([pid]).collect();
+        for tid in threads {
+            self.hardware.end(tid);
+            self.threads.remove(&tid);
+        }
+        process.files.take();
         let _: Result<()> = self.as_init(|ctx| {
             reap::reap_process(ctx, process.slot);
             if self.hardware.trim_wanted.take() { ctx.trim().map_err(arena_errno) } else { Ok(()) }
         });
-        self.run_woken();
     }
 
     fn end_thread(&mut self, tid: Tid) {
-        self.hardware.alive.borrow_mut().remove(&tid);
+        self.hardware.end(tid);
         self.reap_thread(tid);
         self.threads.remove(&tid);
     }
@@ -354,48 +373,71 @@ impl<M: Memory> Machine<M> {
     }
 
     fn begin(&mut self, tid: Tid, call: Syscall) {
-        let begun = self.on(tid, |ctx| call.begin(ctx));
-        let deadline = begun.as_ref().ok().and_then(|begun| begun.deadline);
-        self.came_to(tid, call, begun.map(|Begun { outcome, .. }| outcome), deadline);
+        self.run(tid, call, Act::Begin);
+        self.hardware.slice(tid);
+        self.see_over();
     }
 
     /// Goes on with a call that slept.
-    pub(crate) fn resume(&mut self, tid: Tid, cause: Cause) {
-        let Doing::Sleeping { call, deadline, .. } = self.thread(tid).doing else { return };
-        let outcome = self.on(tid, |ctx| call.resume(ctx, cause));
-        self.came_to(tid, call, outcome, deadline);
-    }
-
-    fn came_to(&mut self, tid: Tid, call: Syscall, outcome: Result<Outcome>, deadline: Option<u64>) {
-        let returned = match outcome {
-            Ok(Outcome::Done(value)) => Ok(value),
-            Err(error) => Err(error),
-            Ok(Outcome::Blocked) => return self.sleep(tid, call, deadline),
+    fn resume(&mut self, tid: Tid, cause: Cause) {
+        let Some(&Thread { doing: Doing::Sleeping { call, deadline, .. }, .. }) = self.threads.get(&tid)
+        else {
+            return;
         };
-        self.thread(tid).doing = Doing::Returned(returned);
+        let act = if cause == Cause::Woken { Act::Wake { deadline } } else { Act::End { cause, deadline } };
+        self.run(tid, call, act);
+        // If turns are drawn, this one has to wait for its own.
+        if !self.hardware.schedule.preempts() {
+            self.hardware.slice(tid);
+            self.see_over();
+        }
     }
 
-    /// The thread sleeps until its word is among the woken.
-    fn sleep(&mut self, tid: Tid, call: Syscall, deadline: Option<u64>) {
-        let announced = self.on(tid, |ctx| {
-            let mut at = 0;
-            let slept = ctx.slot.waiter.park((), |word, _| {
-                at = std::ptr::from_ref(word).addr();
-                Err(())
-            });
-            Ok((at, slept.is_err()))
-        });
-        let (word, sleeps) = announced.unwrap_or((0, false));
-        self.thread(tid).doing = Doing::Sleeping { call, word, deadline };
-        if !sleeps {
-            self.resume(tid, Cause::Woken);
+    fn run(&mut self, tid: Tid, call: Syscall, act: Act) {
+        let caller = self.cpu(tid).caller();
+        self.hardware.runs.begin(tid, move |turn| make(&caller.cpu(turn), call, act));
+        self.thread(tid).doing = Doing::Running;
+    }
+
+    /// Notes what calls have come to.
+    fn see_over(&mut self) {
+        for (tid, doing) in self.hardware.over.take() {
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                thread.doing = doing;
+            }
         }
+    }
+
+    /// Lets the thread's call go on until it is over or sleeps, and others as it comes.
+    fn finish(&mut self, tid: Tid) {
+        while self.hardware.runs.is_running(tid) {
+            self.hardware.slice_of_any();
+        }
+        self.see_over();
+    }
+
+    /// Gives one of the threads that are in the middle of a call a turn; false if there is none.
+    pub fn turn(&mut self) -> bool {
+        let had_one = self.hardware.slice_of_any();
+        self.see_over();
+        self.run_woken();
+        had_one
+    }
+
+    /// What this machine leaves to chance is drawn from it.
+    pub fn schedule(&self) -> &Schedule {
+        &self.hardware.schedule
     }
 
     /// A signal ends the sleep. A call that is to begin anew does so when the process goes on.
     pub(crate) fn interrupt(&mut self, tid: Tid, by: Interruption) {
-        let Doing::Sleeping { call, .. } = self.thread(tid).doing else { return };
+        // Who is not asleep sees a signal when its call is over, or comes to sleep.
+        self.finish(tid);
+        let Some(&Thread { doing: Doing::Sleeping { call, .. }, .. }) = self.threads.get(&tid) else {
+            return;
+        };
         self.resume(tid, Cause::Signal);
+        self.finish(tid);
         let thread = self.thread(tid);
         if let Doing::Returned(Err(Errno::EINTR)) = thread.doing
             && restarts(&call, by)
@@ -409,7 +451,8 @@ impl<M: Memory> Machine<M> {
 
     /// Begins the call anew that a stop has interrupted, or ends it because a handler has run.
     pub(crate) fn go_on(&mut self, tid: Tid, handled: Option<Interruption>) {
-        match self.thread(tid).doing {
+        let Some(thread) = self.threads.get(&tid) else { return };
+        match thread.doing {
             Doing::Suspended(call) if handled.is_some_and(|by| !restarts(&call, by)) => {
                 self.thread(tid).doing = Doing::Returned(Err(Errno::EINTR))
             }
@@ -418,13 +461,25 @@ impl<M: Memory> Machine<M> {
         }
     }
 
-    /// Lets those go on who were woken, in the order in which they were.
+    /// Buries who was killed at a step, delivers notifications, and lets those go on who were woken, in the order in which they were.
     pub(crate) fn run_woken(&mut self) {
         loop {
-            let woken: Vec<usize> = std::mem::take(&mut self.hardware.woken.borrow_mut());
-            let notices: Vec<Notice> = std::mem::take(&mut self.hardware.notices.borrow_mut());
-            if woken.is_empty() && notices.is_empty() {
+            if self.hardware.unlinked_watched.take() {
+                let left =
+                    self.as_init(|ctx| Ok(mqueue::settle_unlinked(ctx).unwrap_or(false))).unwrap_or(false);
+                self.hardware.unlinked_watched.set(left);
+            }
+            self.see_over();
+            let killed = self.hardware.killed.take();
+            let woken = self.hardware.woken.take();
+            let notices = self.hardware.notices.take();
+            if killed.is_empty() && woken.is_empty() && notices.is_empty() {
                 return;
+            }
+            for tid in killed {
+                if let Some(&Thread { pid, .. }) = self.threads.get(&tid) {
+                    self.bury(pid);
+                }
             }
             for notice in notices {
                 self.deliver_notice(notice);
@@ -443,8 +498,9 @@ impl<M: Memory> Machine<M> {
     pub fn state(&self, tid: Tid) -> State {
         let Some(thread) = self.threads.get(&tid) else { return State::Dead };
         match thread.doing {
-            _ if self.processes[&thread.pid].stopped => State::Stopped,
+            _ if self.processes[&thread.pid].stopped.get() => State::Stopped,
             Doing::Nothing => State::Idle,
+            Doing::Running => State::Running,
             Doing::Sleeping { .. } | Doing::Suspended(_) => State::Asleep,
             Doing::Returned(result) => State::Returned(result),
         }
@@ -491,8 +547,7 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If the thread is dead.
     pub fn umask(&mut self, tid: Tid, mask: u32) -> u32 {
-        let pid = self.pid(tid);
-        std::mem::replace(&mut self.process_mut(pid).umask, mask & 0o777)
+        self.process(tid).umask.replace(mask & 0o777)
     }
 
     /// The oldest notification by a signal without a handler that has come to the process: in the simulation such signals are blocked.
@@ -500,15 +555,14 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If the thread is dead.
     pub fn take_notice(&mut self, tid: Tid) -> Option<Notice> {
-        let pid = self.pid(tid);
-        let notices = &mut self.process_mut(pid).notices;
+        let mut notices = self.process(tid).notices.borrow_mut();
         if notices.is_empty() { None } else { Some(notices.remove(0)) }
     }
 
     fn deliver_notice(&mut self, notice: Notice) {
-        let Some(process) = self.processes.get_mut(&notice.pid) else { return };
-        if !process.handlers.contains_key(&notice.signo) {
-            process.notices.push(notice);
+        let Some(process) = self.processes.get(&notice.pid) else { return };
+        if !process.handlers.borrow().contains_key(&notice.signo) {
+            process.notices.borrow_mut().push(notice);
             return;
         }
         let first = self.threads_of(notice.pid).next();
@@ -596,17 +650,16 @@ impl<M: Memory> Machine<M> {
     ///
     /// # Panics
     /// If the thread is dead.
-    pub fn memory(&mut self, tid: Tid) -> &mut M {
-        let pid = self.pid(tid);
-        self.process_mut(pid).memory.get_mut()
+    pub fn memory(&mut self, tid: Tid) -> RefMut<'_, M> {
+        self.process(tid).memory.borrow_mut()
     }
 
     /// Who the process is.
     ///
     /// # Panics
     /// If the thread is dead.
-    pub fn credentials(&self, tid: Tid) -> &Credentials {
-        &self.process(tid).credentials
+    pub fn credentials(&self, tid: Tid) -> Credentials {
+        self.process(tid).credentials.borrow().clone()
     }
 
     /// Who the process is from now on.
@@ -614,8 +667,7 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If the thread is dead.
     pub fn set_credentials(&mut self, tid: Tid, credentials: Credentials) {
-        let pid = self.pid(tid);
-        self.process_mut(pid).credentials = credentials;
+        self.process(tid).credentials.replace(credentials);
     }
 
     /// Writes a limit of the namespace.
@@ -658,12 +710,8 @@ impl<M: Memory> Machine<M> {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    pub(crate) fn process(&self, tid: Tid) -> &Process<M> {
+    pub(crate) fn process(&self, tid: Tid) -> &Rc<Process<M>> {
         &self.processes[&self.pid(tid)]
-    }
-
-    pub(crate) fn process_mut(&mut self, pid: u32) -> &mut Process<M> {
-        self.processes.get_mut(&pid).expect("a living process")
     }
 
     fn thread(&mut self, tid: Tid) -> &mut Thread {
@@ -677,32 +725,62 @@ impl<M: Memory> Machine<M> {
     // ---- the engine
 
     fn cpu(&self, tid: Tid) -> Cpu<'_, M> {
-        let pid = self.pid(tid);
-        let process = &self.processes[&pid];
-        Cpu {
-            hardware: &self.hardware,
-            tid,
-            pid,
-            process: process.slot,
-            credentials: &process.credentials,
-            memory: &process.memory,
-            files: &process.files,
-            umask: process.umask,
-        }
+        let Thread { pid, slot, .. } = self.threads[&tid];
+        Cpu { hardware: &self.hardware, tid, pid, slot, process: &self.processes[&pid], turn: None }
     }
 
-    /// Runs an operation as the thread.
+    fn init_cpu(&self) -> Cpu<'_, NoMemory> {
+        let slot = self.own_slot;
+        Cpu { hardware: &self.hardware, tid: INIT, pid: INIT, slot, process: &self.init, turn: None }
+    }
+
+    /// Runs an operation as the thread, which is in no call.
     fn on<R>(&self, tid: Tid, operation: impl FnOnce(&Ctx<'_, Cpu<'_, M>>) -> Result<R>) -> Result<R> {
-        let cpu = self.cpu(tid);
-        operation(&Ctx::new(&self.arena, &cpu, self.threads[&tid].slot).map_err(arena_errno)?)
+        self.cpu(tid).run(operation)
     }
 
     /// Runs an operation as the machine itself.
     fn as_init<R>(&self, operation: impl FnOnce(&Ctx<'_, Cpu<'_, NoMemory>>) -> Result<R>) -> Result<R> {
-        let (credentials, memory, files) =
-            (Credentials::default(), RefCell::new(NoMemory), RefCell::default());
-        let cpu = init(&self.hardware, &credentials, &memory, &files);
-        operation(&Ctx::new(&self.arena, &cpu, self.own_slot).map_err(arena_errno)?)
+        self.init_cpu().run(operation)
+    }
+}
+
+/// How a run begins.
+enum Act {
+    Begin,
+    /// Somebody has woken it; `deadline` is when the sleep would have ended.
+    Wake {
+        deadline: Option<u64>,
+    },
+    /// Its sleep ends before that.
+    End {
+        cause: Cause,
+        deadline: Option<u64>,
+    },
+}
+
+/// Makes a call until it is over or sleeps. This is all that a kernel has to do for one.
+fn make<M: Memory>(cpu: &Cpu<'_, M>, call: Syscall, act: Act) -> Doing {
+    let (mut outcome, deadline) = match act {
+        Act::Begin => match cpu.run(|ctx| call.begin(ctx)) {
+            Ok(Begun { outcome, deadline }) => (Ok(outcome), deadline),
+            Err(error) => (Err(error), None),
+        },
+        // Whether the sleep is over is for the waiter to say: this may be a late wake of the last one.
+        Act::Wake { deadline } => (Ok(Outcome::Blocked), deadline),
+        Act::End { cause, deadline } => (cpu.run(|ctx| call.resume(ctx, cause)), deadline),
+    };
+    loop {
+        match outcome {
+            Ok(Outcome::Done(value)) => return Doing::Returned(Ok(value)),
+            Err(error) => return Doing::Returned(Err(error)),
+            Ok(Outcome::Blocked) => {}
+        }
+        let sleep = |word: &AtomicU32, _| Err(Some(std::ptr::from_ref(word).addr()));
+        match cpu.run(|ctx| Ok(ctx.slot.waiter.park(None, sleep))) {
+            Ok(Err(Some(word))) => return Doing::Sleeping { call, word, deadline },
+            _ => outcome = cpu.run(|ctx| call.resume(ctx, Cause::Woken)),
+        }
     }
 }
 
@@ -710,14 +788,4 @@ impl Thread {
     fn deadline(&self) -> Option<u64> {
         if let Doing::Sleeping { deadline, .. } = self.doing { deadline } else { None }
     }
-}
-
-fn init<'m>(
-    hardware: &'m Hardware,
-    credentials: &'m Credentials,
-    memory: &'m RefCell<NoMemory>,
-    files: &'m RefCell<Files>,
-) -> Cpu<'m, NoMemory> {
-    let umask = DEFAULT_UMASK;
-    Cpu { hardware, tid: INIT, pid: INIT, process: Handle::NULL, credentials, memory, files, umask }
 }

@@ -1,10 +1,15 @@
 //! What the arena and the engine ask of a system, answered without one.
 //!
 //! # Safety
-//! Extents are allocated whole and zeroed, aligned to a page, and freed with the machine. Copies have one side in an
+//! A run looks at its machine and its process by address, so that it can be given up without counting down what it holds: the machine gives up
+//! a process's runs before the process, and all before itself.
+//! A word that is armed lies in an extent. Extents are allocated whole and zeroed, with room to align them to a page, and freed with the machine. Copies have one side in an
 //! extent, by the length that the arena has checked, and the other in a buffer of their own. A [`Plain`] structure has
 //! no padding, and any bytes are a value of it.
-#![expect(unsafe_code, reason = "the arena wants memory, and its bytes are reached by address")]
+#![expect(
+    unsafe_code,
+    reason = "the arena wants memory, and its bytes are reached by address; a run is not dropped"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
@@ -14,9 +19,15 @@ use std::rc::{Rc, Weak};
 use std::slice;
 
 use abi::{Errno, Plain, Result, mqueue};
-use arena::{Arena, ArenaError, Handle, Host, SharedBytes, sync::AtomicU32};
-use engine::{Backing, Cred, Descriptors, MapRequest, Mqd, NewMemory, Notice, Task};
+use arena::{
+    Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
+    sync::{AtomicU32, Ordering::Relaxed},
+};
+use engine::{Backing, Cred, Descriptors, MapRequest, Mqd, NewMemory, Notice, Task, util::arena_errno};
 
+use crate::machine::{Doing, Process, Tid};
+use crate::run::{Halt, Runs, Slice, Turn};
+use crate::schedule::{Schedule, Step};
 use crate::{Memory, PAGE};
 
 /// When a machine is started, seconds after 1970.
@@ -50,9 +61,10 @@ impl Credentials {
     }
 }
 
-/// What all tasks of a machine share, beside the arena's map.
+/// What all tasks of a machine share.
 #[derive(Default)]
 pub(crate) struct Hardware {
+    pub(crate) arena: Arena,
     extents: RefCell<Vec<(NonNull<u8>, Layout)>>,
     /// Nanoseconds since the machine was started.
     pub(crate) clock: Cell<u64>,
@@ -64,17 +76,65 @@ pub(crate) struct Hardware {
     pub(crate) open: RefCell<Vec<Weak<Description>>>,
     /// Signals of notifications that are on their way.
     pub(crate) notices: RefCell<Vec<Notice>>,
+    /// A queue without a name was left because somebody holds it.
+    pub(crate) unlinked_watched: Cell<bool>,
     /// Free memory has been announced.
     pub(crate) trim_wanted: Cell<bool>,
     /// Whether root may exceed limits.
     sys_resource: bool,
+    pub(crate) schedule: Schedule,
+    pub(crate) runs: Runs,
+    /// Locks that threads hold, or are about to: what a kernel reads in their robust lists.
+    armed: RefCell<BTreeMap<Tid, NonNull<AtomicU32>>>,
+    /// Threads whose calls came to something that the machine has not seen yet.
+    pub(crate) over: RefCell<Vec<(Tid, Doing)>>,
+    /// Threads that were killed at a step, and are not buried.
+    pub(crate) killed: RefCell<Vec<Tid>>,
 }
 
+/// The bits of a robust futex, as the kernel has them.
+const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+const FUTEX_WAITERS: u32 = 0x8000_0000;
+const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+
 impl Hardware {
-    pub(crate) fn new(sys_resource: bool) -> Hardware {
+    pub(crate) fn new(sys_resource: bool, schedule: Schedule) -> Hardware {
         let mut hardware = Hardware::default();
-        hardware.sys_resource = sys_resource;
+        (hardware.sys_resource, hardware.schedule) = (sys_resource, schedule);
         hardware
+    }
+
+    /// Lets a thread's call go on until it is over, or has to wait.
+    pub(crate) fn slice(&self, tid: Tid) {
+        match self.runs.slice(tid) {
+            Some(Slice::Over(doing)) => self.over.borrow_mut().push((tid, doing)),
+            Some(Slice::Killed) => {
+                self.end(tid);
+                self.killed.borrow_mut().push(tid);
+            }
+            Some(Slice::Paused) | None => {}
+        }
+    }
+
+    /// Lets one of the calls that have to wait go on; false if there is none.
+    pub(crate) fn slice_of_any(&self) -> bool {
+        let tids = self.runs.tids();
+        let Some(tid) = tids.get(self.schedule.choose(tids.len())) else { return false };
+        self.slice(*tid);
+        true
+    }
+
+    /// The thread is no more, wherever it was: the lock that it holds is marked, as the kernel does, and who waits for it will look.
+    pub(crate) fn end(&self, tid: Tid) {
+        self.runs.drop_run(tid);
+        self.alive.borrow_mut().remove(&tid);
+        let Some(word) = self.armed.borrow_mut().remove(&tid) else { return };
+        // SAFETY: it was armed by reference, and lies in an extent.
+        let word = unsafe { word.as_ref() };
+        let seen = word.load(Relaxed);
+        if seen & FUTEX_TID_MASK == tid {
+            word.store(seen & FUTEX_WAITERS | FUTEX_OWNER_DIED, Relaxed);
+        }
     }
 }
 
@@ -93,11 +153,41 @@ pub(crate) struct Cpu<'m, M> {
     pub(crate) tid: u32,
     pub(crate) pid: u32,
     /// The process's slot in the arena.
-    pub(crate) process: Handle,
-    pub(crate) credentials: &'m Credentials,
-    pub(crate) memory: &'m RefCell<M>,
-    pub(crate) files: &'m RefCell<Files>,
-    pub(crate) umask: u32,
+    pub(crate) slot: Handle,
+    /// Who and what its process is.
+    pub(crate) process: &'m Process<M>,
+    /// Where it hands its turn back in the middle of a call; none for what the machine does itself.
+    pub(crate) turn: Option<&'m Turn>,
+}
+
+/// What a run keeps of the task that makes the call.
+pub(crate) struct Caller<M> {
+    hardware: *const Hardware,
+    tid: u32,
+    pid: u32,
+    slot: Handle,
+    process: *const Process<M>,
+}
+
+impl<M: Memory> Caller<M> {
+    /// The task, on a stack whose turn is `turn`. To be called by a run only.
+    pub(crate) fn cpu<'m>(&'m self, turn: &'m Turn) -> Cpu<'m, M> {
+        // SAFETY: see the file's head.
+        let (hardware, process) = unsafe { (&*self.hardware, &*self.process) };
+        Cpu { hardware, tid: self.tid, pid: self.pid, slot: self.slot, process, turn: Some(turn) }
+    }
+}
+
+impl<M: Memory> Cpu<'_, M> {
+    pub(crate) fn caller(&self) -> Caller<M> {
+        let Cpu { hardware, tid, pid, slot, process, .. } = *self;
+        Caller { hardware, tid, pid, slot, process }
+    }
+
+    /// Runs an operation as this task.
+    pub(crate) fn run<R>(&self, operation: impl FnOnce(&Ctx<'_, Self>) -> Result<R>) -> Result<R> {
+        operation(&Ctx::new(&self.hardware.arena, self, self.slot).map_err(arena_errno)?)
+    }
 }
 
 /// An open POSIX queue.
@@ -113,6 +203,8 @@ pub(crate) type Files = BTreeMap<i32, Rc<Description>>;
 pub const FIRST_FILE: i32 = 3;
 /// Descriptors that a process can have.
 const FILES_MAX: i32 = 1024;
+/// How often a lock is looked at before it is a mistake that it is not free.
+const LOCK_ROUNDS: u32 = 100_000;
 /// `RLIMIT_MSGQUEUE`, bytes.
 const MSGQUEUE_LIMIT: u64 = 819_200;
 
@@ -120,11 +212,13 @@ const MSGQUEUE_LIMIT: u64 = 819_200;
 unsafe impl<M: Memory> Host for Cpu<'_, M> {
     fn map_extent(&self, index: u32) -> core::result::Result<NonNull<u8>, ArenaError> {
         let len = usize::try_from(Arena::extent_len(index)).map_err(|_| ArenaError::NoMemory)?;
-        let layout = Layout::from_size_align(len, PAGE).map_err(|_| ArenaError::NoMemory)?;
+        // Aligned by hand: only what is not aligned may come from the system as zeros, which cost nothing until they are used.
+        let layout = Layout::array::<u8>(len + PAGE).map_err(|_| ArenaError::NoMemory)?;
         // SAFETY: the size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(ArenaError::NoMemory)?;
         self.hardware.extents.borrow_mut().push((start, layout));
-        Ok(start)
+        // SAFETY: less than a page, by which the memory is longer.
+        Ok(unsafe { start.add(start.align_offset(PAGE)) })
     }
 
     fn back(&self, _start: NonNull<u8>, _len: usize) -> core::result::Result<(), ArenaError> {
@@ -141,13 +235,31 @@ unsafe impl<M: Memory> Host for Cpu<'_, M> {
         self.tid
     }
 
-    // Nobody dies in the middle of a call, so no lock needs to be announced.
-    fn arm(&self, _word: &AtomicU32) {}
+    fn arm(&self, word: &AtomicU32) {
+        self.hardware.armed.borrow_mut().insert(self.tid, NonNull::from(word));
+    }
 
-    fn disarm(&self) {}
+    fn disarm(&self) {
+        self.hardware.armed.borrow_mut().remove(&self.tid);
+    }
 
-    fn lock_wait(&self, _word: &AtomicU32, _value: u32, _rounds: u32, offset: u64) {
-        panic!("the lock at {offset:#x} was left behind by a call that is over");
+    fn lock_wait(&self, _word: &AtomicU32, _value: u32, rounds: u32, offset: u64) {
+        // Whoever holds it has to wait at a step, and will have its turn.
+        assert!(rounds < LOCK_ROUNDS, "the lock at {offset:#x} was left behind by a call that is over");
+        match self.turn {
+            Some(turn) => turn.suspend(Halt::Paused),
+            None => _ = self.hardware.slice_of_any(),
+        }
+    }
+
+    fn step(&self) {
+        match (self.hardware.schedule.step(), self.turn) {
+            (Step::GoOn, _) => {}
+            (Step::Pause, Some(turn)) => turn.suspend(Halt::Paused),
+            (Step::Kill, Some(turn)) => turn.suspend(Halt::Killed),
+            // The machine itself does not die; but others may come in between.
+            (_, None) => _ = self.hardware.slice_of_any(),
+        }
     }
 
     fn wake(&self, word: &AtomicU32, _count: u32) {
@@ -213,13 +325,13 @@ pub(crate) fn free_number(files: &Files, from: i32) -> Result<i32> {
 
 impl<M: Memory> Cpu<'_, M> {
     fn file(&self, fd: i32) -> Option<Rc<Description>> {
-        self.files.borrow().get(&fd).cloned()
+        self.process.files.borrow().get(&fd).cloned()
     }
 }
 
 impl<M: Memory> Descriptors for Cpu<'_, M> {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
-        let mut files = self.files.borrow_mut();
+        let mut files = self.process.files.borrow_mut();
         let fd = free_number(&files, 0)?;
         let mqd = Mqd::opened(queue, oflag);
         let nonblock = Cell::new(oflag & mqueue::O_NONBLOCK != 0);
@@ -232,7 +344,7 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
     }
 
     fn drop_mqd(&self, fd: i32) {
-        self.files.borrow_mut().remove(&fd);
+        self.process.files.borrow_mut().remove(&fd);
     }
 
     fn mqd(&self, fd: i32) -> Result<Mqd> {
@@ -254,6 +366,10 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
         self.hardware.open.borrow().iter().any(holds)
     }
 
+    fn watch_unlinked(&self) {
+        self.hardware.unlinked_watched.set(true);
+    }
+
     fn notify(&self, notice: &Notice) {
         self.hardware.notices.borrow_mut().push(*notice);
     }
@@ -267,7 +383,7 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
     }
 
     fn umask(&self) -> u32 {
-        self.umask
+        self.process.umask.get()
     }
 
     fn realtime_ns(&self) -> u64 {
@@ -281,14 +397,14 @@ impl<M: Memory> Task for Cpu<'_, M> {
     }
 
     fn process(&self) -> Handle {
-        self.process
+        self.process.slot
     }
 
     fn cred(&self) -> Cred {
-        let Credentials { ref uid, euid, egid, capabilities, .. } = *self.credentials;
+        let Credentials { uid, euid, egid, capabilities, .. } = *self.process.credentials.borrow();
         let has = |capability: u32| capabilities >> capability & 1 != 0;
         Cred {
-            uid: *uid,
+            uid,
             euid,
             egid,
             fsuid: euid,
@@ -305,7 +421,7 @@ impl<M: Memory> Task for Cpu<'_, M> {
     }
 
     fn in_group(&self, gid: u32) -> bool {
-        self.credentials.groups.contains(&gid)
+        self.process.credentials.borrow().groups.contains(&gid)
     }
 
     fn now(&self) -> i64 {
@@ -318,7 +434,7 @@ impl<M: Memory> Task for Cpu<'_, M> {
 
     fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {
         let mut bytes = vec![0; to.len()];
-        self.memory.borrow().read(from, &mut bytes)?;
+        self.process.memory.borrow().read(from, &mut bytes)?;
         // SAFETY: `to` is in an extent for its whole length, and the buffer is no extent.
         unsafe { to.start().copy_from_nonoverlapping(NonNull::from(&bytes[..]).cast(), to.len()) };
         Ok(())
@@ -328,20 +444,20 @@ impl<M: Memory> Task for Cpu<'_, M> {
         let mut bytes = vec![0; from.len()];
         // SAFETY: as above, the other way round.
         unsafe { NonNull::from(&mut bytes[..]).cast().copy_from_nonoverlapping(from.start(), from.len()) };
-        self.memory.borrow_mut().write(to, &bytes)
+        self.process.memory.borrow_mut().write(to, &bytes)
     }
 
     fn put_user<P: Plain>(&self, to: u64, value: &P) -> Result<()> {
         // SAFETY: the structure's own bytes, all of which are numbers.
         let bytes = unsafe { slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<P>()) };
-        self.memory.borrow_mut().write(to, bytes)
+        self.process.memory.borrow_mut().write(to, bytes)
     }
 
     fn get_user<P: Plain>(&self, from: u64) -> Result<P> {
         let mut value = P::default();
         // SAFETY: the structure's own bytes; whatever they become is a value of it.
         let bytes = unsafe { slice::from_raw_parts_mut((&raw mut value).cast::<u8>(), size_of::<P>()) };
-        self.memory.borrow().read(from, bytes)?;
+        self.process.memory.borrow().read(from, bytes)?;
         Ok(value)
     }
 }

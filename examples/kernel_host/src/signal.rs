@@ -22,8 +22,7 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If the thread is dead.
     pub fn handle(&mut self, tid: Tid, signal: i32, restarts: bool) -> u64 {
-        let pid = self.pid(tid);
-        let handlers = &mut self.process_mut(pid).handlers;
+        let mut handlers = self.process(tid).handlers.borrow_mut();
         handlers.entry(signal).or_default().restarts = restarts;
         handlers.values().map(|handler| handler.runs).sum()
     }
@@ -38,7 +37,9 @@ impl<M: Memory> Machine<M> {
             SIGKILL => self.exit(tid),
             SIGSTOP => self.stop(pid),
             SIGCONT => self.go_on_all(pid, tid),
-            _ if self.process(tid).stopped => self.process_mut(pid).pending.push((tid, signal)),
+            _ if self.process(tid).stopped.get() => {
+                self.process(tid).pending.borrow_mut().push((tid, signal))
+            }
             _ => {
                 self.deliver(tid, signal);
             }
@@ -51,13 +52,15 @@ impl<M: Memory> Machine<M> {
         for tid in threads {
             self.interrupt(tid, Interruption::Stop);
         }
-        self.process_mut(pid).stopped = true;
+        if let Some(process) = self.processes.get(&pid) {
+            process.stopped.set(true);
+        }
     }
 
     fn go_on_all(&mut self, pid: u32, to: Tid) {
-        let process = self.process_mut(pid);
-        process.stopped = false;
-        let pending = std::mem::take(&mut process.pending);
+        let process = self.process(to);
+        process.stopped.set(false);
+        let pending = process.pending.take();
         let mut handled: Vec<(Tid, Interruption)> = Vec::new();
         for (tid, signal) in pending.into_iter().chain([(to, SIGCONT)]) {
             if self.processes.contains_key(&pid)
@@ -76,10 +79,12 @@ impl<M: Memory> Machine<M> {
 
     /// What the signal does to a thread that is not stopped; how, if a handler has run.
     fn deliver(&mut self, tid: Tid, signal: i32) -> Option<Interruption> {
-        let pid = self.pid(tid);
-        if let Some(Handler { runs, restarts }) = self.process_mut(pid).handlers.get_mut(&signal) {
-            *runs += 1;
-            let by = if *restarts { Interruption::RestartingHandler } else { Interruption::Handler };
+        let handler = self.process(tid).handlers.borrow_mut().get_mut(&signal).map(|handler| {
+            handler.runs += 1;
+            *handler
+        });
+        if let Some(Handler { restarts, .. }) = handler {
+            let by = if restarts { Interruption::RestartingHandler } else { Interruption::Handler };
             self.interrupt(tid, by);
             return Some(by);
         }

@@ -13,7 +13,7 @@ use engine::{
     Syscall,
     syscall::{MqNotify, MqOpen, MqTimedreceive, MqTimedsend, MqUnlink},
 };
-use host::{Access, AddressSpace, Machine, Memory, SIGKILL, State, Tid};
+use kernel_host::{Access, AddressSpace, Machine, Memory, SIGKILL, Schedule, State, Tid};
 
 const NAMES: u64 = 0x10000;
 const TEXT: u64 = 0x11000;
@@ -60,6 +60,7 @@ impl Dice {
 }
 
 struct Story {
+    seed: u64,
     machine: Machine<AddressSpace>,
     dice: Dice,
     processes: Vec<Tid>,
@@ -68,18 +69,21 @@ struct Story {
     maxmsg: i64,
     sleeps: u64,
     received: u64,
+    killed_at_steps: u64,
 }
 
 impl Story {
-    fn new(seed: u64, maxmsg: i64) -> Story {
+    fn new(seed: u64, maxmsg: i64, schedule: Schedule) -> Story {
         Story {
-            machine: Machine::new(true),
+            seed,
+            machine: Machine::with_schedule(true, schedule),
             dice: Dice(seed),
             processes: Vec::new(),
             asleep: BTreeMap::new(),
             maxmsg,
             sleeps: 0,
             received: 0,
+            killed_at_steps: 0,
         }
     }
 
@@ -154,9 +158,17 @@ impl Story {
         self.machine.signal(tid, SIGKILL);
     }
 
-    /// Takes the results of all calls that are over.
+    /// Takes the results of all calls that are over, and looks who has died at a step of one.
     fn look(&mut self) {
+        for _ in 0..self.dice.below(20) {
+            self.machine.turn();
+        }
         for tid in self.processes.clone() {
+            if self.machine.state(tid) == State::Dead {
+                self.processes.retain(|other| *other != tid);
+                self.asleep.remove(&tid);
+                self.killed_at_steps += 1;
+            }
             if let State::Returned(result) = self.machine.state(tid) {
                 self.machine.take(tid);
                 self.check(tid, self.asleep[&tid], result);
@@ -185,6 +197,7 @@ impl Story {
 
     /// All end; then one more process takes the names away.
     fn end(mut self) -> (u64, u64) {
+        self.machine.schedule().calm_down();
         while !self.processes.is_empty() {
             self.kill(0);
         }
@@ -197,14 +210,19 @@ impl Story {
         self.machine.exit(last);
 
         // What a namespace keeps for good that has once had queues.
-        let mut other = Story::new(0, self.maxmsg);
+        let mut other = Story::new(0, self.maxmsg, Schedule::in_order());
         let only = other.machine.spawn(memory(self.maxmsg));
         for call in [open(0, O_CREAT), Syscall::MqUnlink(MqUnlink { name: NAMES })] {
             other.machine.call(only, call);
             assert!(other.machine.take(only).unwrap().is_ok());
         }
         other.machine.close(only, 3).unwrap();
-        assert_eq!(after, other.machine.usage().blocks, "something is left of queues that are over");
+        assert_eq!(
+            after,
+            other.machine.usage().blocks,
+            "seed {}: something is left of queues that are over",
+            self.seed
+        );
         (self.sleeps, self.received)
     }
 }
@@ -212,11 +230,26 @@ impl Story {
 #[test]
 fn any_story_ends_with_nothing_left() {
     for seed in 1..=8 {
-        let mut story = Story::new(seed, 1 + i64::try_from(seed % 4).unwrap());
+        let mut story = Story::new(seed, 1 + i64::try_from(seed % 4).unwrap(), Schedule::in_order());
         for _ in 0..20_000 {
             story.step();
         }
         let (sleeps, received) = story.end();
         assert!(sleeps > 500 && received > 500, "seed {seed}: {sleeps} sleeps, {received} messages");
     }
+}
+
+#[test]
+fn so_does_any_story_with_pauses_and_kills_at_any_step() {
+    let (mut received, mut killed) = (0, 0);
+    for seed in 1..=1000 {
+        let schedule = Schedule::random(seed, 1 + u32::try_from(seed % 9).unwrap(), 400);
+        let mut story = Story::new(seed, 1 + i64::try_from(seed % 4).unwrap(), schedule);
+        for _ in 0..200 {
+            story.step();
+        }
+        killed += story.killed_at_steps;
+        received += story.end().1;
+    }
+    assert!(received > 5000 && killed > 5000, "{received} messages, {killed} killed at a step");
 }
