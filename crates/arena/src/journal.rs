@@ -218,9 +218,9 @@ impl Owed {
 #[inline(never)]
 fn take_back<H: Host>(ctx: &Ctx<'_, H>, entries: usize) {
     roll_back(ctx, &ctx.slot, entries);
-    ordered();
+    ordered(ctx.host);
     ctx.slot.log_head.store(0, Relaxed);
-    ordered();
+    ordered(ctx.host);
 }
 
 /// Takes the context and not the transaction: what is passed on by reference can't stay in registers.
