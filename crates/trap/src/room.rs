@@ -195,13 +195,13 @@ fn is_about_segments(asked: &Notification) -> bool {
     }
 }
 
-/// Whether it matters to a call who has registered for a notification.
+/// Whether it matters to a call who has registered for a notification, or it may give a number anew that was closed.
 fn is_about_registrations(asked: &Notification) -> bool {
     let number = asked.data.nr.cast_unsigned();
     if asked.data.arch == ARCH_32 {
-        matches!(number, nr_32::MQ_NOTIFY | nr_32::MQ_TIMEDSEND | nr_32::MQ_TIMEDSEND_TIME64)
+        matches!(number, nr_32::MQ_OPEN | nr_32::MQ_NOTIFY | nr_32::MQ_TIMEDSEND | nr_32::MQ_TIMEDSEND_TIME64)
     } else {
-        matches!(i64::from(number), nr::MQ_NOTIFY | nr::MQ_TIMEDSEND)
+        matches!(i64::from(number), nr::MQ_OPEN | nr::MQ_NOTIFY | nr::MQ_TIMEDSEND)
     }
 }
 

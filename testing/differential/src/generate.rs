@@ -38,6 +38,8 @@ pub struct Abilities {
     pub wide: bool,
     /// Descriptors can be polled.
     pub polls: bool,
+    /// What `dup` makes is seen: to close it ends a registration.
+    pub dups: bool,
     /// What a process maps and unmaps by calls of other kinds, and hands to its children, is seen.
     pub mappings: bool,
 }
@@ -659,7 +661,7 @@ impl Generator {
             7..=9 => Call::MqUnlink { ptr: self.ptr(&[0, 1, 2]), name: self.queue_name() },
             10..=12 => Call::Close { fd },
             _ if known.len() > 8 => Call::Close { fd },
-            13..=14 => Call::Dup { fd },
+            13..=14 if self.abilities.dups => Call::Dup { fd },
             15..=45 => self.mq_send(fd, careful),
             46..=76 => self.mq_receive(fd, careful),
             77..=82 => self.mq_notify(fd),

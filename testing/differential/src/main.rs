@@ -5,7 +5,7 @@
 //! the exit code 1 if there are any. `--door host` compares the engine below a simulated machine, which is quick and has
 //! other uids and changing limits too; with `--door stranger` all tasks are processes of three other uids; `--door kernel` compares the kernel with itself, to check the comparison.
 //!
-//! Missing: shared memory on a simulated machine; behind the trap, forks and unmapping beside segments, which it does not see; started by an ordinary user, tasks of other uids.
+//! Missing: shared memory on a simulated machine; behind the trap, forks and unmapping beside segments, and `dup` of queues, which it does not see; started by an ordinary user, tasks of other uids.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -99,6 +99,7 @@ fn compare(args: &Args) -> Result<u64, String> {
         files: !matches!(args.door, Door::Trap | Door::Trap32),
         queue_files: !matches!(args.door, Door::Trap | Door::Trap32),
         wide: args.door != Door::Trap32,
+        dups: !matches!(args.door, Door::Trap | Door::Trap32),
         polls: args.door != Door::Host,
         mappings: !matches!(args.door, Door::Trap | Door::Trap32),
     };

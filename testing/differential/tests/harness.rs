@@ -12,6 +12,7 @@ const ABILITIES: Abilities = Abilities {
     queue_files: true,
     wide: true,
     polls: true,
+    dups: true,
     mappings: true,
 };
 
