@@ -6,10 +6,11 @@ use serde::Deserialize;
 
 use crate::case::Case;
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("coverage/compat.toml", include_str!("../../../coverage/compat.toml")),
     ("coverage/mqueue.toml", include_str!("../../../coverage/mqueue.toml")),
     ("coverage/msg.toml", include_str!("../../../coverage/msg.toml")),
+    ("coverage/namespace.toml", include_str!("../../../coverage/namespace.toml")),
     ("coverage/sem.toml", include_str!("../../../coverage/sem.toml")),
     ("coverage/sysctl.toml", include_str!("../../../coverage/sysctl.toml")),
     ("coverage/shm.toml", include_str!("../../../coverage/shm.toml")),

@@ -22,6 +22,7 @@ mod msgctl;
 mod msgget;
 mod msgrcv;
 mod msgsnd;
+mod namespace;
 mod process;
 mod runner;
 mod semctl;
@@ -98,6 +99,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         shmctl::CASES,
         mqueue::CASES,
         mqd::CASES,
+        namespace::CASES,
     ]
     .into_iter()
     .flatten()
