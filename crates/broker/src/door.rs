@@ -27,7 +27,7 @@ use nix::sys::socket::{
 use crate::quota::{self, Connection, locked};
 use crate::segments;
 use crate::serve::set_blocking;
-use crate::service::{is_friend, namespaces};
+use crate::service::{STRANGER_HAS_FORKED, is_friend, namespaces};
 use crate::turns::Turns;
 use crate::view;
 
@@ -247,6 +247,11 @@ impl Door {
                 uid,
                 connection: Some(connection),
             });
+            return true;
+        } else if which == wire::TELL_FORKED {
+            let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
+            let which = if self.is_stranger(pid, uid) { STRANGER_HAS_FORKED } else { which };
+            self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection: None });
             return true;
         } else if self.is_stranger(pid, uid) {
             reply(&link, Err(Errno::EACCES), None);

@@ -63,6 +63,8 @@ const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
 /// A question of our own: somebody who made calls for a stranger has come to the end. No client's, as those are checked at the door.
 const STRANGER_IS_DONE: u32 = u32::MAX;
+/// Tells the first thread what a stranger that was forked says of itself.
+pub(crate) const STRANGER_HAS_FORKED: u32 = u32::MAX - 1;
 
 /// Why a namespace can't be made or joined.
 #[derive(Debug, thiserror::Error)]
@@ -708,6 +710,20 @@ impl Service {
         });
     }
 
+    /// As [`Service::forked`], of a stranger: what it has is not believed, but seen.
+    fn stranger_forked(&mut self, pid: i32, uid: u32, ids: &[i32], more: bool) -> Result<(), Errno> {
+        let mapped = segments::mapped(pid).ok_or(Errno::EPERM)?;
+        let has = |id: &&i32| {
+            client::with(|ctx| shm::memory_of(ctx, **id)).is_ok_and(|memory| mapped.contains(&memory))
+        };
+        let ids: Vec<i32> = ids.iter().filter(has).copied().collect();
+        if !ids.is_empty() {
+            self.know_stranger(pid, uid, true)?;
+            self.forked(pid, &ids, more);
+        }
+        Ok(())
+    }
+
     fn start_threads(&mut self) -> io::Result<EventFd> {
         sys::thread::be_prompt();
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -741,6 +757,10 @@ impl Service {
             let Question { link, which, args, rest, pid, uid, connection } = question;
             if which == wire::TELL_FORKED {
                 self.forked(pid, &rest, args[1] != 0);
+                continue;
+            }
+            if which == STRANGER_HAS_FORKED {
+                let _ = self.stranger_forked(pid, uid, &rest, args[1] != 0);
                 continue;
             }
             match which {
@@ -889,13 +909,7 @@ impl Service {
     /// Makes the calls of a process over a connection. `again` says that its program has had one before.
     fn serve_stranger(&mut self, link: OwnedFd, again: bool, pid: i32, uid: u32, connection: Connection) {
         let started = (|| {
-            self.check_processes(pid, uid)?;
-            let process = self.attach(pid, again)?;
-            let client = self.clients.values_mut().find(|c| c.process == process).ok_or(Errno::ESRCH)?;
-            let peer = client.peer.get_or_insert_with(|| Arc::new(Peer::new(uid))).clone();
-            client::with(|ctx| {
-                ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno).map(|slot| slot.mark())
-            })?;
+            let (process, peer) = self.know_stranger(pid, uid, again)?;
             let home = Home {
                 socket: self.place.socket(),
                 owner: self.owner,
@@ -925,6 +939,17 @@ impl Service {
             quota::refused(pid, uid);
         }
         reply(&link, started.map(|()| [0; 2]), None);
+    }
+
+    fn know_stranger(&mut self, pid: i32, uid: u32, again: bool) -> Result<(Handle, Arc<Peer>), Errno> {
+        self.check_processes(pid, uid)?;
+        let process = self.attach(pid, again)?;
+        let client = self.clients.values_mut().find(|c| c.process == process).ok_or(Errno::ESRCH)?;
+        let peer = client.peer.get_or_insert_with(|| Arc::new(Peer::new(uid))).clone();
+        client::with(|ctx| {
+            ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno).map(|slot| slot.mark())
+        })?;
+        Ok((process, peer))
     }
 
     /// Each process is known until it ends, connected or not: as many are as may be connected.

@@ -150,10 +150,7 @@ fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User
         stranger.call.set(call);
         let result = match call {
             Some(call) => make(&ctx, &call),
-            None => match of_queue(&ctx, number.cast_signed(), &registers) {
-                Err(Errno::ENOSYS) => of_file(&ctx, number.cast_signed(), &registers),
-                done => done,
-            },
+            None => of_none_of_the_kernels(&ctx, number.cast_signed(), &registers),
         };
         ctx.flush_wakes();
         stranger.given.take();
@@ -242,6 +239,37 @@ fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
         })
     };
     stranger.off_turn(park).map_or_else(|cause| cause, |_| Cause::Woken)
+}
+
+/// What is asked by a number that is none of the kernel's.
+fn of_none_of_the_kernels(ctx: &Ctx<'_, Stranger<'_>>, ask: i64, registers: &[u64]) -> Result<i64> {
+    [of_queue, of_segment, of_file]
+        .iter()
+        .map(|of| of(ctx, ask, registers))
+        .find(|done| *done != Err(Errno::ENOSYS))
+        .unwrap_or(Err(Errno::ENOSYS))
+}
+
+// ---- segments
+
+/// What is told of segments that are attached; `ENOSYS` if it is something else.
+fn of_segment(ctx: &Ctx<'_, Stranger<'_>>, told: i64, registers: &[u64]) -> Result<i64> {
+    let &[id, whole, ..] = registers else { return Err(Errno::ENOSYS) };
+    match told {
+        calls::SHM_UNMAPPED => {
+            let id = i32::try_from(id).map_err(|_| Errno::EINVAL)?;
+            if !engine::shm::has_attached(ctx, ctx.host.process(), id) {
+                return Err(Errno::EINVAL);
+            }
+            engine::shm::unmapped(ctx, id, whole != 0);
+            Ok(0)
+        }
+        calls::SHM_FORK => {
+            engine::shm::fork_begin(ctx);
+            Ok(0)
+        }
+        _ => Err(Errno::ENOSYS),
+    }
 }
 
 // ---- queues

@@ -1,6 +1,6 @@
 //! `ipcspace mount` and `run --mount`: a namespace as files, beside the kernel's own.
 //!
-//! `views/mqueue.py` and `views/proc.py` are lists of checks, which are run on the kernel's files and on ours and have to print the same.
+//! `views/mqueue.py`, `views/proc.py` and `views/sysctls.py` are lists of checks, which are run on the kernel's files and on ours and have to print the same.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ impl Scratch {
         let path = env::temp_dir().join(format!("ipcspace-views-{name}-{}", process::id()));
         fs::create_dir_all(path.join("view")).unwrap();
         fs::copy(IPCSPACE, path.join("ipcspace")).unwrap();
-        for script in ["mqueue.py", "proc.py"] {
+        for script in ["mqueue.py", "proc.py", "sysctls.py"] {
             let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/views").join(script);
             fs::copy(from, path.join(script)).unwrap();
         }
@@ -138,6 +138,28 @@ fn lists_and_sysctls_are_the_kernels_files() {
         ));
         assert_eq!(good(&output), format!("{seen}8192\n"), "{who}");
     }
+}
+
+/// The kernel's are those of a namespace that the user has made in a user namespace, as only there it may write them.
+#[test]
+fn an_ordinary_user_writes_every_sysctl_by_every_way() {
+    if !possible() {
+        return;
+    }
+    let scratch = Scratch::new("sysctls");
+    let kernels = |how| format!("$user unshare -Ur --ipc python3 $d/sysctls.py /proc/sys {how}");
+    for ours in [
+        // The command, and the library.
+        "run --door preload -- python3 $d/sysctls.py $i",
+        "run --door preload -- python3 $d/sysctls.py /proc/sys",
+        // Files: mounted, and mounted over the kernel's.
+        "run --door preload -- sh -ec \"$i mount $view; python3 $d/sysctls.py $view/proc/sys; $i umount $view\"",
+        "run --mount -- env -u LD_PRELOAD -u IPCSPACE_SOCKET python3 $d/sysctls.py /proc/sys",
+    ] {
+        same(&scratch, &kernels(""), &format!("$user $i {ours}"));
+    }
+    // Who writes by the trap hears of no error.
+    same(&scratch, &kernels("deaf"), "$user $i run --door trap -- python3 $d/sysctls.py /proc/sys deaf");
 }
 
 #[test]

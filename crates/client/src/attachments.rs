@@ -23,7 +23,10 @@ use sys::{
     net::Fd,
 };
 
-use crate::{attach, leave, memory, wire};
+use crate::{
+    attach, leave, memory, stranger,
+    wire::{self, calls},
+};
 
 /// Pages that are not used cost nothing.
 const ENTRIES: usize = 4096;
@@ -188,14 +191,15 @@ impl Unmapping {
         if self.call == 0 {
             return;
         }
-        let noted = done
-            && !leave::has_left()
-            && crate::with(|ctx| {
+        let here = || {
+            crate::with(|ctx| {
                 self.each(|id, whole| shm::unmapped(ctx, id, whole));
                 Ok(())
             })
-            .is_ok();
-        if !noted {
+        };
+        if done && stranger::is_one() {
+            self.each(tell_unmapped);
+        } else if !done || leave::has_left() || here().is_err() {
             self.each(|_, _| ());
         }
     }
@@ -225,6 +229,14 @@ impl Unmapping {
             }
             note(id, whole);
         }
+    }
+}
+
+/// Has it noted for a stranger that it has unmapped something of a segment.
+pub(crate) fn tell_unmapped(id: i32, whole: bool) {
+    if id != shm::ELSEWHERE {
+        let registers = [id.cast_unsigned().into(), whole.into(), 0, 0, 0, 0];
+        let _ = stranger::ask(calls::SHM_UNMAPPED, registers);
     }
 }
 
@@ -376,6 +388,10 @@ fn watch_forks() {
 }
 
 extern "C" fn before_fork() {
+    if stranger::is_one() {
+        let _ = stranger::ask(calls::SHM_FORK, [0; 6]);
+        return;
+    }
     if leave::has_left() {
         return;
     }
@@ -388,7 +404,7 @@ extern "C" fn before_fork() {
 /// What this process has attached is what its parent had when it forked, whatever either has done since then. The broker then knows of
 /// this process before it can have ended.
 extern "C" fn in_child() {
-    if leave::has_left() {
+    if leave::has_left() && !stranger::is_one() {
         return;
     }
     let mut message = [0; wire::LONGEST];

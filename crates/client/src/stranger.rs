@@ -169,6 +169,11 @@ pub(crate) fn has_called() -> bool {
     CONNECTED_PID.load(Relaxed) == sys::getpid()
 }
 
+/// Whether the process is a stranger, whose program has had calls made so: by this process, or by one that forked it.
+pub(crate) fn is_one() -> bool {
+    attach::generation() == 0 && CONNECTED.load(Relaxed)
+}
+
 /// A new connection of the thread's, and what it is kept as.
 fn connect(tls: &Tls, pid: u32) -> Result<(Fd, u64)> {
     let again = CONNECTED.load(Relaxed) || attach::was_attached();
@@ -199,20 +204,19 @@ enum Lost {
 }
 
 impl Lost {
-    /// What the call came to; none if it is to be made anew. One that may sleep is over, as if a signal had come: made twice, it could
-    /// change more than was asked for.
+    /// What the call came to; none if it is to be made anew. One that may have changed something is over, as if a signal had come: made twice, it
+    /// could change more than was asked for. Who receives goes on: what it was just given is lost either way.
     fn is(self, number: i64) -> Option<Result<i64>> {
         match self {
             Lost::Made(value) => Some(Ok(value)),
-            Lost::Begun if SLEEPING.contains(&number) => Some(Err(Errno::EINTR)),
+            Lost::Begun if CHANGING.contains(&number) => Some(Err(Errno::EINTR)),
             Lost::Begun | Lost::Unread => None,
         }
     }
 }
 
-/// Calls that may sleep.
-const SLEEPING: [i64; 6] =
-    [nr::MSGSND, nr::MSGRCV, nr::SEMTIMEDOP, nr::MQ_TIMEDSEND, nr::MQ_TIMEDRECEIVE, calls::MQ_NOTIFY_THREAD];
+/// Calls that may sleep, and that must not be made twice.
+const CHANGING: [i64; 4] = [nr::MSGSND, nr::SEMTIMEDOP, nr::MQ_TIMEDSEND, calls::MQ_NOTIFY_THREAD];
 
 type Done = core::result::Result<Result<i64>, Lost>;
 
@@ -556,5 +560,5 @@ fn map(head: &[u64; calls::HEAD], file: Fd) -> Result<i64> {
     let wanted = MapRequest { id, memory, place, write: flags & 1 != 0, execute: flags & 2 != 0 };
     let stat = files::stat(file.raw())?;
     memory::learn_device(stat.dev, stat.block > 4096);
-    attachments::map_given(&file, stat.size, &wanted, |_, _| ()).map(u64::cast_signed)
+    attachments::map_given(&file, stat.size, &wanted, attachments::tell_unmapped).map(u64::cast_signed)
 }

@@ -117,6 +117,11 @@ pub mod calls {
     pub const MQ_NOTIFY_THREAD: i64 = -6;
     /// Store what is to be seen of the queue at the place in the second register: words of `MqStat`.
     pub const MQ_STAT: i64 = -7;
+    // On segments.
+    /// Something of what I have attached of the segment in the first register is unmapped; if the second one is not 0, nothing is left of that attachment.
+    pub const SHM_UNMAPPED: i64 = -8;
+    /// I am about to fork.
+    pub const SHM_FORK: i64 = -9;
     // And on files: the first register is the file's number.
     /// Store a line at the place in the third register, of the size in the fourth: of a list the first row at the index in the second register or
     /// above. The result is its length, and above `proc::LENGTH_BITS` the index to go on from, 0 behind the last.

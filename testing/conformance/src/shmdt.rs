@@ -29,8 +29,8 @@ cases! { "shmdt":
     what_is_left_of_one_below_another.only(&[
         Door::Kernel, Door::Preload, Door::Stranger, Door::Trap, Door::Kernel32, Door::Trap32
     ]),
-    many_at_a_time_by_munmap.differs(&[Door::Stranger, Door::Trap, Door::Trap32, Door::Api], UNSEEN),
-    what_is_left_below_the_same_segment.differs(&[Door::Stranger, Door::Trap, Door::Trap32, Door::Api], UNSEEN),
+    many_at_a_time_by_munmap.differs(&[Door::Trap, Door::Trap32, Door::Api], UNSEEN),
+    what_is_left_below_the_same_segment.differs(&[Door::Trap, Door::Trap32, Door::Api], UNSEEN),
     thousands_in_any_order,
     inherited_by_a_child,
     of_a_mapping_that_another_thread_made,
