@@ -4,6 +4,7 @@
 //! Users take turns, and each has so many callers who are not yet answered; of one that has more, the longest silent is sent away, and asks again.
 //!
 //! A thread of its own, which takes no lock of the arena: by itself it answers who asks for the arena's file, which somebody may do who holds a lock.
+//! That is why it is open before a broker puts right what the one before it has left; other questions wait until it has.
 //! The other questions go to the service's first thread, by turns as well.
 //!
 //! # Safety
@@ -12,6 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,8 @@ use crate::view;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A user's callers who are not yet answered.
 const CALLERS_MAX: usize = 128;
+/// How long early questions wait at a time, milliseconds.
+const EARLY: u8 = 5;
 /// Callers who are let in before others are answered.
 const AT_ONCE: usize = 64;
 const LISTENER: u64 = 0;
@@ -70,6 +74,13 @@ struct Asked {
     length: usize,
 }
 
+impl Asked {
+    fn wants_file(&self) -> bool {
+        let question = self.message[..self.length].first_chunk();
+        question.is_some_and(|question| wire::decode(question)[1] == wire::ASK_FILE)
+    }
+}
+
 /// Where clients ask.
 pub(crate) struct Door {
     listener: OwnedFd,
@@ -77,12 +88,16 @@ pub(crate) struct Door {
     owner: u32,
     /// Ours: clients must be in the same ones.
     namespaces: [u64; 2],
+    /// Whether more is answered than who asks for the arena's file.
+    begun: Arc<AtomicBool>,
     questions: Questions,
     epoll: Epoll,
     /// Who has not asked yet: by a number that grows, so the longest there come first.
     silent: BTreeMap<u64, Caller>,
     number: u64,
     asked: Turns<Asked>,
+    /// Whose questions wait until the service has begun.
+    early: Vec<Asked>,
     /// Of each user, how many are in either.
     counts: HashMap<u32, usize>,
 }
@@ -94,6 +109,7 @@ impl Door {
         listener: OwnedFd,
         file: OwnedFd,
         owner: u32,
+        begun: Arc<AtomicBool>,
         questions: Questions,
     ) -> io::Result<Door> {
         set_blocking(&listener, false)?;
@@ -104,11 +120,13 @@ impl Door {
             file,
             owner,
             namespaces: namespaces("self")?,
+            begun,
             questions,
             epoll,
             silent: BTreeMap::new(),
             number: LISTENER,
             asked: Turns::default(),
+            early: Vec::new(),
             counts: HashMap::new(),
         })
     }
@@ -124,9 +142,17 @@ impl Door {
                     number => self.hear(number),
                 }
             }
+            let has_begun = self.begun.load(Acquire);
+            if has_begun {
+                self.early.drain(..).for_each(|asked| self.asked.push(asked.caller.uid, asked));
+            }
             let mut has_news = false;
             for _ in 0..self.asked.users() {
                 if let Some(asked) = self.asked.pop() {
+                    if !has_begun && !asked.wants_file() {
+                        self.early.push(asked);
+                        continue;
+                    }
                     self.uncount(asked.caller.uid);
                     has_news |= self.answer(asked);
                 }
@@ -146,6 +172,9 @@ impl Door {
     fn patience(&self) -> EpollTimeout {
         if self.asked.users() > 0 {
             return EpollTimeout::ZERO;
+        }
+        if !self.early.is_empty() {
+            return EpollTimeout::from(EARLY);
         }
         let Some((_, longest)) = self.silent.first_key_value() else { return EpollTimeout::NONE };
         let left = PATIENCE.saturating_sub(longest.since.elapsed()).as_millis() + 1;

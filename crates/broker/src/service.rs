@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 use std::time::{Duration, Instant};
 
 use abi::Errno;
@@ -211,7 +211,10 @@ pub struct Service {
     owner: u32,
     epoll: Epoll,
     listener: OwnedFd,
+    /// Rings when the door has a question for us, or the namespace does; once the door is open.
     bell: Option<EventFd>,
+    /// Whether all questions can be answered.
+    begun: Arc<AtomicBool>,
     questions: Questions,
     clients: HashMap<RawFd, Client>,
     leases: HashMap<RawFd, OwnedFd>,
@@ -345,13 +348,15 @@ impl Service {
             Some(sockets) => (sockets.asked, sockets.given),
             None => (files.remove(ASKED).ok_or_else(lost)?, files.remove(GIVEN).ok_or_else(lost)?),
         };
-        client::help_stalled_by(stopped::release_locks);
-        client::succeed(file.as_raw_fd(), wait_for_end).map_err(Error::Arena)?;
         let owner = nix::unistd::geteuid().as_raw();
+        let mut service = Service::new(file, place, owner, listener)?;
+        // Before anything is put right: a client may hold a lock that this takes, and ask for the arena's file meanwhile.
+        service.open_door().map_err(|error| Error::File(socket.into(), error))?;
+        client::help_stalled_by(stopped::release_locks);
+        client::succeed(service.file.as_raw_fd(), wait_for_end).map_err(Error::Arena)?;
         segments::begin(given, owner);
         client::use_socket(socket.as_os_str().as_bytes()).map_err(Error::Arena)?;
         let has_locked = segments::hold_again(files);
-        let mut service = Service::new(file, place, owner, listener)?;
         service.is_served = true;
         service.keep_in(store);
         service.know_clients()?;
@@ -453,6 +458,7 @@ impl Service {
             epoll,
             listener,
             bell: None,
+            begun: Arc::default(),
             questions: Questions::default(),
             clients: HashMap::new(),
             leases: HashMap::new(),
@@ -563,9 +569,9 @@ impl Service {
 
     /// Handles all that is ready; returns when it wants to be called again at the latest.
     pub fn dispatch(&mut self) -> Option<Duration> {
-        if self.bell.is_none() {
+        if !self.begun.load(Relaxed) {
             // Not before the command was forked, which must not happen beside other threads.
-            self.bell = self.start_threads().ok();
+            let _ = self.start_threads();
             // Somebody may have rung for a broker that was killed.
             self.answer_bell();
         }
@@ -724,28 +730,45 @@ impl Service {
         Ok(())
     }
 
-    fn start_threads(&mut self) -> io::Result<EventFd> {
-        sys::thread::be_prompt();
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let copy = bell.as_fd().try_clone_to_owned()?;
+    fn start_threads(&mut self) -> io::Result<()> {
+        self.open_door()?;
+        let Some(bell) = &self.bell else { return Ok(()) };
+        let bell = bell.as_fd().try_clone_to_owned()?;
         spawn("doorbell", move || {
             let mut seen = 0;
             loop {
                 let now = client::wait_doorbell(seen);
                 if now != seen {
                     seen = now;
-                    ring(&copy);
+                    ring(&bell);
                 }
             }
         })?;
+        self.begun.store(true, Release);
+        Ok(())
+    }
+
+    /// From now on who asks for the arena's file has it; other questions are answered once all has begun.
+    fn open_door(&mut self) -> io::Result<()> {
+        if self.bell.is_some() {
+            return Ok(());
+        }
+        sys::thread::be_prompt();
         raise_limits();
-        let questions = self.questions.clone();
-        let door = Door::new(self.listener.try_clone()?, self.file.try_clone()?, self.owner, questions)?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let copy = bell.as_fd().try_clone_to_owned()?;
+        let door = Door::new(
+            self.listener.try_clone()?,
+            self.file.try_clone()?,
+            self.owner,
+            self.begun.clone(),
+            self.questions.clone(),
+        )?;
         spawn("door", move || door.run(|| ring(&copy)))?;
         let _ = self.epoll.delete(&self.listener);
         self.epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
-        Ok(bell)
+        self.bell = Some(bell);
+        Ok(())
     }
 
     fn answer_bell(&mut self) {
