@@ -44,7 +44,7 @@ pub use host::Host;
 pub use journal::{Tx, Word};
 pub use lock::Lock;
 pub use map::{Arena, EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS, ROOT_MAX, Ref, Shared, SharedBytes};
-pub use slab::{Class, SPAN, Usage};
+pub use slab::{Class, OBJECT_LOCK, SPAN, Usage};
 pub use slots::{
     ATTACHED, InFlight, LIVENESS_OFFSET, PROC_SLOT_SIZE, ProcSlot, SLOT_DEAD, SLOT_FREE, SLOT_LIVE,
     ThreadSlot,

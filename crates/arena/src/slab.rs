@@ -21,6 +21,8 @@ const SPAN_SHIFT: u32 = 16;
 const PER_EXTENT: u32 = 1 << (EXTENT_SHIFT - SPAN_SHIFT);
 const IN_FIRST: u32 = (FIRST_EXTENT >> SPAN_SHIFT) as u32;
 const MAX_SPANS: u32 = MAX_EXTENTS as u32 * PER_EXTENT;
+/// Where an object's lock is in its block.
+pub const OBJECT_LOCK: u64 = 64;
 /// General classes: 64 bytes to 64 KiB in powers of two.
 const GENERAL: u32 = 11;
 const CLASSES: usize = 17;
@@ -46,9 +48,8 @@ impl Class {
     pub const SEGMENT: Class = Class(GENERAL + 4);
     /// POSIX message queues: 256 bytes, stable.
     pub const MQUEUE: Class = Class(GENERAL + 5);
-    /// All stable classes.
-    const STABLE: [Class; 6] =
-        [Class::QUEUE, Class::SEM_SET, Class::THREAD, Class::PROCESS, Class::SEGMENT, Class::MQUEUE];
+    /// The stable classes whose blocks are objects, with a lock at [`OBJECT_LOCK`].
+    const OBJECTS: [Class; 4] = [Class::QUEUE, Class::SEM_SET, Class::SEGMENT, Class::MQUEUE];
 
     /// The smallest general class for so many bytes.
     ///
@@ -599,7 +600,7 @@ impl<'a, H: Host> Ctx<'a, H> {
                 self.give_span()?;
             }
         }
-        for class in Class::STABLE {
+        for class in Class::OBJECTS {
             self.trim_stable(class)?;
         }
         let header = self.header()?;
@@ -654,12 +655,9 @@ impl<'a, H: Host> Ctx<'a, H> {
         Err(ArenaError::Corrupt)
     }
 
-    /// Punches the wholly free spans of a stable class. Somebody may just be locking a removed object there: such a
+    /// Punches the wholly free spans of a class of objects. (Processes map the slots' pages; there are few.) Somebody may just be locking a removed object there: such a
     /// span is left alone. (A lock taken on the zeroed page afterwards sees no object and is given back.)
     fn trim_stable(&self, class: Class) -> Result<()> {
-        if class == Class::THREAD || class == Class::PROCESS {
-            return Ok(()); // Processes map these pages; there are few.
-        }
         let head = self.head(class)?;
         let mut tx = self.lock(head.part(|h| &h.lock))?;
         let mut after = 0;
@@ -670,10 +668,8 @@ impl<'a, H: Host> Ctx<'a, H> {
             if desc.backed.load(Relaxed) == 0 || blocks == 0 && desc.free.load(Relaxed) == 0 {
                 continue;
             }
-            let quiet = (0..blocks).all(|i| {
-                let offset = (u64::from(span) << SPAN_SHIFT) + u64::from(i) * class.size();
-                self.arena.at_offset::<Lock, H>(self.host, offset).is_ok_and(|l| l.close(self.host))
-            });
+            let quiet =
+                (0..blocks).all(|i| self.object_lock(span, class, i).is_ok_and(|lock| lock.close(self.host)));
             if quiet {
                 let start = self.arena.address(self.host, u64::from(span) << SPAN_SHIFT, SPAN)?;
                 // Before the memory goes, and with it the list of what is free.
@@ -691,11 +687,16 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(())
     }
 
-    /// Opens what is closed of a stable class's span.
+    /// The lock of a block of a class of objects.
+    fn object_lock(&self, span: u32, class: Class, block: u32) -> Result<Ref<'a, Lock>> {
+        let block = (u64::from(span) << SPAN_SHIFT) + u64::from(block) * class.size();
+        self.arena.at_offset(self.host, block + OBJECT_LOCK)
+    }
+
+    /// Opens what is closed of a span of objects.
     fn open_locks(&self, span: u32, class: Class, blocks: u32) {
         for i in 0..blocks {
-            let offset = (u64::from(span) << SPAN_SHIFT) + u64::from(i) * class.size();
-            if let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset) {
+            if let Ok(lock) = self.object_lock(span, class, i) {
                 lock.open(self.host);
             }
         }
@@ -707,7 +708,7 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// `Corrupt`.
     pub fn open_closed(&self) -> Result<()> {
         for (span, class, desc) in self.spans()? {
-            if Class::STABLE.contains(&class) && desc.backed.load(Relaxed) != 0 {
+            if Class::OBJECTS.contains(&class) && desc.backed.load(Relaxed) != 0 {
                 self.open_locks(span, class, class.per_span());
             }
         }

@@ -105,6 +105,9 @@ arena::shared! {
     }
 }
 
+#[cfg(not(any(loom, shuttle)))]
+const _: () = assert!(core::mem::offset_of!(Head, lock) as u64 == arena::OBJECT_LOCK);
+
 /// Objects that have an identifier.
 pub(crate) trait Object: Shared {
     const CLASS: Class;
