@@ -135,6 +135,9 @@ pub(crate) fn keep_in(store: Arc<Store>) {
 const MEMORY: &str = "m-";
 const LINK: &str = "l-";
 
+/// As many descriptors can go with a message (the kernel's SCM_MAX_FD).
+pub(crate) const DESCRIPTORS_MAX: usize = 253;
+
 /// Whether something of that name was stored here.
 pub(crate) fn is_stored(name: &str) -> bool {
     name.starts_with(MEMORY) || name.starts_with(LINK)
@@ -440,7 +443,9 @@ impl Segments {
                         let _ = recv(link.link.as_raw_fd(), &mut [], MsgFlags::empty());
                     }
                     Ok(None) => is_open = false,
-                    Err(_) => break,
+                    // Without a descriptor left for it, it is taken later.
+                    Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) => break,
+                    Err(_) => is_open = false,
                 }
             }
             if is_open {
@@ -496,7 +501,8 @@ fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
 fn receive(link: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<([u32; 4], Option<OwnedFd>)>> {
     let mut bytes = [0; wire::QUESTION];
     let mut iov = [IoSliceMut::new(&mut bytes)];
-    let mut space = nix::cmsg_space!(RawFd);
+    // As for strangers.
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let message =
         recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags | MsgFlags::MSG_CMSG_CLOEXEC)?;
     let mut file = None;

@@ -447,7 +447,8 @@ fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
 fn received(link: &OwnedFd, room: &mut [u8], flags: MsgFlags) -> nix::Result<Option<Message>> {
     let mut head = [0; HEAD_BYTES];
     let mut iov = [IoSliceMut::new(&mut head), IoSliceMut::new(room)];
-    let mut space = nix::cmsg_space!(nix::libc::ucred, [RawFd; 4]);
+    // For as many as can be sent: of what finds no room the ones that did would stay open for ever.
+    let mut space = nix::cmsg_space!(nix::libc::ucred, [RawFd; segments::DESCRIPTORS_MAX]);
     let received = loop {
         let flags = MsgFlags::MSG_CMSG_CLOEXEC | flags;
         match recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags) {
@@ -459,7 +460,7 @@ fn received(link: &OwnedFd, room: &mut [u8], flags: MsgFlags) -> nix::Result<Opt
     for control in received.cmsgs()? {
         match control {
             ControlMessageOwned::ScmCredentials(who) => sender = Some((who.pid(), who.uid(), who.gid())),
-            // One at most was asked for.
+            // One at most was asked for: the others are closed.
             ControlMessageOwned::ScmRights(files) => {
                 // SAFETY: just received, nobody else has them.
                 files.into_iter().for_each(|fd| file = Some(unsafe { OwnedFd::from_raw_fd(fd) }));
@@ -504,6 +505,14 @@ fn send(
             sent => return sent.map(drop),
         }
     }
+}
+
+/// Whether there is something that the other side has not received yet.
+fn has_unread(link: &OwnedFd) -> bool {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: room for the number.
+    let done = unsafe { nix::libc::ioctl(link.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut bytes) };
+    done != 0 || bytes != 0
 }
 
 // ---- ids
@@ -697,6 +706,10 @@ impl<'a> Stranger<'a> {
 
     /// Sends a message. Whether that was possible.
     fn say(&self, words: &[u64], bytes: &[u8], file: Option<&OwnedFd>) -> bool {
+        // Descriptors on their way count for our user, who may have only so many: one for each connection, then.
+        if file.is_some() && has_unread(self.link) {
+            return false;
+        }
         match send(self.link, words, bytes, file, MsgFlags::MSG_DONTWAIT) {
             // It does not take what it was sent before.
             Err(nix::Error::EAGAIN) => {

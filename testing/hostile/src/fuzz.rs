@@ -171,16 +171,23 @@ impl Fuzzer {
             question.extend_from_slice(&self.noise[..400]);
             question.truncate(length);
         }
-        let file = self.some_file();
-        let _ = link.send(&question, file.as_ref().map(AsFd::as_fd));
+        let file = self.some_files();
+        let _ = link.send(&question, file.as_ref().map(|(file, count)| (file.as_fd(), *count)));
         self.links.push_back(link);
         if self.links.len() > LINKS {
             self.links.pop_front();
         }
     }
 
-    fn some_file(&mut self) -> Option<File> {
-        self.file.as_ref().filter(|_| self.random.random_ratio(1, 20)).and_then(|file| file.try_clone().ok())
+    /// A file to be sent, and how often: mostly once, where it is meant to be.
+    fn some_files(&mut self) -> Option<(File, usize)> {
+        /// The kernel's SCM_MAX_FD.
+        const MOST: usize = 253;
+        if !self.random.random_ratio(1, 20) {
+            return None;
+        }
+        let count = if self.random.random_ratio(1, 4) { self.random.random_range(0..=MOST) } else { 1 };
+        Some((self.file.as_ref()?.try_clone().ok()?, count))
     }
 
     /// Says something where files are given.
@@ -189,8 +196,8 @@ impl Fuzzer {
         let length = self.random.random_range(0..40);
         let mut message = wire::encode([wire::MAGIC, wire::GIVE_MEMORY, self.random.next_u32(), 0]).to_vec();
         message.resize(length, 7);
-        let file = self.some_file();
-        let _ = link.send(&message, file.as_ref().map(AsFd::as_fd));
+        let file = self.some_files();
+        let _ = link.send(&message, file.as_ref().map(|(file, count)| (file.as_fd(), *count)));
     }
 
     /// Says something at one of the connections, and looks at what comes.
@@ -219,8 +226,8 @@ impl Fuzzer {
         if self.random.random_ratio(1, 50) {
             bytes.truncate(self.random.random_range(0..bytes.len()));
         }
-        let file = self.some_file();
-        let _ = link.send(&bytes, file.as_ref().map(AsFd::as_fd));
+        let file = self.some_files();
+        let _ = link.send(&bytes, file.as_ref().map(|(file, count)| (file.as_fd(), *count)));
         self.links.push_back(link);
     }
 

@@ -39,9 +39,9 @@ impl Link {
         Ok(Link(fd))
     }
 
-    /// Sends bytes, and perhaps a file; never waits.
-    pub(crate) fn send(&self, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> nix::Result<usize> {
-        let files = file.map(|file| [file.as_raw_fd()]);
+    /// Sends bytes, and a file, as often as is said; never waits.
+    pub(crate) fn send(&self, bytes: &[u8], file: Option<(BorrowedFd<'_>, usize)>) -> nix::Result<usize> {
+        let files = file.map(|(file, count)| vec![file.as_raw_fd(); count]);
         let rights = files.as_ref().map(|files| [ControlMessage::ScmRights(files)]);
         let control = rights.as_ref().map_or(&[][..], |rights| &rights[..]);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
