@@ -1159,8 +1159,8 @@ impl Descriptors for Stranger<'_> {
         }
     }
 
-    fn queue_held(&self, queue: Handle, _: bool) -> bool {
-        self.base.queue_held(queue, false)
+    fn queue_held(&self, queue: Handle) -> bool {
+        self.base.queue_held(queue)
     }
 
     fn show_readiness(&self, queue: Handle, _: i32, from: Readiness, to: Readiness, edges: bool) {

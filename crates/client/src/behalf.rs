@@ -348,8 +348,8 @@ impl<C: Caller> Descriptors for Behalf<'_, C> {
         }
     }
 
-    fn queue_held(&self, queue: Handle, _: bool) -> bool {
-        self.own.queue_held(queue, false)
+    fn queue_held(&self, queue: Handle) -> bool {
+        self.own.queue_held(queue)
     }
 
     fn show_readiness(&self, queue: Handle, _: i32, from: Readiness, to: Readiness, edges: bool) {

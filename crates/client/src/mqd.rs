@@ -300,29 +300,6 @@ pub fn copied(old: i32, new: i32) {
     }
 }
 
-/// What this process's library sees of its descriptors: one of the following.
-static SIGHT: AtomicU8 = AtomicU8::new(UNSEEN);
-/// There is none that sees what the program does with them.
-const UNSEEN: u8 = 0;
-/// Whatever makes another of one, or gives it to another process, is told of first: [`hand_on`].
-const SEEN: u8 = 1;
-/// That could not be noted once.
-const LOST: u8 = 2;
-
-/// From now on whatever makes another descriptor of a queue's, or gives it to another process, is told of first.
-pub fn see() {
-    let _ = SIGHT.compare_exchange(UNSEEN, SEEN, Relaxed, Relaxed);
-}
-
-/// The numbers are about to be another process's as well, or others to be made of them.
-pub fn hand_on(numbers: impl Iterator<Item = i32>) {
-    let noted = |mqd: Mqd| crate::with(|ctx| engine::mqueue::hand_on(ctx, mqd.queue)).is_ok();
-    // Who has made no call yet has what it has from a process that noted it.
-    if SIGHT.load(Relaxed) == SEEN && attach::generation() != 0 && !numbers.filter_map(known).all(noted) {
-        SIGHT.store(LOST, Relaxed);
-    }
-}
-
 /// Numbers of queues, from one to another.
 pub fn numbers(from: i32, to: i32) -> impl Iterator<Item = i32> {
     (from..END.load(Relaxed).min(to.saturating_add(1))).filter(|fd| known(*fd).is_some())
@@ -572,18 +549,11 @@ impl Descriptors for LinuxHost {
         }
     }
 
-    fn queue_held(&self, queue: Handle, alone: bool) -> bool {
-        let is_of = |fd: &i32| known(*fd).is_some_and(|mqd| mqd.queue == queue);
-        if !vfork::is_child(self.tls) {
-            let mut own = numbers(0, i32::MAX).filter(is_of);
-            if alone && SIGHT.load(Relaxed) == SEEN {
-                // One that was closed unseen the broker finds out about.
-                return own.next().is_some();
-            }
-            // Mostly the process itself has one; but that may have been closed unseen.
-            if own.any(queue::is_fifo) {
-                return true;
-            }
+    fn queue_held(&self, queue: Handle) -> bool {
+        // Mostly the process itself has one; but that may have been closed unseen.
+        let has = |fd| known(fd).is_some_and(|mqd| mqd.queue == queue) && queue::is_fifo(fd);
+        if !vfork::is_child(self.tls) && numbers(0, i32::MAX).any(has) {
+            return true;
         }
         let held = is_held(queue).or_else(|error| match memory::keeper() {
             // Who has given the owner's rights up for a while can't tell, but the broker can.

@@ -82,9 +82,6 @@ const ALWAYS: u32 = 1;
 /// `watched`: and that something has become of it, though it look the same.
 const EDGES: u32 = 2;
 
-/// `opener`: not one process alone.
-const MANY: u32 = u32::MAX;
-
 /// No descriptor, for a host that has none of the queue.
 pub const NO_FD: i32 = -1;
 
@@ -133,8 +130,7 @@ arena::shared! {
         shown: AtomicU32,
         /// Whether somebody has had a descriptor who may not be trusted with what it shows: see [`distrust`].
         foreign: AtomicU32,
-        /// The one process that has ever had a descriptor, as far as its library sees; else [`MANY`], or 0 if none has.
-        opener: AtomicU32,
+        pad: AtomicU32,
         /// Processes some of whose threads are polling right now, and how many; see [`Poller`].
         pollers: [AtomicU64; 2],
     }
@@ -332,7 +328,7 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
             Some((q, id)) => {
                 prepare_open(ctx.host, &q.perm, oflag)?;
                 let fd = ctx.host.new_mqd(q.handle(), oflag)?;
-                if opened(ctx, &q, id)? {
+                if is_live(ctx, &q, id).inspect_err(|_| ctx.host.drop_mqd(fd))? {
                     return Ok(fd);
                 }
                 ctx.host.drop_mqd(fd);
@@ -349,36 +345,13 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
     Err(CORRUPT)
 }
 
-/// The caller has got a descriptor: whether it is still the queue of an identifier. One that a descriptor names does not end.
-pub(crate) fn opened<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, id: i32) -> Result<bool> {
+/// Whether it is still the queue of an identifier; one that a descriptor names does not end.
+pub(crate) fn is_live<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>, id: i32) -> Result<bool> {
     let Locked { object: q, tx: _tx } = lock_object(ctx, *q)?;
     match q.perm.state.load(Relaxed) {
         STATE_POISONED => Err(Errno::EIDRM),
-        STATE_LIVE if q.perm.id.load(Relaxed) == id => {
-            let own = opener(ctx.host);
-            let alone = [0, own].contains(&q.opener.load(Relaxed));
-            q.opener.store(if alone { own } else { MANY }, Relaxed);
-            Ok(true)
-        }
-        _ => Ok(false),
+        state => Ok(state == STATE_LIVE && q.perm.id.load(Relaxed) == id),
     }
-}
-
-/// The caller's process, as `opener` names it.
-fn opener<T: Task>(task: &T) -> u32 {
-    match task.process().0 {
-        0 => MANY,
-        process => process,
-    }
-}
-
-/// Descriptors of the queue are about to be where the process's library doesn't see them: from now on the system is asked whether any is left.
-///
-/// # Errors
-/// Those of a namespace that makes no sense.
-pub fn hand_on<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
-    queue(ctx, handle)?.opener.store(MANY, Relaxed);
-    Ok(())
 }
 
 /// `prepare_open`, of a queue that is there.
@@ -470,7 +443,6 @@ pub(crate) fn mq_create<T: Task>(
         ctx.free(q.handle());
         ctx.free_chain();
     })?;
-    q.opener.store(oflag.map_or(0, |_| opener(ctx.host)), Relaxed);
     let made = (|| {
         let mut tx = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
         // What was seen of the tables without the lock may have been undone.
@@ -713,8 +685,7 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         }
         // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
         let sleeps = |list: List| list.first(&q) != 0;
-        let alone = q.opener.load(Relaxed) == ctx.host.process().0;
-        if sleeps(List::Receivers) || sleeps(List::Senders) || ctx.host.queue_held(q.handle(), alone) {
+        if sleeps(List::Receivers) || sleeps(List::Senders) || ctx.host.queue_held(q.handle()) {
             drop(tx);
             ctx.host.watch_unlinked();
             return Ok(());
@@ -971,8 +942,6 @@ pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32, edges: boo
     let watched = queue_of(ctx, queue).map(|Locked { object: q, tx }| {
         let how = if edges { EDGES } else { ALWAYS };
         q.watched.store(q.watched.load(Relaxed).max(how), Relaxed);
-        // Mostly as the descriptor is handed on.
-        q.opener.store(MANY, Relaxed);
         // What was shown once may have gone with the last descriptor.
         q.shown.store(Readiness::Unknown as u32, Relaxed);
         show(ctx, &q, fd);
@@ -987,8 +956,9 @@ pub fn watch_queue<T: Task>(ctx: &Ctx<'_, T>, queue: Handle, fd: i32, edges: boo
 /// # Errors
 /// Those of a namespace that makes no sense.
 pub fn distrust<T: Task>(ctx: &Ctx<'_, T>, handle: Handle) -> Result<()> {
-    queue(ctx, handle)?.foreign.store(1, Relaxed);
-    Ok(())
+    // With the lock: who shows something just now is over it.
+    let distrusted = queue_of(ctx, handle).map(|Locked { object: q, tx: _tx }| q.foreign.store(1, Relaxed));
+    heed_queue(ctx, handle, distrusted)
 }
 
 /// A process in the upper half, and how many of its threads poll in the lower.

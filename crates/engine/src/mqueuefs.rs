@@ -11,7 +11,7 @@ use arena::{Ctx, Handle, sync::Ordering::*};
 
 pub use crate::mqueue::{Creator, MqStat, msgqueue_limit, next_queue};
 use crate::{
-    mqueue::{self, MqueueInodeInfo, Name, lookup, mq_create, mq_unlink, opened},
+    mqueue::{self, MqueueInodeInfo, Name, is_live, lookup, mq_create, mq_unlink},
     namespace::IpcNamespace,
     task::Task,
     util::{Locked, heed, obtain_object_check},
@@ -88,7 +88,7 @@ pub fn open<T: Task, R>(
 ) -> Result<(Handle, R)> {
     let q = by_id(ctx, id)?.object;
     let held = hold(q.handle())?;
-    if opened(ctx, &q, id)? { Ok((q.handle(), held)) } else { Err(Errno::ENOENT) }
+    if is_live(ctx, &q, id)? { Ok((q.handle(), held)) } else { Err(Errno::ENOENT) }
 }
 
 /// What is to be changed of a queue's file.

@@ -203,9 +203,8 @@ pub trait Descriptors {
     }
     /// Makes it `O_NONBLOCK`, or no longer so.
     fn set_mqd_nonblock(&self, _fd: i32, _nonblock: bool) {}
-    /// Whether anybody has a descriptor of the queue. May be asked with a lock held. If `alone`, no other process has ever opened one, nor been
-    /// handed one that this process knew of.
-    fn queue_held(&self, _queue: Handle, _alone: bool) -> bool {
+    /// Whether anybody has a descriptor of the queue. May be asked with a lock held.
+    fn queue_held(&self, _queue: Handle) -> bool {
         true
     }
     /// Whether the process can have another descriptor.

@@ -28,7 +28,7 @@ use engine::{
 };
 use sys::{file, net::Fd};
 
-pub(crate) use symbols::{close_number, closed_numbers, find_all, hand_all_on, watch_all};
+pub(crate) use symbols::{close_number, closed_numbers, find_all, watch_all};
 
 const O_NOFOLLOW: i32 = 0o400_000;
 

@@ -44,7 +44,6 @@ unsafe fn name_of(name: *const c_char) -> Result<u64> {
 /// As libc's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mq_open(name: *const c_char, oflag: c_int, mode: c_uint, attr: usize) -> c_int {
-    client::mqd::see();
     let (mode, attr) = if oflag & O_CREAT != 0 { (mode, attr as u64) } else { (0, 0) };
     // SAFETY: the caller's promise.
     let name = unsafe { name_of(name) };
@@ -171,13 +170,8 @@ pub unsafe extern "C" fn mq_notify(fd: c_int, event: *const Sigevent) -> c_int {
 pub(crate) fn before_raw(number: c_long) {
     // poll ioctl select sendmsg fcntl epoll_wait epoll_ctl pselect6 ppoll epoll_pwait sendmmsg io_uring_enter epoll_pwait2
     const POLLS: [c_long; 13] = [7, 16, 23, 46, 72, 232, 233, 270, 271, 281, 307, 426, 441];
-    // dup dup2 clone fork vfork dup3 clone3
-    const COPIES: [c_long; 7] = [32, 33, 56, 57, 58, 292, 435];
-    if !client::mqd::has_any() {
-    } else if POLLS.contains(&number) {
+    if client::mqd::has_any() && POLLS.contains(&number) {
         crate::files::watch_all();
-    } else if COPIES.contains(&number) {
-        crate::files::hand_all_on();
     }
 }
 

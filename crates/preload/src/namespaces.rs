@@ -162,7 +162,6 @@ pub unsafe extern "C-unwind" fn clone(
     tls: usize,
     child_tid: usize,
 ) -> c_int {
-    crate::files::hand_all_on();
     let libc = libc_clone();
     let wanted = u64::from(flags.cast_unsigned());
     if !concerns(wanted) {
@@ -200,7 +199,6 @@ fn raw_clone([flags, stack, parent_tid, child_tid, tls]: [usize; 5]) -> Result<i
         return Err(Errno::EINVAL);
     }
     let target = Target::new()?;
-    crate::files::hand_all_on();
     let flags = flags as u64 & !CLONE_NEWIPC;
     #[expect(clippy::cast_possible_truncation, reason = "the same width")]
     // SAFETY: the program's own call. The child goes on here, on its copy of this stack.
@@ -229,7 +227,6 @@ fn raw_clone3(at: usize, size: usize) -> Option<Result<i64>> {
             return Err(Errno::EINVAL);
         }
         let target = Target::new()?;
-        crate::files::hand_all_on();
         own[0] &= !CLONE_NEWIPC;
         // SAFETY: as in `raw_clone`, with a copy of the program's structure.
         let result = unsafe { sys::syscall6(nr::CLONE3, own.as_ptr() as usize, size, 0, 0, 0, 0) };

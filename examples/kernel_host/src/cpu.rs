@@ -361,7 +361,7 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
         }
     }
 
-    fn queue_held(&self, queue: Handle, _: bool) -> bool {
+    fn queue_held(&self, queue: Handle) -> bool {
         let holds = |open: &Weak<Description>| open.upgrade().is_some_and(|open| open.mqd.queue == queue);
         self.hardware.open.borrow().iter().any(holds)
     }

@@ -216,11 +216,6 @@ in_front! {
     dirfd = c"dirfd", DIRFD, queues::choose_dirfd;
     pthread_create = c"pthread_create", PTHREAD_CREATE, before_thread;
     thrd_create = c"thrd_create", THRD_CREATE, before_thread;
-    fork = c"fork", FORK, before_fork;
-    __fork = c"__fork", FORK_TOO, before_fork;
-    _Fork = c"_Fork", FORK_ONLY, before_fork;
-    forkpty = c"forkpty", FORKPTY, before_fork;
-    posix_spawn_file_actions_adddup2 = c"posix_spawn_file_actions_adddup2", ADDDUP2, before_fork;
 }
 
 /// `name` goes to libc's at once if the table says so of its descriptor, and asks `choose` otherwise.
@@ -680,19 +675,6 @@ pub(crate) fn watch_all() {
     mqd::numbers(0, c_int::MAX).for_each(mqd::watch);
 }
 
-/// Another process is to have the queues' descriptors as well.
-fn before_fork(_: usize, _: usize) -> Option<usize> {
-    hand_all_on();
-    None
-}
-
-/// Another process may have any queue's descriptor as well from now on.
-pub(crate) fn hand_all_on() {
-    if mqd::has_any() {
-        mqd::hand_on(mqd::numbers(0, c_int::MAX));
-    }
-}
-
 fn of_stream(stream: usize) -> bool {
     let stream = core::ptr::with_exposed_provenance_mut(stream);
     // SAFETY: the program's stream.
@@ -767,27 +749,23 @@ static DUP: Next = Next::new(c"dup");
 static DUP2: Next = Next::new(c"dup2");
 static DUP3: Next = Next::new(c"dup3");
 
-/// Another number is to be what `old` is.
-fn copying(old: c_int, dup: impl FnOnce() -> c_int) -> c_int {
-    // It may be kept over exec.
-    mqd::hand_on(core::iter::once(old));
-    let new = dup();
+fn copied(old: c_int, new: c_int) -> c_int {
     write::copied(old, new);
     new
 }
 
 extern "C" fn fcntl_dup(fd: c_int, command: c_int, from: c_int) -> c_int {
-    copying(fd, || libc_fcntl()(fd, command, from))
+    copied(fd, libc_fcntl()(fd, command, from))
 }
 
 extern "C" fn fcntl64_dup(fd: c_int, command: c_int, from: c_int) -> c_int {
-    copying(fd, || libc_fcntl64()(fd, command, from))
+    copied(fd, libc_fcntl64()(fd, command, from))
 }
 
 /// `dup(2)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn dup(fd: c_int) -> c_int {
-    copying(fd, || libc_dup()(fd, 0, 0))
+    copied(fd, libc_dup()(fd, 0, 0))
 }
 
 /// What had the number goes, if another descriptor is put there.
@@ -796,7 +774,7 @@ fn replacing(fd: c_int, to: c_int, dup: impl FnOnce() -> c_int) -> c_int {
         return dup();
     }
     choose_close(to, 0);
-    copying(fd, || closing(to, dup))
+    copied(fd, closing(to, dup))
 }
 
 /// `dup2(2)`.
