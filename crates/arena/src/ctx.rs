@@ -203,9 +203,10 @@ impl<'a, H: Host> Ctx<'a, H> {
         }
     }
 
-    /// Puts the lock right that a dead thread held, and wakes whom it owed a wake-up: the first step of settling its slot.
+    /// Puts the lock right that a dead thread held, and wakes whom it owed a wake-up: the first step of settling its slot. If it was an
+    /// object's lock, `finish` is called, without it, for what was left to do there.
     /// Then the layer above ends its sleep, and [`Ctx::adopt`] frees its blocks. `self` may be the slot's new owner.
-    pub fn recover(&self, slot: &Ref<'a, ThreadSlot>, tid: u32) {
+    pub fn recover(&self, slot: &Ref<'a, ThreadSlot>, tid: u32, finish: impl FnOnce(Class, Handle)) {
         let offset = slot.locked.load(Relaxed);
         if offset != 0
             && tid != self.host.tid()
@@ -215,7 +216,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             // Threads without a robust list die unseen by the kernel.
             lock.declare_dead(self.host, tid);
         }
-        self.recover_slot(slot);
+        self.recover_slot(slot, finish);
     }
 
     /// Frees the blocks that a dead thread had in its hands. The slot keeps its in-flight `doomed` object for the layer

@@ -8,7 +8,7 @@
 use core::mem::ManuallyDrop;
 
 use crate::{
-    ArenaError, Ctx, Handle, Host, Lock, Phase, Ref, Result, Shared, ThreadSlot, Waiter,
+    ArenaError, Class, Ctx, Handle, Host, Lock, Phase, Ref, Result, Shared, ThreadSlot, Waiter,
     slab::SPAN,
     slots::{LOG_EXTENTS, LOG_INLINE, WAKES},
     sync::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::*, ordered},
@@ -339,14 +339,18 @@ impl<'a, H: Host> Ctx<'a, H> {
         }
     }
 
-    /// Puts the lock right that `slot` held when its thread died, and wakes whom it owed a wake-up.
-    pub(crate) fn recover_slot(&self, slot: &Ref<'a, ThreadSlot>) {
+    /// Puts the lock right that `slot` held when its thread died, and wakes whom it owed a wake-up. In between, `finish` is called with
+    /// the object whose lock that was.
+    pub(crate) fn recover_slot(&self, slot: &Ref<'a, ThreadSlot>, finish: impl FnOnce(Class, Handle)) {
         let offset = slot.locked.load(Relaxed);
         if offset != 0
             && let Ok(lock) = self.arena.at_offset::<Lock, H>(self.host, offset)
         {
             // Taking it is the recovery.
             drop(Tx::begin(self, lock));
+            if let Some((class, object)) = self.object_locked_at(offset) {
+                finish(class, object);
+            }
             slot.locked.store(0, Relaxed);
         }
         flush_wakes_of(self, slot);

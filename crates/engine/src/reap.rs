@@ -1,7 +1,7 @@
 //! Putting right what the dead left.
 
 use abi::Result;
-use arena::{Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter, sync::Ordering::*};
+use arena::{Class, Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter, sync::Ordering::*};
 
 use crate::{
     mqueue::{self, KIND_MQ_NOTIFY, KIND_MQ_RECV, KIND_MQ_SEND},
@@ -10,7 +10,7 @@ use crate::{
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
     task::Task,
-    util::{Head, OrErrno, own_block},
+    util::{Head, OrErrno, lock_object, own_block},
 };
 
 /// Ends all that a dead thread had begun, and frees its slot.
@@ -22,7 +22,7 @@ pub fn reap_thread<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
 /// Ends all that a dead thread had begun. `ctx` may be of the slot's next owner. Errors are left behind as what they
 /// are: objects that make no sense, which their users find out.
 pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, tid: u32) {
-    ctx.recover(slot, tid);
+    ctx.recover(slot, tid, |class, object| finish_left(ctx, class, object));
     let who = slot.part(|s| &s.waiter);
     end_sleep(ctx, &who);
     let block = who.block.load(Relaxed);
@@ -53,6 +53,18 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     }
     ctx.flush_wakes();
     ctx.trim_log();
+}
+
+/// Ends what a dead thread left undone at an object, the wakes of its sleepers mostly: it may be that nobody else ever comes there.
+fn finish_left<T: Task>(ctx: &Ctx<'_, T>, class: Class, object: Handle) {
+    // Whoever meets what makes no sense is told; nobody is here.
+    let _ = match class {
+        Class::QUEUE => msg::queue(ctx, object).and_then(|q| lock_object(ctx, q).map(drop)),
+        Class::SEM_SET => sem::set(ctx, object).and_then(|s| lock_object(ctx, s).map(drop)),
+        Class::MQUEUE => mqueue::queue(ctx, object).and_then(|q| lock_object(ctx, q).map(drop)),
+        // A segment has no sleepers.
+        _ => Ok(()),
+    };
 }
 
 /// Whether the thread of `ctx` sleeps in a call that POSIX makes a cancellation point: of a message.
