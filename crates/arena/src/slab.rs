@@ -268,7 +268,6 @@ impl<'a, H: Host> Ctx<'a, H> {
         self.free_direct(class, block);
     }
 
-    #[inline(always)]
     /// The object whose lock is at that offset, if it is an object's.
     pub(crate) fn object_locked_at(&self, lock: u64) -> Option<(Class, Handle)> {
         let object = Handle::from_offset(lock.checked_sub(OBJECT_LOCK)?)?;
@@ -276,6 +275,7 @@ impl<'a, H: Host> Ctx<'a, H> {
         Class::OBJECTS.contains(&class).then_some((class, object))
     }
 
+    #[inline(always)]
     fn class_of(&self, block: Handle) -> Result<Class> {
         let offset = block.offset();
         #[expect(clippy::cast_possible_truncation, reason = "32 bits of handle and 6 of grain, less 16")]
