@@ -259,6 +259,7 @@ impl Door {
         let Some((question, rest)) = message[..length].split_first_chunk() else { return false };
         let [magic, which, arg, high] = wire::decode(question);
         let memory = u64::from(high) << 32 | u64::from(arg);
+        let is_stranger = || self.is_stranger(pid, uid);
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
         } else if which == wire::ASK_CALLS {
@@ -277,12 +278,7 @@ impl Door {
                 connection: Some(connection),
             });
             return true;
-        } else if which == wire::TELL_FORKED {
-            let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
-            let which = if self.is_stranger(pid, uid) { STRANGER_HAS_FORKED } else { which };
-            self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection: None });
-            return true;
-        } else if self.is_stranger(pid, uid) {
+        } else if which != wire::TELL_FORKED && is_stranger() {
             reply(&link, Err(Errno::EACCES), None);
         } else if which == wire::ASK_FILE {
             reply(&link, Ok([0; 2]), Some(&self.file));
@@ -313,6 +309,7 @@ impl Door {
             let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);
             reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
         } else {
+            let which = if which == wire::TELL_FORKED && is_stranger() { STRANGER_HAS_FORKED } else { which };
             let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
             self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection: None });
             return true;

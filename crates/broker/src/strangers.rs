@@ -40,6 +40,7 @@ use nix::sys::socket::{
     shutdown, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use trap::process;
 
 use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
@@ -933,14 +934,6 @@ impl<'a> Stranger<'a> {
         Ok(())
     }
 
-    /// A soft limit of its process's, all ones if there is none.
-    fn resource_limit(&self, name: &str) -> u64 {
-        let limits = fs::read_to_string(format!("/proc/{}/limits", self.who.pid)).unwrap_or_default();
-        let line = limits.lines().find_map(|line| line.strip_prefix(name));
-        let soft = line.and_then(|line| line.split_whitespace().next()).unwrap_or("0");
-        soft.parse().unwrap_or(if soft == "unlimited" { u64::MAX } else { 0 })
-    }
-
     /// Whether the bytes are a structure that the present call shows, and where in it process ids are.
     fn is_shown(&self, len: usize) -> Option<&'static [usize]> {
         const MSG: &[usize] =
@@ -1126,7 +1119,7 @@ impl Backing for Stranger<'_> {
     }
 
     fn memlock_limit(&self) -> u64 {
-        self.resource_limit("Max locked memory")
+        process::soft_limit(self.who.pid.cast_unsigned(), "Max locked memory")
     }
 }
 
@@ -1182,13 +1175,11 @@ impl Descriptors for Stranger<'_> {
     }
 
     fn msgqueue_limit(&self) -> u64 {
-        self.resource_limit("Max msgqueue size")
+        process::soft_limit(self.who.pid.cast_unsigned(), "Max msgqueue size")
     }
 
     fn umask(&self) -> u32 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.who.pid)).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-        line.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o022)
+        process::umask(self.who.pid.cast_unsigned())
     }
 
     fn scheduling_priority(&self) -> i32 {

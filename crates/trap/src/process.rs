@@ -10,6 +10,8 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use abi::{Errno, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::target::Status;
+
 /// A descriptor that is readable when the process has ended.
 ///
 /// # Errors
@@ -32,6 +34,23 @@ pub fn has_ended(pidfd: &OwnedFd) -> bool {
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A soft limit of a process's, as `/proc/PID/limits` names it; all ones if there is none. prlimit(2) would want more rights.
+pub fn soft_limit(pid: u32, name: &str) -> u64 {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let soft = limits.lines().find_map(|line| line.strip_prefix(name));
+    match soft.and_then(|rest| rest.split_ascii_whitespace().next()) {
+        Some("unlimited") => u64::MAX,
+        Some(amount) => amount.parse().unwrap_or(0),
+        None => 0,
+    }
+}
+
+/// A process's umask, or the usual one if that can't be read.
+pub fn umask(pid: u32) -> u32 {
+    let status = Status::of(pid);
+    status.ok().and_then(|status| u32::from_str_radix(status.line("Umask"), 8).ok()).unwrap_or(0o022)
 }
 
 /// Whether a descriptor of a thread is a netlink socket: the table in /proc has only those with an address.

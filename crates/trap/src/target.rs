@@ -33,7 +33,7 @@ use sys::{file, net::Fd};
 
 use crate::notices;
 use crate::notify::Listener;
-use crate::process::{has_ended, pidfd_open, start_time};
+use crate::process::{has_ended, pidfd_open, soft_limit, start_time, umask};
 use crate::trace::Held;
 
 /// How long a mapping is tried while somebody may be trying to seal its memory.
@@ -433,17 +433,6 @@ impl<'l> Errand<'l> {
         Ok(lost.into_iter().map(|(_, lost)| lost).collect())
     }
 
-    /// A soft limit of its, all ones if there is none. prlimit(2) would want more rights.
-    fn limit(&self, name: &str) -> u64 {
-        let limits = fs::read_to_string(format!("/proc/{}/limits", self.subject.tid)).unwrap_or_default();
-        let soft = limits.lines().find_map(|line| line.strip_prefix(name));
-        match soft.and_then(|rest| rest.split_ascii_whitespace().next()) {
-            Some("unlimited") => u64::MAX,
-            Some(amount) => amount.parse().unwrap_or(0),
-            None => 0,
-        }
-    }
-
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
     fn copy(&self, ours: &[libc::iovec], theirs: u64, len: usize, write: bool) -> Result<()> {
         let theirs = libc::iovec { iov_base: theirs as *mut libc::c_void, iov_len: len };
@@ -625,7 +614,7 @@ impl Caller for Errand<'_> {
     }
 
     fn memlock_limit(&self) -> u64 {
-        self.limit("Max locked memory")
+        soft_limit(self.subject.tid, "Max locked memory")
     }
 
     fn give(&self, file: Fd) -> i32 {
@@ -664,12 +653,11 @@ impl Caller for Errand<'_> {
     }
 
     fn msgqueue_limit(&self) -> u64 {
-        self.limit("Max msgqueue size")
+        soft_limit(self.subject.tid, "Max msgqueue size")
     }
 
     fn umask(&self) -> u32 {
-        let status = Status::of(self.subject.tid);
-        status.ok().and_then(|status| u32::from_str_radix(status.line("Umask"), 8).ok()).unwrap_or(0o022)
+        umask(self.subject.tid)
     }
 
     fn scheduling_priority(&self) -> i32 {

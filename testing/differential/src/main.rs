@@ -93,15 +93,16 @@ fn compare(args: &Args) -> Result<u64, String> {
         Door::Host => simulated(limits),
         Door::Kernel => kernel(&Start::kernel(), limits),
     };
+    let by_trap = matches!(args.door, Door::Trap | Door::Trap32);
     let abilities = Abilities {
         other_users: is_root(),
         strangers: args.door == Door::Stranger,
-        files: !matches!(args.door, Door::Trap | Door::Trap32),
-        queue_files: !matches!(args.door, Door::Trap | Door::Trap32),
+        files: !by_trap,
+        queue_files: !by_trap,
         wide: args.door != Door::Trap32,
-        dups: !matches!(args.door, Door::Trap | Door::Trap32),
+        dups: !by_trap,
         polls: args.door != Door::Host,
-        mappings: !matches!(args.door, Door::Trap | Door::Trap32),
+        mappings: !by_trap,
     };
     if abilities.strangers && !abilities.other_users {
         return Err("only root can be other users".into());
