@@ -1,7 +1,8 @@
 //! Sleeping in an operation.
 //!
-//! What users see: a peer on another CPU that answers at once is awaited without a system call on either side. A wait that did not
-//! pay is not tried again for some time, twice as long after each, so a sleeper that waits for long costs no more than asleep.
+//! What users see: a peer on another CPU that answers at once is awaited without a system call on either side, and those who stand in line for an
+//! object that changes hands quickly let each other run instead of being woken one by one. A wait that did not pay is not tried again for some
+//! time, twice as long after each, so a sleeper that waits for long costs no more than asleep.
 
 use abi::{Errno, Result};
 use arena::{
@@ -77,25 +78,26 @@ fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
 const AWAKE_NS: u64 = 20_000;
 /// How often others are let run on this CPU, where the waker is one of them.
 const YIELDS: u32 = 2;
+/// And where others are before this one in the line, each of which has its turn first.
+const YIELDS_IN_LINE: u32 = 16;
+/// As long as those of a line may take, and far shorter than the share of one that computes.
+const LONGEST_YIELD_NS: u64 = 100_000;
 /// It is tried again after at most so many sleeps, as a power of two.
 const RELUCTANCE: u32 = 8;
 
 /// Waits awake for the end of the sleep, if that is likely to come soon. Whether it came.
 fn woken_awake(ctx: &Operation<'_>, tls: &'static Tls) -> bool {
-    // Whoever is before this one sleeps and has to be woken first.
-    if ctx.slot.waiter.has_others_before() {
-        return false;
-    }
-    awake(tls, ctx.slot.waiter.waker_cpu(), || ctx.slot.waiter.phase() != Phase::Waiting)
+    let waiter = &ctx.slot.waiter;
+    awake(tls, waiter.waker_cpu(), waiter.has_others_before(), || waiter.phase() != Phase::Waiting)
 }
 
 /// Waits awake for something that whoever runs on the CPU `waker` brings about, if that is likely to come soon. Whether `is_over`, which is asked
 /// again and again, says that it came.
 pub fn wait_awake(waker: Option<u32>, is_over: impl FnMut() -> bool) -> bool {
-    awake(tls::get(), waker, is_over)
+    awake(tls::get(), waker, false, is_over)
 }
 
-fn awake(tls: &'static Tls, waker: Option<u32>, mut is_over: impl FnMut() -> bool) -> bool {
+fn awake(tls: &'static Tls, waker: Option<u32>, in_line: bool, mut is_over: impl FnMut() -> bool) -> bool {
     let at_once = tls.asleep_at_once.load(Relaxed);
     if at_once != 0 {
         tls.asleep_at_once.store(at_once - 1, Relaxed);
@@ -109,6 +111,7 @@ fn awake(tls: &'static Tls, waker: Option<u32>, mut is_over: impl FnMut() -> boo
             tls.asleep_at_once.store((1 << RELUCTANCE) - 1, Relaxed);
             return false;
         }
+        Some(_) if in_line => let_line_run(tls, is_over),
         Some(cpu) if cpu == LinuxHost { tls }.cpu() => (0..YIELDS).any(|_| {
             sys::sched_yield();
             is_over()
@@ -119,6 +122,24 @@ fn awake(tls: &'static Tls, waker: Option<u32>, mut is_over: impl FnMut() -> boo
     tls.in_vain.store(in_vain, Relaxed);
     tls.asleep_at_once.store((1 << in_vain) - 1, Relaxed);
     woken
+}
+
+/// Others that keep the CPU for longer are none of the line. Among them a sleeper fares better: it gets the CPU when it is woken.
+fn let_line_run(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
+    let mut now = crate::host::monotonic_ns();
+    for _ in 0..YIELDS_IN_LINE {
+        let before = now;
+        sys::sched_yield();
+        now = crate::host::monotonic_ns();
+        // A signal ends the sleep, which is seen to further on.
+        if now.saturating_sub(before) > LONGEST_YIELD_NS || tls.deferred.load(Relaxed) != 0 {
+            break;
+        }
+        if is_over() {
+            return true;
+        }
+    }
+    false
 }
 
 fn spin(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
