@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::{env, fs, process};
 
+use client::wire::calls;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 
 const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
@@ -379,6 +380,41 @@ fn nonsense_does_not_harm() {
     drop(open);
     assert_eq!(running.serves("print(get())"), "2\n");
     running.ends();
+}
+
+#[test]
+fn who_lies_about_what_it_had_attached_changes_nothing_of_others() {
+    let script = format!(
+        "
+import socket
+def shm(mode): return done(libc.shmget(0, 4096, mode | CREAT))
+def told(seg):
+    room = ctypes.create_string_buffer(112)
+    return done(-1) if libc.shmctl(seg, IPC_STAT, room) else (struct.unpack_from('q', room.raw, 64)[0] > 0, struct.unpack_from('i', room.raw, 84)[0] > 0)
+def lie(segs):
+    as_(1000)
+    for seg in segs:
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(os.environ['{env}'])
+        s.send(struct.pack('4I', {magic}, {ASK_CALLS}, 0, 0)); s.recv(16)
+        head = lambda *words: struct.pack('13Q', *words, *[0] * (13 - len(words)))
+        s.send(head({call}, 67, 0x10000000))
+        assert struct.unpack_from('Q', s.recv(104))[0] == {unmap}
+        s.send(head({done}, 0, seg))
+        assert struct.unpack_from('2Q', s.recv(104)) == ({answer}, 0)
+segs = shm(0o600), shm(0o604)
+assert child(lie, segs) == 0
+print(*map(told, segs))
+",
+        env = client::wire::SOCKET_ENV,
+        magic = magic(),
+        call = calls::CALL,
+        unmap = calls::UNMAP,
+        done = calls::DONE,
+        answer = calls::ANSWER,
+    );
+    // What it could have attached it could have detached.
+    prints_with(&[], &script, "(False, False) (True, True)\n");
+    prints_with(&["kernel.shm_rmid_forced=1"], &script, "(False, False) EINVAL\n");
 }
 
 #[test]
