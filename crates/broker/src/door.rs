@@ -52,7 +52,7 @@ pub(crate) struct Question {
     pub(crate) rest: Vec<i32>,
     pub(crate) pid: i32,
     pub(crate) uid: u32,
-    /// Of a stranger that wants its calls made.
+    /// Of a stranger, for whom a thread is to do something.
     pub(crate) connection: Option<Connection>,
 }
 
@@ -309,9 +309,15 @@ impl Door {
             let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);
             reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
         } else {
-            let which = if which == wire::TELL_FORKED && is_stranger() { STRANGER_HAS_FORKED } else { which };
+            let has_forked = which == wire::TELL_FORKED && is_stranger();
+            let connection = has_forked.then(|| Connection::new(uid)).flatten();
+            // It is told by what it does, then.
+            if has_forked && connection.is_none() {
+                return false;
+            }
+            let which = if has_forked { STRANGER_HAS_FORKED } else { which };
             let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
-            self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection: None });
+            self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection });
             return true;
         }
         false

@@ -9,7 +9,7 @@
 //! # Safety
 //! A descriptor that was just received or made belongs to nobody else; system calls get integers and places of ours.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -322,28 +322,19 @@ pub(crate) fn can_see(pid: i32) -> bool {
     fs::File::open(format!("/proc/{pid}/maps")).is_ok()
 }
 
-/// How often a process has some memory mapped, if that can be read.
-pub(crate) fn mappings(pid: i32, memory: u64) -> Option<u64> {
-    let dev = with(|all| {
-        all.drain();
-        all.held.get(&memory).map(|held| held.dev)
-    });
-    mappings_in(pid, dev?, memory)
-}
-
-/// The memory of segments that a process has mapped, if that can be read.
-pub(crate) fn mapped(pid: i32) -> Option<HashSet<u64>> {
+/// The memory of segments that a process has mapped, and how often each, if that can be read.
+pub(crate) fn mapped(pid: i32) -> Option<HashMap<u64, usize>> {
     let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
-    let mut seen = Vec::new();
+    let mut seen = HashMap::<_, usize>::new();
     find_mapping(maps.as_raw_fd(), 0, |mapping: &Mapping| {
-        seen.push((mapping.ino, mapping.dev));
+        *seen.entry((mapping.ino, mapping.dev)).or_default() += 1;
         false
     })
     .ok()?;
     Some(with(|all| {
         all.drain();
-        let is_held = |(ino, dev): &(u64, u64)| all.held.get(ino).is_some_and(|held| held.dev == *dev);
-        seen.into_iter().filter(is_held).map(|(ino, _)| ino).collect()
+        seen.retain(|(ino, dev), _| all.held.get(ino).is_some_and(|held| held.dev == *dev));
+        seen.into_iter().map(|((ino, _), times)| (ino, times)).collect()
     }))
 }
 

@@ -65,6 +65,8 @@ const DOORBELL: u64 = 1;
 const STRANGER_IS_DONE: u32 = u32::MAX;
 /// Tells the first thread what a stranger that was forked says of itself.
 pub(crate) const STRANGER_HAS_FORKED: u32 = u32::MAX - 1;
+/// And what of that was seen to be true.
+const STRANGER_HAS_INHERITED: u32 = u32::MAX - 2;
 
 /// Why a namespace can't be made or joined.
 #[derive(Debug, thiserror::Error)]
@@ -654,9 +656,11 @@ impl Service {
             let is_marked = |c: &&Client| ctx.at::<ProcSlot>(c.process).is_ok_and(|slot| slot.marked());
             for client in self.clients.values().filter(is_marked) {
                 let ids: Vec<i32> = shm::attached(ctx, client.process).collect();
+                // One look for all of them.
+                let Some(mapped) = ids.first().and_then(|_| segments::mapped(client.pid)) else { continue };
                 for id in ids {
                     let memory = shm::memory_of(ctx, id);
-                    if memory.is_ok_and(|memory| segments::mappings(client.pid, memory) == Some(0)) {
+                    if memory.is_ok_and(|memory| !mapped.contains_key(&memory)) {
                         shm::detached_unseen(ctx, client.process, id);
                     }
                 }
@@ -716,18 +720,33 @@ impl Service {
         });
     }
 
-    /// As [`Service::forked`], of a stranger: what it has is not believed, but seen.
-    fn stranger_forked(&mut self, pid: i32, uid: u32, ids: &[i32], more: bool) -> Result<(), Errno> {
-        let mapped = segments::mapped(pid).ok_or(Errno::EPERM)?;
-        let has = |id: &&i32| {
-            client::with(|ctx| shm::memory_of(ctx, **id)).is_ok_and(|memory| mapped.contains(&memory))
-        };
-        let ids: Vec<i32> = ids.iter().filter(has).copied().collect();
-        if !ids.is_empty() {
-            self.know_stranger(pid, uid, true)?;
-            self.forked(pid, &ids, more);
-        }
-        Ok(())
+    /// As [`Service::forked`], of a stranger: what it has is not believed, but seen, in its user's turn and by a thread that counts as a connection,
+    /// as it may have made that a long look.
+    fn stranger_forked(&self, said: Question) -> Result<(), Errno> {
+        let Some(connection) = said.connection else { return Ok(()) };
+        let tell = self.teller()?;
+        let (pid, ids, more) = (said.pid, said.rest, said.args[1] != 0);
+        spawn("look", move || {
+            let turn = connection.user.turn();
+            let (ids, more) = seen_of(pid, ids, more);
+            drop((turn, connection));
+            if !ids.is_empty() {
+                let which = STRANGER_HAS_INHERITED;
+                tell(Question { which, args: [0, more.into()], rest: ids, connection: None, ..said });
+            }
+        })
+        .map_err(|_| Errno::EAGAIN)
+    }
+
+    /// What tells the first thread something, for another one.
+    fn teller(&self) -> Result<impl FnOnce(Question) + Send + 'static, Errno> {
+        let bell = self.bell.as_ref().ok_or(Errno::EPROTO)?;
+        let bell = bell.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        let questions = self.questions.clone();
+        Ok(move |question: Question| {
+            locked(&questions).push(question.uid, question);
+            ring(&bell);
+        })
     }
 
     fn start_threads(&mut self) -> io::Result<()> {
@@ -777,13 +796,19 @@ impl Service {
         }
         for _ in 0..AT_ONCE {
             let Some(question) = locked(&self.questions).pop() else { break };
+            if question.which == STRANGER_HAS_FORKED {
+                let _ = self.stranger_forked(question);
+                continue;
+            }
             let Question { link, which, args, rest, pid, uid, connection } = question;
             if which == wire::TELL_FORKED {
                 self.forked(pid, &rest, args[1] != 0);
                 continue;
             }
-            if which == STRANGER_HAS_FORKED {
-                let _ = self.stranger_forked(pid, uid, &rest, args[1] != 0);
+            if which == STRANGER_HAS_INHERITED {
+                if self.know_stranger(pid, uid, true).is_ok() {
+                    self.forked(pid, &rest, args[1] != 0);
+                }
                 continue;
             }
             match which {
@@ -939,11 +964,9 @@ impl Service {
                 initial_userns: in_initial_userns(),
                 namespaces: namespaces("self").map_err(|_| Errno::EPERM)?,
             };
-            let bell = self.bell.as_ref().ok_or(Errno::EPROTO)?;
-            let bell = bell.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-            let (questions, null) = (self.questions.clone(), seqpacket().map_err(|_| Errno::EMFILE)?);
+            let (tell, null) = (self.teller()?, seqpacket().map_err(|_| Errno::EMFILE)?);
             let done = move || {
-                let question = Question {
+                tell(Question {
                     link: null,
                     which: STRANGER_IS_DONE,
                     args: [0; 2],
@@ -951,9 +974,7 @@ impl Service {
                     pid,
                     uid,
                     connection: None,
-                };
-                locked(&questions).push(uid, question);
-                ring(&bell);
+                });
             };
             let copy = link.try_clone().map_err(|_| Errno::EMFILE)?;
             strangers::serve(copy, Who { pid, process, peer }, home, connection, done)
@@ -1040,6 +1061,18 @@ impl Service {
     pub fn clients(&self) -> usize {
         self.clients.len() + self.leases.len()
     }
+}
+
+/// Of what a forked process says to have attached, identifiers one for each mapping and perhaps more, what it is seen to have mapped.
+fn seen_of(pid: i32, ids: Vec<i32>, more: bool) -> (Vec<i32>, bool) {
+    let Some(mut mapped) = segments::mapped(pid) else { return (Vec::new(), false) };
+    let more = more && mapped.values().sum::<usize>() > wire::INHERITED;
+    let has = |id: &i32| {
+        let memory = client::with(|ctx| shm::memory_of(ctx, *id));
+        let left = memory.ok().and_then(|memory| mapped.get_mut(&memory)).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    };
+    (ids.into_iter().filter(has).collect(), more)
 }
 
 /// The memory of each segment is a descriptor of ours, and what is locked of it is locked by us.
