@@ -29,6 +29,7 @@ use nix::sys::socket::{
 };
 use sys::memory::{Mapping, find_mapping};
 
+use crate::caller;
 use crate::locked::Locked;
 use crate::service::{is_friend, namespaces};
 use crate::store::{Files, Store};
@@ -405,7 +406,9 @@ impl Segments {
                 let own = namespaces("self");
                 namespaces(&pid.to_string()).is_ok_and(|theirs| own.is_ok_and(|own| own != theirs))
             };
-            if peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+            if !peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+                drop(caller::Link::new(link, peer.map_or(self.owner, |p| p.uid())));
+            } else {
                 self.numbers += 1;
                 let link = Link { link, number: self.numbers };
                 if let Some(store) = &self.store {

@@ -41,6 +41,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use trap::process;
 
+use crate::caller::Link;
 use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
 use crate::service::{ask, namespaces};
@@ -105,15 +106,15 @@ pub(crate) struct Home {
 /// # Errors
 /// `EAGAIN`: there can be no more threads.
 pub(crate) fn serve(
-    link: OwnedFd,
+    link: Arc<Link>,
     who: Who,
     home: Home,
     connection: Connection,
     done: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
-    setsockopt(&link, sockopt::PassCred, &true).map_err(|_| Errno::ENOMEM)?;
+    setsockopt(&**link, sockopt::PassCred, &true).map_err(|_| Errno::ENOMEM)?;
     let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
-    setsockopt(&link, sockopt::SendTimeout, &patience).map_err(|_| Errno::ENOMEM)?;
+    setsockopt(&**link, sockopt::SendTimeout, &patience).map_err(|_| Errno::ENOMEM)?;
     let peer = who.peer.clone();
     let fd = link.as_raw_fd();
     locked(&peer.links).push(fd);
@@ -125,7 +126,11 @@ pub(crate) fn serve(
         let _ = client::with(|own| attend(own, &link, who, home, &connection.user));
         client::end_thread();
         locked(&peer.links).retain(|other| *other != fd);
-        drop((link, connection));
+        // If it is not the first thread's still, whose answer comes at that moment.
+        if let Some(link) = Arc::into_inner(link) {
+            link.close();
+        }
+        drop(connection);
         peer.busy.fetch_sub(1, AcqRel);
         done();
     });
