@@ -26,6 +26,7 @@ use nix::sys::socket::{
     ControlMessage, MsgFlags, SockFlag, UnixAddr, accept4, getsockopt, recv, sendmsg, sockopt,
 };
 
+use crate::caller::{Link, brings_something};
 use crate::quota::{self, Connection, locked};
 use crate::segments;
 use crate::serve::set_blocking;
@@ -45,14 +46,15 @@ const LISTENER: u64 = 0;
 
 /// A question that the service's first thread answers.
 pub(crate) struct Question {
-    pub(crate) link: OwnedFd,
+    /// Who is to be answered, of those who ask.
+    pub(crate) link: Option<Link>,
     pub(crate) which: u32,
     pub(crate) args: [u32; 2],
     /// What follows the arguments.
     pub(crate) rest: Vec<i32>,
     pub(crate) pid: i32,
     pub(crate) uid: u32,
-    /// Of a stranger that wants its calls made.
+    /// Of a stranger, for whom a thread is to do something.
     pub(crate) connection: Option<Connection>,
 }
 
@@ -61,7 +63,7 @@ pub(crate) type Questions = Arc<Mutex<Turns<Question>>>;
 
 /// Somebody who has connected.
 struct Caller {
-    link: OwnedFd,
+    link: Link,
     pid: i32,
     uid: u32,
     since: Instant,
@@ -198,11 +200,12 @@ impl Door {
             // SAFETY: just accepted, nobody else has it.
             let link = unsafe { OwnedFd::from_raw_fd(fd) };
             let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { continue };
+            let link = Link::new(link, peer.uid());
             let caller = Caller { link, pid: peer.pid(), uid: peer.uid(), since: Instant::now() };
             if self.makes_room(caller.uid) {
                 self.number += 1;
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, self.number);
-                if self.epoll.add(&caller.link, event).is_ok() {
+                if self.epoll.add(&*caller.link, event).is_ok() {
                     *self.counts.entry(caller.uid).or_default() += 1;
                     self.silent.insert(self.number, caller);
                 }
@@ -234,7 +237,7 @@ impl Door {
 
     fn send_away(&mut self, number: u64) {
         if let Some(caller) = self.silent.remove(&number) {
-            let _ = self.epoll.delete(&caller.link);
+            let _ = self.epoll.delete(&*caller.link);
             self.uncount(caller.uid);
         }
     }
@@ -243,7 +246,12 @@ impl Door {
     fn hear(&mut self, number: u64) {
         // It may just have been sent away.
         let Some(caller) = self.silent.remove(&number) else { return };
-        let _ = self.epoll.delete(&caller.link);
+        let _ = self.epoll.delete(&*caller.link);
+        if brings_something(&caller.link) {
+            // Nothing of that kind is asked for here.
+            self.uncount(caller.uid);
+            return;
+        }
         let mut message = [0; wire::LONGEST];
         match recv(caller.link.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
             Ok(length @ wire::QUESTION..) => {
@@ -269,7 +277,7 @@ impl Door {
                 return true;
             };
             self.pass_on(Question {
-                link,
+                link: Some(link),
                 which,
                 args: [arg, 0],
                 rest: Vec::new(),
@@ -309,9 +317,17 @@ impl Door {
             let file = segments::file(memory, which == wire::ASK_MEMORY_TO_READ);
             reply(&link, file.as_ref().map(|_| [0; 2]).map_err(|e| *e), file.as_ref().ok());
         } else {
-            let which = if which == wire::TELL_FORKED && is_stranger() { STRANGER_HAS_FORKED } else { which };
+            let has_forked = which == wire::TELL_FORKED && is_stranger();
+            let connection = has_forked.then(|| Connection::new(uid)).flatten();
+            // It is told by what it does, then.
+            if has_forked && connection.is_none() {
+                return false;
+            }
+            let which = if has_forked { STRANGER_HAS_FORKED } else { which };
             let rest = rest.as_chunks().0.iter().map(|word| i32::from_ne_bytes(*word)).collect();
-            self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection: None });
+            // To a stranger that has been forked nothing is said.
+            let link = (!has_forked).then_some(link);
+            self.pass_on(Question { link, which, args: [arg, high], rest, pid, uid, connection });
             return true;
         }
         false

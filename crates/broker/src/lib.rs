@@ -1,5 +1,6 @@
 //! The broker: who is there, who has died, and what they left.
 
+mod caller;
 pub mod detached;
 mod door;
 mod locked;

@@ -9,10 +9,10 @@
 //! # Safety
 //! A descriptor that was just received or made belongs to nobody else; system calls get integers and places of ours.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -24,11 +24,12 @@ use client::{Keeper, wire};
 use engine::shm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    getsockopt, recv, recvmsg, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, recv, socket,
+    sockopt,
 };
 use sys::memory::{Mapping, find_mapping};
 
+use crate::caller;
 use crate::locked::Locked;
 use crate::service::{is_friend, namespaces};
 use crate::store::{Files, Store};
@@ -134,9 +135,6 @@ pub(crate) fn keep_in(store: Arc<Store>) {
 
 const MEMORY: &str = "m-";
 const LINK: &str = "l-";
-
-/// As many descriptors can go with a message (the kernel's SCM_MAX_FD).
-pub(crate) const DESCRIPTORS_MAX: usize = 253;
 
 /// Whether something of that name was stored here.
 pub(crate) fn is_stored(name: &str) -> bool {
@@ -322,28 +320,19 @@ pub(crate) fn can_see(pid: i32) -> bool {
     fs::File::open(format!("/proc/{pid}/maps")).is_ok()
 }
 
-/// How often a process has some memory mapped, if that can be read.
-pub(crate) fn mappings(pid: i32, memory: u64) -> Option<u64> {
-    let dev = with(|all| {
-        all.drain();
-        all.held.get(&memory).map(|held| held.dev)
-    });
-    mappings_in(pid, dev?, memory)
-}
-
-/// The memory of segments that a process has mapped, if that can be read.
-pub(crate) fn mapped(pid: i32) -> Option<HashSet<u64>> {
+/// The memory of segments that a process has mapped, and how often each, if that can be read.
+pub(crate) fn mapped(pid: i32) -> Option<HashMap<u64, usize>> {
     let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
-    let mut seen = Vec::new();
+    let mut seen = HashMap::<_, usize>::new();
     find_mapping(maps.as_raw_fd(), 0, |mapping: &Mapping| {
-        seen.push((mapping.ino, mapping.dev));
+        *seen.entry((mapping.ino, mapping.dev)).or_default() += 1;
         false
     })
     .ok()?;
     Some(with(|all| {
         all.drain();
-        let is_held = |(ino, dev): &(u64, u64)| all.held.get(ino).is_some_and(|held| held.dev == *dev);
-        seen.into_iter().filter(is_held).map(|(ino, _)| ino).collect()
+        seen.retain(|(ino, dev), _| all.held.get(ino).is_some_and(|held| held.dev == *dev));
+        seen.into_iter().map(|((ino, _), times)| (ino, times)).collect()
     }))
 }
 
@@ -417,7 +406,9 @@ impl Segments {
                 let own = namespaces("self");
                 namespaces(&pid.to_string()).is_ok_and(|theirs| own.is_ok_and(|own| own != theirs))
             };
-            if peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+            if !peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+                drop(caller::Link::new(link, peer.map_or(self.owner, |p| p.uid())));
+            } else {
                 self.numbers += 1;
                 let link = Link { link, number: self.numbers };
                 if let Some(store) = &self.store {
@@ -444,7 +435,7 @@ impl Segments {
                     }
                     Ok(None) => is_open = false,
                     // Without a descriptor left for it, it is taken later.
-                    Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) => break,
+                    Err(Errno::EAGAIN | Errno::EMFILE) => break,
                     Err(_) => is_open = false,
                 }
             }
@@ -456,7 +447,7 @@ impl Segments {
         }
     }
 
-    fn accept_given(&mut self, (words, file): ([u32; 4], Option<OwnedFd>)) {
+    fn accept_given(&mut self, (words, file): Given) {
         let [magic, which, segment, maker] = words;
         if let (wire::MAGIC, wire::GIVE_MEMORY, Some(file)) = (magic, which, file) {
             self.hold(file, Handle(segment), maker.cast_signed());
@@ -497,24 +488,22 @@ fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// One message: its words, and the descriptor that came with it; none at the connection's end.
-fn receive(link: &OwnedFd, flags: MsgFlags) -> nix::Result<Option<([u32; 4], Option<OwnedFd>)>> {
+/// A message's words, and the descriptor that came with it.
+type Given = ([u32; 4], Option<OwnedFd>);
+
+/// One message; none at the connection's end.
+///
+/// # Errors
+/// The socket's; `EMFILE` if there is no descriptor left for what came.
+fn receive(link: &OwnedFd, flags: MsgFlags) -> Result<Option<Given>, Errno> {
     let mut bytes = [0; wire::QUESTION];
-    let mut iov = [IoSliceMut::new(&mut bytes)];
-    // As for strangers.
-    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-    let message =
-        recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags | MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let mut file = None;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(files) = control {
-            // SAFETY: just received, nobody else has them. All but one are closed here.
-            file = files.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
-        }
-    }
-    match message.bytes {
-        0 if file.is_none() => Ok(None),
-        wire::QUESTION => Ok(Some((wire::decode(&bytes), file))),
+    let message = sys::net::receive_message(link.as_raw_fd(), [&mut bytes, &mut []], flags.bits())?;
+    // SAFETY: just received, nobody else has it.
+    let file = message.file.map(|file| unsafe { OwnedFd::from_raw_fd(file.leak()) });
+    match (message.bytes, &file) {
+        (0, None) if !message.is_truncated => Ok(None),
+        (wire::QUESTION, None) if message.is_truncated => Err(Errno::EMFILE),
+        (wire::QUESTION, _) => Ok(Some((wire::decode(&bytes), file))),
         _ => Ok(Some(([0; 4], file))),
     }
 }

@@ -32,6 +32,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::caller::Link;
 use crate::door::{Door, Question, Questions, reply, small};
 use crate::offshoot;
 pub use crate::place::check_name;
@@ -65,6 +66,8 @@ const DOORBELL: u64 = 1;
 const STRANGER_IS_DONE: u32 = u32::MAX;
 /// Tells the first thread what a stranger that was forked says of itself.
 pub(crate) const STRANGER_HAS_FORKED: u32 = u32::MAX - 1;
+/// And what of that was seen to be true.
+const STRANGER_HAS_INHERITED: u32 = u32::MAX - 2;
 
 /// Why a namespace can't be made or joined.
 #[derive(Debug, thiserror::Error)]
@@ -212,12 +215,12 @@ pub struct Service {
     epoll: Epoll,
     listener: OwnedFd,
     /// Rings when the door has a question for us, or the namespace does; once the door is open.
-    bell: Option<EventFd>,
+    bell: Option<Arc<EventFd>>,
     /// Whether all questions can be answered.
     begun: Arc<AtomicBool>,
     questions: Questions,
     clients: HashMap<RawFd, Client>,
-    leases: HashMap<RawFd, OwnedFd>,
+    leases: HashMap<RawFd, Link>,
     trim_at: Option<Instant>,
     look_at: Option<Instant>,
     lock_at: Option<Instant>,
@@ -229,7 +232,7 @@ pub struct Service {
     /// Where the descriptors lie that the next broker needs, if it is to have one.
     store: Option<Arc<Store>>,
     /// Who told it to end: their connections end when all is over, so they come last.
-    enders: Vec<OwnedFd>,
+    enders: Vec<Link>,
 }
 
 impl std::fmt::Debug for Service {
@@ -654,9 +657,11 @@ impl Service {
             let is_marked = |c: &&Client| ctx.at::<ProcSlot>(c.process).is_ok_and(|slot| slot.marked());
             for client in self.clients.values().filter(is_marked) {
                 let ids: Vec<i32> = shm::attached(ctx, client.process).collect();
+                // One look for all of them.
+                let Some(mapped) = ids.first().and_then(|_| segments::mapped(client.pid)) else { continue };
                 for id in ids {
                     let memory = shm::memory_of(ctx, id);
-                    if memory.is_ok_and(|memory| segments::mappings(client.pid, memory) == Some(0)) {
+                    if memory.is_ok_and(|memory| !mapped.contains_key(&memory)) {
                         shm::detached_unseen(ctx, client.process, id);
                     }
                 }
@@ -716,24 +721,45 @@ impl Service {
         });
     }
 
-    /// As [`Service::forked`], of a stranger: what it has is not believed, but seen.
-    fn stranger_forked(&mut self, pid: i32, uid: u32, ids: &[i32], more: bool) -> Result<(), Errno> {
-        let mapped = segments::mapped(pid).ok_or(Errno::EPERM)?;
-        let has = |id: &&i32| {
-            client::with(|ctx| shm::memory_of(ctx, **id)).is_ok_and(|memory| mapped.contains(&memory))
-        };
-        let ids: Vec<i32> = ids.iter().filter(has).copied().collect();
-        if !ids.is_empty() {
-            self.know_stranger(pid, uid, true)?;
-            self.forked(pid, &ids, more);
-        }
-        Ok(())
+    /// As [`Service::forked`], of a stranger: what it has is not believed, but seen, in its user's turn and by a thread that counts as a connection,
+    /// as it may have made that a long look.
+    fn stranger_forked(&self, said: Question) -> Result<(), Errno> {
+        let Some(connection) = said.connection else { return Ok(()) };
+        let tell = self.teller()?;
+        let (pid, ids, more) = (said.pid, said.rest, said.args[1] != 0);
+        spawn("look", move || {
+            be_last();
+            let turn = connection.user.turn();
+            let (ids, more) = seen_of(pid, ids, more);
+            drop((turn, connection));
+            if !ids.is_empty() {
+                let which = STRANGER_HAS_INHERITED;
+                tell(Question {
+                    which,
+                    args: [0, more.into()],
+                    rest: ids,
+                    connection: None,
+                    link: None,
+                    ..said
+                });
+            }
+        })
+        .map_err(|_| Errno::EAGAIN)
+    }
+
+    /// What tells the first thread something, for another one.
+    fn teller(&self) -> Result<impl FnOnce(Question) + Send + 'static, Errno> {
+        let bell = self.bell.clone().ok_or(Errno::EPROTO)?;
+        let questions = self.questions.clone();
+        Ok(move |question: Question| {
+            locked(&questions).push(question.uid, question);
+            ring(&bell);
+        })
     }
 
     fn start_threads(&mut self) -> io::Result<()> {
         self.open_door()?;
-        let Some(bell) = &self.bell else { return Ok(()) };
-        let bell = bell.as_fd().try_clone_to_owned()?;
+        let Some(bell) = self.bell.clone() else { return Ok(()) };
         spawn("doorbell", move || {
             let mut seen = 0;
             loop {
@@ -755,8 +781,8 @@ impl Service {
         }
         sys::thread::be_prompt();
         raise_limits();
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        let copy = bell.as_fd().try_clone_to_owned()?;
+        let bell = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let copy = bell.clone();
         let door = Door::new(
             self.listener.try_clone()?,
             self.file.try_clone()?,
@@ -766,7 +792,7 @@ impl Service {
         )?;
         spawn("door", move || door.run(|| ring(&copy)))?;
         let _ = self.epoll.delete(&self.listener);
-        self.epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
+        self.epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
         self.bell = Some(bell);
         Ok(())
     }
@@ -777,15 +803,26 @@ impl Service {
         }
         for _ in 0..AT_ONCE {
             let Some(question) = locked(&self.questions).pop() else { break };
+            if question.which == STRANGER_HAS_FORKED {
+                let _ = self.stranger_forked(question);
+                continue;
+            }
             let Question { link, which, args, rest, pid, uid, connection } = question;
+            if which == STRANGER_IS_DONE {
+                self.see_end(pid);
+                continue;
+            }
             if which == wire::TELL_FORKED {
                 self.forked(pid, &rest, args[1] != 0);
                 continue;
             }
-            if which == STRANGER_HAS_FORKED {
-                let _ = self.stranger_forked(pid, uid, &rest, args[1] != 0);
+            if which == STRANGER_HAS_INHERITED {
+                if self.know_stranger(pid, uid, true).is_ok() {
+                    self.forked(pid, &rest, args[1] != 0);
+                }
                 continue;
             }
+            let Some(link) = link else { continue };
             match which {
                 wire::ASK_STATUS => {
                     self.tell_status(&link);
@@ -795,10 +832,6 @@ impl Service {
                     if let Some(connection) = connection {
                         self.serve_stranger(link, args[0] != 0, pid, uid, connection);
                     }
-                    continue;
-                }
-                STRANGER_IS_DONE => {
-                    self.see_end(pid);
                     continue;
                 }
                 wire::ASK_NEW_NAMESPACE => {
@@ -823,7 +856,7 @@ impl Service {
         if locked(&self.questions).users() > 0
             && let Some(bell) = &self.bell
         {
-            let _ = bell.write(1);
+            ring(bell);
         }
         // These stay until they are done, so that nobody rings for them again.
         let kept = namespace::ASK_SEGMENTS | namespace::ASK_TRIM;
@@ -845,10 +878,10 @@ impl Service {
         }
     }
 
-    fn keep(&mut self, link: OwnedFd) {
+    fn keep(&mut self, link: Link) {
         let fd = link.as_raw_fd();
         let event = EpollEvent::new(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLIN, fd.cast_unsigned().into());
-        if self.epoll.add(&link, event).is_ok() {
+        if self.epoll.add(&*link, event).is_ok() {
             self.leases.insert(fd, link);
         }
     }
@@ -883,7 +916,7 @@ impl Service {
         }
     }
 
-    fn tell_status(&mut self, link: &OwnedFd) {
+    fn tell_status(&mut self, link: &Link) {
         self.see_ends();
         let objects = client::with(|ctx| {
             let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
@@ -930,7 +963,8 @@ impl Service {
     }
 
     /// Makes the calls of a process over a connection. `again` says that its program has had one before.
-    fn serve_stranger(&mut self, link: OwnedFd, again: bool, pid: i32, uid: u32, connection: Connection) {
+    fn serve_stranger(&mut self, link: Link, again: bool, pid: i32, uid: u32, connection: Connection) {
+        let link = Arc::new(link);
         let started = (|| {
             let (process, peer) = self.know_stranger(pid, uid, again)?;
             let home = Home {
@@ -939,24 +973,19 @@ impl Service {
                 initial_userns: in_initial_userns(),
                 namespaces: namespaces("self").map_err(|_| Errno::EPERM)?,
             };
-            let bell = self.bell.as_ref().ok_or(Errno::EPROTO)?;
-            let bell = bell.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-            let (questions, null) = (self.questions.clone(), seqpacket().map_err(|_| Errno::EMFILE)?);
+            let tell = self.teller()?;
             let done = move || {
-                let question = Question {
-                    link: null,
+                tell(Question {
+                    link: None,
                     which: STRANGER_IS_DONE,
                     args: [0; 2],
                     rest: Vec::new(),
                     pid,
                     uid,
                     connection: None,
-                };
-                locked(&questions).push(uid, question);
-                ring(&bell);
+                });
             };
-            let copy = link.try_clone().map_err(|_| Errno::EMFILE)?;
-            strangers::serve(copy, Who { pid, process, peer }, home, connection, done)
+            strangers::serve(link.clone(), Who { pid, process, peer }, home, connection, done)
         })();
         if started == Err(Errno::EAGAIN) {
             quota::refused(pid, uid);
@@ -1010,7 +1039,7 @@ impl Service {
             }
         }
         if let Some(link) = self.leases.remove(&fd) {
-            let _ = self.epoll.delete(&link);
+            let _ = self.epoll.delete(&*link);
         } else if let Some(client) = self.clients.remove(&fd) {
             let _ = self.epoll.delete(&client.pidfd);
             segments::note_client(client.pid, false);
@@ -1042,6 +1071,25 @@ impl Service {
     }
 }
 
+/// Lets others go before the calling thread.
+fn be_last() {
+    const NICE: i32 = 10;
+    // SAFETY: numbers; zero is the thread itself.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+}
+
+/// Of what a forked process says to have attached, identifiers one for each mapping and perhaps more, what it is seen to have mapped.
+fn seen_of(pid: i32, ids: Vec<i32>, more: bool) -> (Vec<i32>, bool) {
+    let Some(mut mapped) = segments::mapped(pid) else { return (Vec::new(), false) };
+    let more = more && mapped.values().sum::<usize>() > wire::INHERITED;
+    let has = |id: &i32| {
+        let memory = client::with(|ctx| shm::memory_of(ctx, *id));
+        let left = memory.ok().and_then(|memory| mapped.get_mut(&memory)).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    };
+    (ids.into_iter().filter(has).collect(), more)
+}
+
 /// The memory of each segment is a descriptor of ours, and what is locked of it is locked by us.
 pub(crate) fn raise_limits() {
     for resource in [Resource::RLIMIT_NOFILE, Resource::RLIMIT_MEMLOCK] {
@@ -1051,11 +1099,11 @@ pub(crate) fn raise_limits() {
     }
 }
 
-fn ring(bell: &OwnedFd) {
-    let _ = nix::unistd::write(bell, &1u64.to_ne_bytes());
+fn ring(bell: &EventFd) {
+    let _ = bell.write(1);
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.into()).stack_size(128 << 10).spawn(run).map(drop)
 }
 
@@ -1076,7 +1124,7 @@ pub(crate) fn is_friend(owner: u32, pid: i32, euid: u32) -> bool {
 }
 
 /// Answers a question with a connection to another broker, by a thread that may wait for that.
-fn answer_later(link: OwnedFd, find: impl FnOnce() -> Result<OwnedFd, Errno> + Send + 'static) {
+fn answer_later(link: Link, find: impl FnOnce() -> Result<OwnedFd, Errno> + Send + 'static) {
     // Where there can't be a thread, the connection just ends.
     let _ = spawn("answer", move || {
         let found = find();

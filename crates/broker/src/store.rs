@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -23,8 +23,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
+    getsockopt, listen, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{ForkResult, fork};
@@ -166,24 +166,13 @@ fn send(link: &OwnedFd, said: &[NotifyState<'_>], file: Option<RawFd>) -> nix::R
 /// The last line of the next message, and what came with it; none at the connection's end.
 fn receive(link: &OwnedFd) -> Option<(String, Option<OwnedFd>)> {
     let mut bytes = [0; LONGEST];
-    let mut iov = [IoSliceMut::new(&mut bytes)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let received = loop {
-        match recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags) {
-            Err(nix::Error::EINTR) => {}
-            other => break other.ok().filter(|received| received.bytes > 0)?,
-        }
-    };
-    let mut file = None;
-    for control in received.cmsgs().ok()? {
-        if let ControlMessageOwned::ScmRights(files) = control {
-            // SAFETY: just received, nobody else has them. All but one are closed here.
-            file = files.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next_back();
-        }
+    let received = sys::net::receive_message(link.as_raw_fd(), [&mut bytes, &mut []], 0).ok()?;
+    if received.bytes == 0 || received.is_truncated {
+        return None;
     }
-    let length = received.bytes;
-    let text = std::str::from_utf8(&bytes[..length]).ok()?;
+    // SAFETY: just received, nobody else has it.
+    let file = received.file.map(|file| unsafe { OwnedFd::from_raw_fd(file.leak()) });
+    let text = std::str::from_utf8(&bytes[..received.bytes]).ok()?;
     Some((text.lines().next_back()?.to_owned(), file))
 }
 

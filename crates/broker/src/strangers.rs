@@ -16,7 +16,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::ptr::NonNull;
@@ -36,12 +36,12 @@ use engine::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, UnixAddr, recvmsg, sendmsg, setsockopt,
-    shutdown, sockopt,
+    ControlMessage, MsgFlags, Shutdown, UnixAddr, sendmsg, setsockopt, shutdown, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use trap::process;
 
+use crate::caller::Link;
 use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
 use crate::service::{ask, namespaces};
@@ -106,15 +106,15 @@ pub(crate) struct Home {
 /// # Errors
 /// `EAGAIN`: there can be no more threads.
 pub(crate) fn serve(
-    link: OwnedFd,
+    link: Arc<Link>,
     who: Who,
     home: Home,
     connection: Connection,
     done: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
-    setsockopt(&link, sockopt::PassCred, &true).map_err(|_| Errno::ENOMEM)?;
+    setsockopt(&**link, sockopt::PassCred, &true).map_err(|_| Errno::ENOMEM)?;
     let patience = TimeVal::seconds(PATIENCE.as_secs().cast_signed());
-    setsockopt(&link, sockopt::SendTimeout, &patience).map_err(|_| Errno::ENOMEM)?;
+    setsockopt(&**link, sockopt::SendTimeout, &patience).map_err(|_| Errno::ENOMEM)?;
     let peer = who.peer.clone();
     let fd = link.as_raw_fd();
     locked(&peer.links).push(fd);
@@ -126,7 +126,11 @@ pub(crate) fn serve(
         let _ = client::with(|own| attend(own, &link, who, home, &connection.user));
         client::end_thread();
         locked(&peer.links).retain(|other| *other != fd);
-        drop((link, connection));
+        // If it is not the first thread's still, whose answer comes at that moment.
+        if let Some(link) = Arc::into_inner(link) {
+            link.close();
+        }
+        drop(connection);
         peer.busy.fetch_sub(1, AcqRel);
         done();
     });
@@ -445,32 +449,13 @@ fn receive(link: &OwnedFd, room: &mut [u8]) -> Option<Message> {
 ///
 /// # Errors
 /// The socket's.
-fn received(link: &OwnedFd, room: &mut [u8], flags: MsgFlags) -> nix::Result<Option<Message>> {
+fn received(link: &OwnedFd, room: &mut [u8], flags: MsgFlags) -> Result<Option<Message>> {
     let mut head = [0; HEAD_BYTES];
-    let mut iov = [IoSliceMut::new(&mut head), IoSliceMut::new(room)];
-    // For as many as can be sent: of what finds no room the ones that did would stay open for ever.
-    let mut space = nix::cmsg_space!(nix::libc::ucred, [RawFd; segments::DESCRIPTORS_MAX]);
-    let received = loop {
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | flags;
-        match recvmsg::<()>(link.as_raw_fd(), &mut iov, Some(&mut space), flags) {
-            Err(nix::Error::EINTR) => {}
-            other => break other?,
-        }
-    };
-    let (mut sender, mut file) = (None, None);
-    for control in received.cmsgs()? {
-        match control {
-            ControlMessageOwned::ScmCredentials(who) => sender = Some((who.pid(), who.uid(), who.gid())),
-            // One at most was asked for: the others are closed.
-            ControlMessageOwned::ScmRights(files) => {
-                // SAFETY: just received, nobody else has them.
-                files.into_iter().for_each(|fd| file = Some(unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
-            _ => {}
-        }
-    }
-    let truncated = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-    let length = received.bytes.checked_sub(HEAD_BYTES).filter(|_| !truncated);
+    let received = sys::net::receive_message(link.as_raw_fd(), [&mut head, room], flags.bits())?;
+    // SAFETY: just received, nobody else has it.
+    let file = received.file.map(|file| unsafe { OwnedFd::from_raw_fd(file.leak()) });
+    let sender = received.sender.map(|who| (who.pid.cast_signed(), who.uid, who.gid));
+    let length = received.bytes.checked_sub(HEAD_BYTES).filter(|_| !received.is_truncated);
     let Some(bytes) = length.and_then(|length| room.get(..length)) else { return Ok(None) };
     let bytes = bytes.to_vec();
     let mut words = [0; calls::HEAD];
@@ -747,7 +732,7 @@ impl<'a> Stranger<'a> {
         let came = self.user.await_call(|| {
             client::wait_awake(self.cpu.get(), || {
                 match received(self.link, &mut room, MsgFlags::MSG_DONTWAIT) {
-                    Err(nix::Error::EAGAIN) => return false,
+                    Err(Errno::EAGAIN) => return false,
                     done => message = done.ok().flatten(),
                 }
                 true

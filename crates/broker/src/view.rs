@@ -9,6 +9,7 @@ use client::wire;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recv, sendmsg, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::caller::Link;
 use crate::door::reply;
 use crate::service::{Error, ask};
 
@@ -16,9 +17,9 @@ use crate::service::{Error, ask};
 const PATIENCE_SECONDS: i64 = 5;
 
 /// Serves the view that comes over a connection, by threads of its own, and answers when it can be used.
-pub(crate) fn answer(link: OwnedFd) {
+pub(crate) fn answer(link: Link) {
     let serve = move || {
-        let served = setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE_SECONDS))
+        let served = setsockopt(&*link, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE_SECONDS))
             .map_err(io::Error::from)
             .and_then(|()| views::serve(views::receive(&link)?));
         let errno = |error: io::Error| error.raw_os_error().map_or(Errno::EPROTO, Errno::from_raw);

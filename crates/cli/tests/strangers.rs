@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::{env, fs, process};
 
+use client::wire::calls;
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr};
 
 const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
@@ -382,6 +383,41 @@ fn nonsense_does_not_harm() {
 }
 
 #[test]
+fn who_lies_about_what_it_had_attached_changes_nothing_of_others() {
+    let script = format!(
+        "
+import socket
+def shm(mode): return done(libc.shmget(0, 4096, mode | CREAT))
+def told(seg):
+    room = ctypes.create_string_buffer(112)
+    return done(-1) if libc.shmctl(seg, IPC_STAT, room) else (struct.unpack_from('q', room.raw, 64)[0] > 0, struct.unpack_from('i', room.raw, 84)[0] > 0)
+def lie(segs):
+    as_(1000)
+    for seg in segs:
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.connect(os.environ['{env}'])
+        s.send(struct.pack('4I', {magic}, {ASK_CALLS}, 0, 0)); s.recv(16)
+        head = lambda *words: struct.pack('13Q', *words, *[0] * (13 - len(words)))
+        s.send(head({call}, 67, 0x10000000))
+        assert struct.unpack_from('Q', s.recv(104))[0] == {unmap}
+        s.send(head({done}, 0, seg))
+        assert struct.unpack_from('2Q', s.recv(104)) == ({answer}, 0)
+segs = shm(0o600), shm(0o604)
+assert child(lie, segs) == 0
+print(*map(told, segs))
+",
+        env = client::wire::SOCKET_ENV,
+        magic = magic(),
+        call = calls::CALL,
+        unmap = calls::UNMAP,
+        done = calls::DONE,
+        answer = calls::ANSWER,
+    );
+    // What it could have attached it could have detached.
+    prints_with(&[], &script, "(False, False) (True, True)\n");
+    prints_with(&["kernel.shm_rmid_forced=1"], &script, "(False, False) EINVAL\n");
+}
+
+#[test]
 fn too_many_connections_of_one_user_leave_room_for_others() {
     if !possible() {
         return;
@@ -483,6 +519,58 @@ fn who_says_nothing_keeps_nobody_waiting() {
     assert_eq!(running.serves("print(snd(0))"), "0\n");
     drop(open);
     running.ends();
+}
+
+#[test]
+fn what_takes_long_to_close_keeps_nobody_waiting() {
+    use client::wire::{ASK_STATUS, ASK_TAKE, GIVEN, SOCKET_ENV};
+    // TCP sockets that are to linger, as what they have sent is not taken: nobody else has them any more when the broker meets them.
+    let script = format!(
+        "
+import array, socket
+path = os.environ['{SOCKET_ENV}']
+def connect(path=path):
+    s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); s.settimeout(5); s.connect(path); return s
+def ask(which):
+    s = connect(); s.send(struct.pack('4I', {magic}, which, 0, 0))
+    begun = time.monotonic(); answer = s.recv(100)
+    return struct.unpack('8I', answer.ljust(32, b'\\0'))[6], time.monotonic() - begun
+def lingering():
+    a = socket.socket(); a.connect(listener.getsockname()); open_.append(listener.accept()[0]); a.setblocking(False)
+    try:
+        while True: a.send(b'x' * 65536)
+    except BlockingIOError: pass
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 60))
+    return a
+def give(s, text):
+    with lingering() as a: s.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [a.fileno()]))])
+def harm():
+    as_(1000)
+    question = struct.pack('4I', {magic}, {ASK_STATUS}, 0, 0)
+    links = connect(), connect(), connect(), connect(path + '{GIVEN}')
+    give(links[0], question)
+    links[1].send(question); give(links[1], b'more')
+    links[2].send(struct.pack('4I', {magic}, {ASK_CALLS}, 0, 0)); links[2].send(b''); give(links[2], b''); links[2].close()
+    give(links[3], question)
+listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen(); open_ = []
+broker, _ = ask({ASK_STATUS})
+done, written = os.pipe()
+os.kill(broker, signal.SIGSTOP)
+pid = os.fork()
+if pid == 0:
+    try: harm(); os.write(written, b'done')
+    finally: os.write(written, b'.')
+    signal.pause()
+told = os.read(done, 4)
+os.kill(broker, signal.SIGCONT)
+took = []
+for _ in range(50): took += [ask(which)[1] for which in ({ASK_STATUS}, {ASK_TAKE})]; time.sleep(0.01)
+os.kill(pid, signal.SIGKILL)
+print(told.decode(), max(took) < 2)
+",
+        magic = magic()
+    );
+    prints_with(&[], &script, "done True\n");
 }
 
 #[test]

@@ -326,11 +326,19 @@ pub fn do_shmdt<T: Task>(ctx: &Ctx<'_, T>, addr: u64) -> Result<()> {
     if id == ELSEWHERE {
         return Ok(());
     }
-    if let Ok(process) = ctx.at::<ProcSlot>(ctx.host.process()) {
-        table_take(&process, id, 1);
+    let process = ctx.at::<ProcSlot>(ctx.host.process());
+    let is_known = process.is_ok_and(|process| table_take(&process, id, 1));
+    // Which one it had is what a stranger says. Of what is not known to be its, it may say what it could bring about by attaching it as well.
+    if is_known || !T::HAS_QUOTAS || may_attach(ctx, id) {
+        let _ = detach(ctx, id, u64::from(is_known || !T::HAS_QUOTAS), ctx.host.tgid());
     }
-    let _ = detach(ctx, id, 1, ctx.host.tgid());
     Ok(())
+}
+
+/// Whether the caller could attach a segment, at least for reading.
+fn may_attach<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> bool {
+    let found = obtain_object_check::<ShmidKernel, T>(ctx, id);
+    found.is_ok_and(|found| ipcperms(ctx.host, &found.object.perm, R).is_ok())
 }
 
 /// The calling process has unmapped an attachment by itself, wholly or in part.

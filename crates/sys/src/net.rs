@@ -10,6 +10,7 @@ const MSG_DONTWAIT: usize = 0x40;
 const MSG_NOSIGNAL: usize = 0x4000;
 const MSG_CMSG_CLOEXEC: usize = 0x4000_0000;
 const SCM_RIGHTS: i32 = 1;
+const SCM_CREDENTIALS: i32 = 2;
 const SOL_SOCKET: i32 = 1;
 
 #[repr(C)]
@@ -212,7 +213,6 @@ pub fn send_parts(
     who: Option<Credentials>,
     file: Option<i32>,
 ) -> Result<()> {
-    const SCM_CREDENTIALS: i32 = 2;
     let iov = [
         Iovec { base: words.as_ptr() as usize, len: size_of_val(words) },
         Iovec { base: parts[0].0, len: parts[0].1 },
@@ -302,33 +302,84 @@ pub unsafe fn take_parts(
     (at, len): (usize, usize),
     wait: bool,
 ) -> Result<Taken> {
-    let flags = MSG_CMSG_CLOEXEC | unless(wait);
     let iov = [Iovec { base: words.as_mut_ptr() as usize, len: size_of_val(words) }, Iovec { base: at, len }];
-    let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
-    let mut header = Msghdr {
-        name: 0,
-        namelen: 0,
-        iov: iov.as_ptr() as usize,
-        iovlen: iov.len(),
-        control: core::ptr::from_mut(&mut control) as usize,
-        controllen: size_of::<Control>(),
-        flags: 0,
-    };
-    let at = core::ptr::from_mut(&mut header) as usize;
     // SAFETY: what is ours is valid; the rest is the caller's promise.
-    let got = retry(|| unsafe { syscall6(47, socket as usize, at, flags, 0, 0, 0) })?;
-    let file = received(&header, &control);
-    match got.checked_sub(size_of_val(words)) {
-        None if got == 0 => Err(Errno::EPIPE),
+    let Message { bytes, file, .. } = unsafe { receive_at(socket, &iov, unless(wait)) }?;
+    match bytes.checked_sub(size_of_val(words)) {
+        None if bytes == 0 => Err(Errno::EPIPE),
         None => Err(Errno::EPROTO),
         Some(bytes) => Ok(Taken { bytes, file }),
     }
 }
 
-/// The descriptor that came with a message.
-fn received(header: &Msghdr, control: &Control) -> Option<Fd> {
-    let rights = header.controllen >= 20 && control.level == SOL_SOCKET && control.kind == SCM_RIGHTS;
-    (rights && control.fd >= 0).then(|| Fd(control.fd))
+/// A message that was received.
+#[derive(Default)]
+pub struct Message {
+    /// How many bytes there was room for.
+    pub bytes: usize,
+    /// Whether there was more: bytes, or descriptors than could be opened.
+    pub is_truncated: bool,
+    /// Who has sent it, where the socket is to say so.
+    pub sender: Option<Credentials>,
+    /// The descriptor that came with it. Of several, the first: the others are closed.
+    pub file: Option<Fd>,
+}
+
+/// Receives a message, with flags of recvmsg(2): the bytes go to the one place, and on to the other.
+///
+/// # Errors
+/// The socket's.
+pub fn receive_message(socket: i32, parts: [&mut [u8]; 2], flags: i32) -> Result<Message> {
+    let iov = parts.map(|part| Iovec { base: part.as_mut_ptr() as usize, len: part.len() });
+    // SAFETY: places that are lent to us.
+    unsafe { receive_at(socket, &iov, flags as usize) }
+}
+
+/// All that receives descriptors comes by here, so that none stays open that nobody knows.
+///
+/// # Safety
+/// Bytes may be stored at these places.
+unsafe fn receive_at(socket: i32, iov: &[Iovec], flags: usize) -> Result<Message> {
+    const MSG_CTRUNC: usize = 8;
+    const MSG_TRUNC: usize = 0x20;
+    /// Words of what comes before the data of each kind: its length, a level, and which kind.
+    const HEAD: usize = 4;
+    // Room for credentials and a few descriptors: those that find none are not opened.
+    let mut control = [0u32; 16];
+    let mut header = Msghdr {
+        name: 0,
+        namelen: 0,
+        iov: iov.as_ptr() as usize,
+        iovlen: iov.len(),
+        control: control.as_mut_ptr() as usize,
+        controllen: size_of_val(&control),
+        flags: 0,
+    };
+    let at = core::ptr::from_mut(&mut header) as usize;
+    // SAFETY: what is ours is valid; the rest is the caller's promise.
+    let bytes = retry(|| unsafe { syscall6(47, socket as usize, at, flags | MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
+    let is_truncated = header.flags & (MSG_TRUNC | MSG_CTRUNC) != 0;
+    let mut message = Message { bytes, is_truncated, ..Message::default() };
+    let mut rest = control.get(..header.controllen / 4).unwrap_or_default();
+    while let Some(([length, _, level, kind], data)) = rest.split_first_chunk::<HEAD>() {
+        let Some(data) = (*length as usize / 4).checked_sub(HEAD).and_then(|words| data.get(..words)) else {
+            break;
+        };
+        match (level.cast_signed(), kind.cast_signed(), data) {
+            (SOL_SOCKET, SCM_RIGHTS, files) => {
+                for fd in files.iter().map(|fd| Fd(fd.cast_signed())) {
+                    message.file.get_or_insert(fd);
+                }
+            }
+            (SOL_SOCKET, SCM_CREDENTIALS, [pid, uid, gid]) => {
+                message.sender = Some(Credentials { pid: *pid, uid: *uid, gid: *gid });
+            }
+            _ => {}
+        }
+        // Each kind begins at a whole word of the machine's.
+        rest = rest.get((HEAD + data.len()).next_multiple_of(2)..).unwrap_or_default();
+    }
+    Ok(message)
 }
 
 /// Whether there is something to receive.
@@ -364,20 +415,64 @@ pub fn wait_readable(socket: i32, mask: Option<u64>) -> Result<()> {
 /// # Errors
 /// The socket's; `EPROTO` for a reply of another size.
 pub fn receive(socket: &Fd, reply: &mut [u8]) -> Result<Option<Fd>> {
-    let mut iov = Iovec { base: reply.as_mut_ptr() as usize, len: reply.len() };
-    let mut control = Control { len: 0, level: 0, kind: 0, fd: -1, pad: 0 };
-    let mut header = Msghdr {
-        name: 0,
-        namelen: 0,
-        iov: core::ptr::from_mut(&mut iov) as usize,
-        iovlen: 1,
-        control: core::ptr::from_mut(&mut control) as usize,
-        controllen: size_of::<Control>(),
-        flags: 0,
-    };
-    let at = core::ptr::from_mut(&mut header) as usize;
-    // SAFETY: all places that the header names are valid for their lengths.
-    let len = retry(|| unsafe { syscall6(47, socket.0 as usize, at, MSG_CMSG_CLOEXEC, 0, 0, 0) })?;
-    let fd = received(&header, &control);
-    if len == reply.len() { Ok(fd) } else { Err(Errno::EPROTO) }
+    let length = reply.len();
+    let Message { bytes, file, .. } = receive_message(socket.0, [reply, &mut []], 0)?;
+    if bytes == length { Ok(file) } else { Err(Errno::EPROTO) }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::fs;
+    use std::os::fd::{AsRawFd, RawFd};
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[repr(C)]
+    struct Many {
+        len: usize,
+        level: i32,
+        kind: i32,
+        files: [i32; 20],
+    }
+
+    fn send_many(socket: RawFd, file: RawFd) {
+        let control = Many { len: 16 + 80, level: SOL_SOCKET, kind: SCM_RIGHTS, files: [file; 20] };
+        let iov = Iovec { base: b"hello".as_ptr() as usize, len: 5 };
+        let header = Msghdr {
+            name: 0,
+            namelen: 0,
+            iov: core::ptr::from_ref(&iov) as usize,
+            iovlen: 1,
+            control: core::ptr::from_ref(&control) as usize,
+            controllen: size_of::<Many>(),
+            flags: 0,
+        };
+        // SAFETY: all places that the header names are valid for their lengths.
+        let sent =
+            unsafe { syscall6(46, socket as usize, core::ptr::from_ref(&header) as usize, 0, 0, 0, 0) };
+        assert_eq!(sent, 5);
+    }
+
+    #[test]
+    fn of_many_descriptors_one_stays_open() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        let (file, _other) = UnixDatagram::pair().unwrap();
+        let link = |fd: RawFd| fs::read_link(std::format!("/proc/self/fd/{fd}")).ok();
+        let is_open = || {
+            let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            open.filter(|fd| fs::read_link(fd.path()).ok() == link(file.as_raw_fd())).count()
+        };
+        send_many(theirs.as_raw_fd(), file.as_raw_fd());
+        let (mut first, mut second) = ([0; 3], [0; 8]);
+        let got = receive_message(ours.as_raw_fd(), [&mut first, &mut second], 0).unwrap();
+        assert_eq!((got.bytes, &first, &second[..2]), (5, b"hel", &b"lo"[..]));
+        assert!(got.is_truncated && got.sender.is_none());
+        assert_eq!(link(got.file.as_ref().unwrap().raw()), link(file.as_raw_fd()));
+        assert_eq!(is_open(), 2);
+        drop(got);
+        assert_eq!(is_open(), 1);
+    }
 }

@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -21,8 +21,8 @@ use std::sync::Mutex;
 
 use client::wire::SOCKET_ENV;
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    accept4, bind, connect, getsockopt, listen, recv, recvmsg, send, sendmsg, socket, sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
+    getsockopt, listen, recv, send, sendmsg, socket, sockopt,
 };
 use nix::unistd::{geteuid, getpid};
 
@@ -54,19 +54,11 @@ pub fn join(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     let link = seqpacket()?;
     connect(link.as_raw_fd(), &UnixAddr::new_abstract(at.as_bytes())?)?;
     send(link.as_raw_fd(), socket.as_os_str().as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
-    let mut byte = [0];
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let message = recvmsg::<()>(link.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(files) = control
-            && let Some(fd) = files.first()
-        {
-            // SAFETY: just received, nobody else has it.
-            return Ok((unsafe { OwnedFd::from_raw_fd(*fd) }, link));
-        }
-    }
-    Err(io::ErrorKind::UnexpectedEof.into())
+    let message = sys::net::receive_message(link.as_raw_fd(), [&mut [0], &mut []], 0)
+        .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
+    let file = message.file.ok_or(io::ErrorKind::UnexpectedEof)?;
+    // SAFETY: just received, nobody else has it.
+    Ok((unsafe { OwnedFd::from_raw_fd(file.leak()) }, link))
 }
 
 /// The next question that comes over a connection; none when that has ended.

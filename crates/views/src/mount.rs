@@ -5,7 +5,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use std::process::{Command, Output, Stdio};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::{getegid, geteuid, getgid, getuid};
 
 use crate::tree;
@@ -222,19 +221,12 @@ fn by_helper(on: &Path, source: &str) -> Result<OwnedFd, Failure> {
 /// If none does.
 #[expect(unsafe_code, reason = "a descriptor that was received")]
 pub fn receive(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    use std::os::fd::{FromRawFd, RawFd};
-    let (mut byte, mut room) = ([0], nix::cmsg_space!(RawFd));
-    let mut parts = [IoSliceMut::new(&mut byte)];
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(files) = control
-            && let Some(fd) = files.first()
-        {
-            // SAFETY: just received, nobody else has it.
-            return Ok(unsafe { OwnedFd::from_raw_fd(*fd) });
-        }
-    }
-    Err(io::ErrorKind::UnexpectedEof.into())
+    use std::os::fd::FromRawFd;
+    let message = sys::net::receive_message(socket.as_raw_fd(), [&mut [0], &mut []], 0)
+        .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
+    let file = message.file.ok_or(io::ErrorKind::UnexpectedEof)?;
+    // SAFETY: just received, nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(file.leak()) })
 }
 
 /// Unmounts a view.

@@ -42,7 +42,6 @@ cases! { "namespace":
     by_a_pidfd.only(DOORS),
     wrong_descriptors.only(DOORS),
     a_descriptor_keeps_it.only(DOORS),
-    all_goes_with_the_last_user.only(DOORS),
     needs_a_capability.root().only(DOORS),
     of_several_threads_one_goes
         .only(DOORS)
@@ -300,16 +299,6 @@ fn a_descriptor_keeps_it() -> Outcome {
     child.kill();
     ok!(setns(there.as_raw_fd(), CLONE_NEWIPC));
     same!(queue(), Ok(2));
-    Ok(())
-}
-
-fn all_goes_with_the_last_user() -> Outcome {
-    let (child, pid) = child_elsewhere(2)?;
-    child.kill();
-    same!(namespace_of(pid).is_err(), true);
-    // A new one has nothing of it.
-    ok!(unshare());
-    same!(queue(), Ok(0));
     Ok(())
 }
 

@@ -35,6 +35,17 @@ pub(crate) struct Options {
     seed: u64,
 }
 
+/// Calls that are about a queue's descriptor.
+const OF_QUEUES: [i64; 7] = [
+    nr::MQ_TIMEDSEND,
+    nr::MQ_TIMEDRECEIVE,
+    nr::MQ_NOTIFY,
+    nr::MQ_GETSETATTR,
+    calls::MQ_WATCH,
+    calls::MQ_NOTIFY_THREAD,
+    calls::MQ_STAT,
+];
+
 /// Limits that are met.
 pub(crate) fn sysctls() -> Vec<String> {
     vec!["ipcspace.stranger_objects=20".to_owned(), "ipcspace.stranger_bytes=200000".to_owned()]
@@ -103,6 +114,8 @@ struct Fuzzer {
     random: Xoshiro256PlusPlus,
     links: VecDeque<Link>,
     file: Option<File>,
+    /// Descriptors of POSIX queues that it was given.
+    queues: VecDeque<File>,
     /// Bytes to be sent.
     noise: Vec<u8>,
 }
@@ -112,7 +125,13 @@ impl Fuzzer {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut noise = vec![0; calls::BYTES_MAX + 4096];
         random.fill_bytes(&mut noise);
-        Fuzzer { random, links: VecDeque::new(), file: File::open("/dev/null").ok(), noise }
+        Fuzzer {
+            random,
+            links: VecDeque::new(),
+            file: File::open("/dev/null").ok(),
+            queues: VecDeque::new(),
+            noise,
+        }
     }
 
     fn run(&mut self, time: Duration) -> Result<(), Box<dyn Error>> {
@@ -208,44 +227,68 @@ impl Fuzzer {
             return;
         };
         let mut room = vec![0; calls::BYTES_MAX + 256];
-        let asked = match link.receive(&mut room) {
-            Ok([]) => return,
-            Ok(bytes) => words_of(bytes),
+        let asked = match link.receive_with(&mut room) {
+            Ok(([], _)) => return,
+            Ok((bytes, file)) => {
+                self.keep(file);
+                words_of(bytes)
+            }
             Err(_) => Vec::new(),
         };
-        let (mut head, mut length) = self.message(&asked);
+        let (mut head, mut memory) = self.message(&asked);
         if self.random.random_ratio(1, 30) {
             let at = self.random.random_range(0..head.len());
             head[at] = self.number();
         }
         if self.random.random_ratio(1, 30) {
-            length = usize::try_from(self.number()).unwrap_or(0).min(self.noise.len());
+            let length = usize::try_from(self.number()).unwrap_or(0);
+            memory = self.noise(length);
         }
         let mut bytes = bytes_of(&head);
-        bytes.extend_from_slice(&self.noise[..length]);
+        bytes.extend_from_slice(&memory);
         if self.random.random_ratio(1, 50) {
             bytes.truncate(self.random.random_range(0..bytes.len()));
         }
-        let file = self.some_files();
+        let is_of_queue = head[0] == calls::CALL && OF_QUEUES.contains(&head[1].cast_signed());
+        let queue = if is_of_queue && self.random.random_ratio(9, 10) { self.some_queue() } else { None };
+        let file = queue.or_else(|| self.some_files());
         let _ = link.send(&bytes, file.as_ref().map(|(file, count)| (file.as_fd(), *count)));
         self.links.push_back(link);
     }
 
-    /// A head, and how many bytes follow it: mostly what could be meant.
-    fn message(&mut self, asked: &[u64]) -> ([u64; calls::HEAD], usize) {
+    /// Keeps a file that came: a queue's, or a segment's.
+    fn keep(&mut self, file: Option<File>) {
+        const KEPT: usize = 6;
+        self.queues.extend(file);
+        if self.queues.len() > KEPT {
+            self.queues.pop_front();
+        }
+    }
+
+    fn some_queue(&mut self) -> Option<(File, usize)> {
+        let at = self.random.random_range(0..self.queues.len().max(1));
+        Some((self.queues.get(at)?.try_clone().ok()?, 1))
+    }
+
+    fn noise(&self, length: usize) -> Vec<u8> {
+        self.noise[..length.min(self.noise.len())].to_vec()
+    }
+
+    /// A head, and the bytes that follow it: mostly what could be meant.
+    fn message(&mut self, asked: &[u64]) -> ([u64; calls::HEAD], Vec<u8>) {
         let mut head = [0; calls::HEAD];
         match asked {
             // What was asked for is answered, more or less.
             [calls::FETCH, _, length, ..] if self.random.random_ratio(9, 10) => {
                 head[0] = calls::DONE;
-                return (head, usize::try_from(*length).unwrap_or(0).min(calls::BYTES_MAX));
+                return (head, self.noise(usize::try_from(*length).unwrap_or(0).min(calls::BYTES_MAX)));
             }
             [calls::MAP | calls::UNMAP, ..] if self.random.random_ratio(9, 10) => {
                 let unmap = self.random.random_ratio(1, 2);
                 head[0] = if unmap { calls::LOOK_UP } else { calls::DONE };
                 head[1] = if self.random.random_ratio(1, 2) { 0 } else { self.number() };
                 head[2] = self.number();
-                return (head, 0);
+                return (head, Vec::new());
             }
             _ => {}
         }
@@ -255,12 +298,12 @@ impl Fuzzer {
             2 => head.fill_with(|| self.number()),
             _ => return self.call(),
         }
-        (head, 0)
+        (head, Vec::new())
     }
 
     /// A call that makes some sense.
-    fn call(&mut self) -> ([u64; calls::HEAD], usize) {
-        const NUMBERS: [i64; 21] = [
+    fn call(&mut self) -> ([u64; calls::HEAD], Vec<u8>) {
+        const NUMBERS: [i64; 26] = [
             nr::MSGGET,
             nr::MSGSND,
             nr::MSGRCV,
@@ -282,6 +325,11 @@ impl Fuzzer {
             calls::MQ_WATCH,
             calls::MQ_NOTIFY_THREAD,
             calls::MQ_STAT,
+            calls::SHM_UNMAPPED,
+            calls::SHM_FORK,
+            calls::SHOW,
+            calls::MAY_WRITE,
+            calls::WRITE,
         ];
         let number = *NUMBERS.choose(&mut self.random).unwrap_or(&nr::MSGGET);
         let mut head = [0; calls::HEAD];
@@ -297,17 +345,28 @@ impl Fuzzer {
                 head[4] = self.random.random_range(0..9000);
                 head[6] |= 0o4000;
             }
-            // A name is at the place that comes with it, and there are no attributes.
-            nr::MQ_OPEN => (head[2], head[5]) = (head[3] & !7, 0),
+            // There are no attributes.
+            nr::MQ_OPEN => {
+                head[3] |= self.random.random_range(0..3) | 0o100;
+                head[5] = 0;
+            }
+            nr::MQ_TIMEDSEND | nr::MQ_TIMEDRECEIVE => head[4] = self.random.random_range(0..9000),
             _ => {}
         }
-        let mut length = 0;
-        if self.random.random_ratio(1, 2) {
-            length = self.random.random_range(0..300);
-            head[8] = if number == nr::MQ_OPEN { head[2] } else { head[3] };
-            head[9] = length as u64;
+        let mut memory = Vec::new();
+        if matches!(number, nr::MQ_OPEN | nr::MQ_UNLINK) && self.random.random_ratio(3, 4) {
+            memory = format!("fuzz{}\0", self.random.random_range(0..4)).into_bytes();
+            head[8] = head[2];
+        } else if self.random.random_ratio(1, 2) {
+            let length = self.random.random_range(0..300);
+            memory = self.noise(length);
+            head[8] = if number == calls::WRITE { head[4] } else { head[3] };
+        }
+        head[9] = memory.len() as u64;
+        if number == calls::WRITE {
+            head[5] = head[9];
         }
         head[12] = self.number();
-        (head, length)
+        (head, memory)
     }
 }

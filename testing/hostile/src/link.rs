@@ -1,8 +1,12 @@
 //! The broker's protocol, spoken without the library: as a client's that obeys no rule.
+//!
+//! # Safety
+//! A descriptor that was just received belongs to nobody else.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{env, io};
@@ -10,7 +14,7 @@ use std::{env, io};
 use client::wire::{self, calls};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 
 /// Where the broker is asked.
@@ -76,8 +80,17 @@ impl Link {
 
     /// What has come, if anything has.
     pub(crate) fn receive<'a>(&self, room: &'a mut [u8]) -> nix::Result<&'a [u8]> {
-        let length = recv(self.0.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT)?;
-        Ok(&room[..length])
+        self.receive_with(room).map(|(bytes, _)| bytes)
+    }
+
+    /// What has come, if anything has, and the file that came with it.
+    pub(crate) fn receive_with<'a>(&self, room: &'a mut [u8]) -> nix::Result<(&'a [u8], Option<File>)> {
+        let flags = MsgFlags::MSG_DONTWAIT.bits();
+        let received = sys::net::receive_message(self.0.as_raw_fd(), [&mut *room, &mut []], flags)
+            .map_err(|error| nix::Error::from_raw(error.raw()))?;
+        // SAFETY: just received, nobody else has it.
+        let file = received.file.map(|file| unsafe { File::from_raw_fd(file.leak()) });
+        Ok((&room[..received.bytes], file))
     }
 
     /// Waits until something has come, or the other side is gone.

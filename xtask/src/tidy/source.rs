@@ -33,6 +33,7 @@ const UNSAFE: &[&str] = &[
     "crates/broker/src/door.rs",
     "crates/ipcspace/src/backend.rs",
     // Processes and descriptors.
+    "crates/broker/src/caller.rs",
     "crates/broker/src/detached.rs",
     "crates/broker/src/segments.rs",
     "crates/broker/src/serve.rs",

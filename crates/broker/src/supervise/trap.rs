@@ -3,14 +3,13 @@
 //! # Safety
 //! What is received by a message belongs to nobody else.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, recv,
-    recvmsg, send, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, recv, send, sendmsg, socketpair,
 };
 use trap::{
     filter::{self, Files},
@@ -117,18 +116,12 @@ fn begin(listener: OwnedFd, link: Option<OwnedFd>, namespace: &Namespace) -> io:
 /// The listener, or why there is none.
 pub(super) fn receive(link: &OwnedFd) -> nix::Result<Result<OwnedFd, String>> {
     let mut bytes = [0; 512];
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let message = recvmsg::<()>(link.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let length = message.bytes;
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(files) = control
-            && let Some(fd) = files.first()
-        {
-            // SAFETY: just received, nobody else has it.
-            return Ok(Ok(unsafe { OwnedFd::from_raw_fd(*fd) }));
-        }
+    let message = sys::net::receive_message(link.as_raw_fd(), [&mut bytes, &mut []], 0)
+        .map_err(|error| Errno::from_raw(error.raw()))?;
+    if let Some(file) = message.file {
+        // SAFETY: just received, nobody else has it.
+        return Ok(Ok(unsafe { OwnedFd::from_raw_fd(file.leak()) }));
     }
-    let text = bytes.get(1..length).ok_or(Errno::ECONNRESET)?;
+    let text = bytes.get(1..message.bytes).ok_or(Errno::ECONNRESET)?;
     Ok(Err(String::from_utf8_lossy(text).into_owned()))
 }

@@ -1,0 +1,116 @@
+//! Connections of those who ask, closed so that nobody waits for that.
+//!
+//! With a connection goes what nobody has received from it, and to close that may take as long as its sender likes: a TCP socket that is to linger. So no
+//! descriptor is received where others wait, and a connection at which one is left is closed by a thread of its user's. Until then it counts for the sender, who may have
+//! only so many on their way (its RLIMIT_NOFILE).
+//!
+//! # Safety
+//! What is dropped is not used any more.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Mutex;
+
+use nix::sys::socket::{MsgFlags, Shutdown, recv, recvmsg, setsockopt, shutdown, sockopt};
+
+use crate::quota::locked;
+use crate::service::spawn;
+
+/// A connection of a user's.
+#[derive(Debug)]
+pub(crate) struct Link {
+    fd: ManuallyDrop<OwnedFd>,
+    uid: u32,
+}
+
+impl Link {
+    pub(crate) fn new(fd: OwnedFd, uid: u32) -> Link {
+        Link { fd: ManuallyDrop::new(fd), uid }
+    }
+
+    /// Closes it at once: for who may be kept waiting.
+    pub(crate) fn close(self) {
+        let mut link = ManuallyDrop::new(self);
+        // SAFETY: the link itself is not dropped any more.
+        drop(unsafe { ManuallyDrop::take(&mut link.fd) });
+    }
+}
+
+impl Deref for Link {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.fd
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Nothing more can come.
+        let _ = shutdown(self.as_raw_fd(), Shutdown::Read);
+        let is_harmless = leaves_nothing(self);
+        // SAFETY: the link is dropped, and this is done once.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        if is_harmless { drop(fd) } else { close_later(fd, self.uid) }
+    }
+}
+
+/// Takes what is left of bytes. Whether nothing else is.
+fn leaves_nothing(link: &OwnedFd) -> bool {
+    /// Messages that are looked at.
+    const MOST: usize = 16;
+    for _ in 0..MOST {
+        if brings_something(link) {
+            return false;
+        }
+        if recv(link.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).unwrap_or(0) == 0 {
+            break;
+        }
+    }
+    // From here on every message comes with who has sent it: so an empty one is told from the end.
+    let _ = setsockopt(link, sockopt::PassCred, &true);
+    !brings_something(link)
+}
+
+/// Whether more than bytes comes with the next message, which stays where it is.
+pub(crate) fn brings_something(link: &OwnedFd) -> bool {
+    // Without room for it, none of it is opened here.
+    let peeked = recvmsg::<()>(link.as_raw_fd(), &mut [], None, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    peeked.is_ok_and(|message| message.flags.contains(MsgFlags::MSG_CTRUNC))
+}
+
+/// What is left to be closed of a user's.
+#[derive(Default)]
+struct Left {
+    links: VecDeque<OwnedFd>,
+    /// Whether a thread is at it.
+    is_attended: bool,
+}
+
+static LEFT: Mutex<Option<HashMap<u32, Left>>> = Mutex::new(None);
+
+fn close_later(link: OwnedFd, uid: u32) {
+    let mut all = locked(&LEFT);
+    let left = all.get_or_insert_default().entry(uid).or_default();
+    left.links.push_back(link);
+    if !left.is_attended {
+        // Where there can't be a thread now, the user's next one closes them all.
+        left.is_attended = spawn("close", move || {
+            while let Some(link) = next(uid) {
+                drop(link)
+            }
+        })
+        .is_ok();
+    }
+}
+
+fn next(uid: u32) -> Option<OwnedFd> {
+    let mut all = locked(&LEFT);
+    let next = all.as_mut()?.get_mut(&uid)?.links.pop_front();
+    if next.is_none() {
+        all.as_mut()?.remove(&uid);
+    }
+    next
+}
