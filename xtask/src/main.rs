@@ -1,7 +1,7 @@
 //! The project's chores.
 //!
 //! - `cargo xtask tidy`: what no compiler checks: arrows of dependency, places of `unsafe`, file heads, paths.
-//! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed` steps.
+//! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed, K skipped` steps.
 //! - `cargo xtask dist`: the packages.
 //! - `cargo xtask library PREFIX`: libipcspace, installed.
 //! - `cargo xtask options`: the engine with each of its build options left out.

@@ -41,7 +41,7 @@ pub(crate) fn run(root: &Path) -> Result<bool, Box<dyn Error>> {
 fn tests(left_out: &str) -> &'static [&'static str] {
     match left_out {
         "sysvipc" => &["options", "mqueue"],
-        "posix-mqueue" => &["options", "storm"],
+        "posix-mqueue" => &["options", "storm", "shm"],
         "sysctl" => &["options"],
         _ => &[],
     }

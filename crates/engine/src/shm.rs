@@ -36,7 +36,7 @@ use crate::{
     util::{
         Head, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
         free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
-        obtain_object_check, obtain_object_idx, rm_id, set_dying,
+        obtain_object_check, obtain_object_idx, rm_id, set_dying, settle_ids,
     },
 };
 
@@ -591,6 +591,8 @@ fn destroy_if_over<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
 /// Destroys a segment unless somebody has it mapped.
 fn destroy_unmapped<'a, T: Task>(ctx: &Ctx<'a, T>, shp: &Shp<'a>, id: i32) -> Result<()> {
     let memory = shp.memory.load(Relaxed);
+    // Who is making it may yet die, or fail, and take it back.
+    settle_ids::<ShmidKernel, T>(ctx)?;
     if !ctx.host.retire_memory(memory, shp.is(READ_ONLY).then_some(id))? {
         return Ok(());
     }

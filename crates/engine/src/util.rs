@@ -407,7 +407,10 @@ pub(crate) fn obtain_to_remove<'c, 'a, O: Object + 'a, T: Task>(
     ctx: &'c Ctx<'a, T>,
     id: i32,
 ) -> Result<Locked<'c, 'a, O, T>> {
-    let locked = lock_object(ctx, find_object::<O, T>(ctx, id)?)?;
+    let object = find_object::<O, T>(ctx, id)?;
+    // Who is making it may yet die, or fail, and take it back.
+    settle_ids::<O, T>(ctx)?;
+    let locked = lock_object(ctx, object)?;
     let perm = locked.object.perm();
     let removable = matches!(perm.state.load(Relaxed), STATE_LIVE | STATE_POISONED);
     if removable && perm.id.load(Relaxed) == id { Ok(locked) } else { Err(Errno::EINVAL) }

@@ -23,11 +23,13 @@ use arena::{
     Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::Relaxed},
 };
-use engine::{Backing, Cred, Descriptors, MapRequest, Mqd, NewMemory, Notice, Task, util::arena_errno};
+use engine::{Backing, Cred, Descriptors, MapRequest, Mqd, NewMemory, Notice, Task, shm, util::arena_errno};
 
+use crate::address_space::Gone;
 use crate::machine::{Doing, Process, Tid};
 use crate::run::{Halt, Runs, Slice, Turn};
 use crate::schedule::{Schedule, Step};
+use crate::segment::Segment;
 use crate::{Memory, PAGE};
 
 /// When a machine is started, seconds after 1970.
@@ -76,6 +78,10 @@ pub(crate) struct Hardware {
     pub(crate) open: RefCell<Vec<Weak<Description>>>,
     /// Signals of notifications that are on their way.
     pub(crate) notices: RefCell<Vec<Notice>>,
+    /// The memory of all segments, by its number.
+    pub(crate) segments: RefCell<BTreeMap<u64, Rc<Segment>>>,
+    /// How many there have been.
+    segments_made: Cell<u64>,
     /// A queue without a name was left because somebody holds it.
     pub(crate) unlinked_watched: Cell<bool>,
     /// Free memory has been announced.
@@ -279,42 +285,91 @@ unsafe impl<M: Memory> Host for Cpu<'_, M> {
     }
 }
 
-/// A simulated machine maps nothing: it has no shared memory.
+impl<M: Memory> Cpu<'_, M> {
+    fn segment(&self, memory: u64) -> Option<Rc<Segment>> {
+        self.hardware.segments.borrow().get(&memory).cloned()
+    }
+
+    /// In how many areas of all processes a segment is mapped.
+    fn mappings(&self, memory: u64) -> u64 {
+        self.hardware.segments.borrow().get(&memory).map_or(0, Segment::mappings)
+    }
+
+    fn next_gone(&self) -> Option<Gone> {
+        self.process.gone.borrow_mut().pop()
+    }
+
+    /// Says what of the process's attachments is gone.
+    pub(crate) fn tell_gone(&self, mut told: impl FnMut(i32, bool)) {
+        while let Some(Gone { id, whole }) = self.next_gone() {
+            told(id, whole);
+        }
+    }
+}
+
+/// The machine keeps the memory, and knows at any time who has it mapped: whoever unmaps something tells the engine at once, and what was mapped by who dies
+/// is looked at then.
 impl<M: Memory> Backing for Cpu<'_, M> {
-    fn make_memory(&self, _wanted: NewMemory, _named: impl FnOnce(u64) -> Handle) -> Result<()> {
-        Err(Errno::ENOSYS)
+    fn make_memory(&self, wanted: NewMemory, named: impl FnOnce(u64) -> Handle) -> Result<()> {
+        Segment::possible(wanted, &self.cred(), self.memlock_limit())?;
+        let memory = self.hardware.segments_made.get() + 1;
+        self.hardware.segments_made.set(memory);
+        let segment = Rc::new(Segment::new(wanted.size, named(memory), self.tid));
+        self.hardware.segments.borrow_mut().insert(memory, segment);
+        Ok(())
     }
 
-    fn map_memory(&self, _wanted: &MapRequest, _replaced: impl FnMut(i32, bool)) -> Result<u64> {
-        Err(Errno::ENOSYS)
+    fn map_memory(&self, wanted: &MapRequest, replaced: impl FnMut(i32, bool)) -> Result<u64> {
+        let at = {
+            let segments = self.hardware.segments.borrow();
+            let segment = segments.get(&wanted.memory).filter(|s| !s.is_retired()).ok_or(Errno::EIDRM)?;
+            let mut memory = self.process.memory.borrow_mut();
+            memory.space().attach(segment, wanted, &mut self.process.gone.borrow_mut())?
+        };
+        self.tell_gone(replaced);
+        Ok(at)
     }
 
-    fn unmap_memory(&self, _addr: u64, _segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
-        Err(Errno::EINVAL)
+    fn unmap_memory(&self, addr: u64, _segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
+        self.process.memory.borrow_mut().space().detach(addr)
     }
 
-    fn drop_memory(&self, _memory: u64) {}
-
-    fn retire_memory(&self, _memory: u64, _read_only: Option<i32>) -> Result<bool> {
-        Ok(true)
+    fn drop_memory(&self, memory: u64) {
+        self.hardware.segments.borrow_mut().remove(&memory);
     }
 
-    fn settle(&self, _id: Option<i32>) -> Result<(u64, u64)> {
-        Ok((0, 0))
+    fn retire_memory(&self, memory: u64, _read_only: Option<i32>) -> Result<bool> {
+        Ok(self.hardware.segments.borrow().get(&memory).is_none_or(Segment::retire))
     }
 
-    fn memory_usage(&self, _memory: u64) -> Result<(u64, u64)> {
-        Ok((0, 0))
+    fn settle(&self, id: Option<i32>) -> Result<(u64, u64)> {
+        self.run(|ctx| match id {
+            Some(id) => {
+                let count = self.mappings(shm::memory_of(ctx, id)?);
+                shm::set_nattch(ctx, id, count)?;
+                Ok((count, 0))
+            }
+            None => {
+                shm::sweep(ctx)?;
+                let segments = self.hardware.segments.borrow();
+                Ok((segments.values().map(|segment| segment.resident()).sum(), 0))
+            }
+        })
+    }
+
+    fn memory_usage(&self, memory: u64) -> Result<(u64, u64)> {
+        self.segment(memory).map(|segment| (segment.resident(), 0)).ok_or(Errno::EIDRM)
     }
 
     fn lock_memory(&self, _memory: u64, _lock: bool) -> Result<()> {
+        // Nothing is ever swapped out.
         Ok(())
     }
 
     fn watch_removed(&self) {}
 
     fn memlock_limit(&self) -> u64 {
-        0
+        self.process.memlock.get()
     }
 }
 

@@ -10,7 +10,10 @@
 //! What users see: [`Machine`], whose arena can be looked at and overwritten; a call is begun with [`Machine::call`], and [`Machine::state`] tells what came of it. What it asks of a
 //! process's [`Memory`], and [`AddressSpace`], a simulated one.
 //!
-//! What is missing: shared memory; descriptors are for calls on POSIX queues only.
+//! Shared memory is pages that the machine owns, and that processes have in their address spaces.
+//!
+//! What is missing: descriptors are for calls on POSIX queues only; nothing is swapped out, and there are no huge pages; code is not executed; one
+//! namespace is all there is.
 //!
 //! ```
 //! use engine::{Syscall, syscall::Msgget};
@@ -34,9 +37,10 @@ mod cpu;
 mod machine;
 mod run;
 mod schedule;
+mod segment;
 mod signal;
 
-pub use address_space::{Access, AddressSpace, PAGE};
+pub use address_space::{ANYWHERE, Access, AddressSpace, PAGE};
 pub use cpu::{Credentials, FIRST_FILE};
 pub use machine::{Machine, Memory, State, Tid};
 pub use schedule::Schedule;

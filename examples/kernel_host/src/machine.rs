@@ -14,10 +14,11 @@ use engine::{
     ipc_sysctl::Sysctl,
     mqueue,
     proc::{Line, Sysvipc},
-    reap,
+    reap, shm,
     util::arena_errno,
 };
 
+use crate::address_space::{AddressSpace, Gone};
 use crate::cpu::{Cpu, Credentials, Files, Hardware, free_number};
 use crate::schedule::Schedule;
 
@@ -36,19 +37,8 @@ pub trait Memory: Clone + 'static {
     /// # Errors
     /// `EFAULT`, maybe after part of it.
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<()>;
-}
-
-/// No memory at all: that of the machine itself.
-#[derive(Clone, Default)]
-struct NoMemory;
-
-impl Memory for NoMemory {
-    fn read(&self, _from: u64, _to: &mut [u8]) -> Result<()> {
-        Err(Errno::EFAULT)
-    }
-    fn write(&mut self, _to: u64, _bytes: &[u8]) -> Result<()> {
-        Err(Errno::EFAULT)
-    }
+    /// Where segments are attached. What is there is read and written as all else.
+    fn space(&mut self) -> &mut AddressSpace;
 }
 
 /// What a thread is doing.
@@ -84,6 +74,10 @@ pub(crate) struct Process<M> {
     pub(crate) handlers: RefCell<BTreeMap<i32, Handler>>,
     pub(crate) files: RefCell<Files>,
     pub(crate) umask: Cell<u32>,
+    /// `RLIMIT_MEMLOCK`, bytes.
+    pub(crate) memlock: Cell<u64>,
+    /// Pieces of segments that were unmapped, and that the engine has not been told of.
+    pub(crate) gone: RefCell<Vec<Gone>>,
     /// Notifications that came by a signal without a handler, which waits to be taken.
     notices: RefCell<Vec<Notice>>,
     /// Signals that wait for the process to go on: to which thread, and which.
@@ -100,6 +94,8 @@ impl<M> Process<M> {
             handlers: RefCell::default(),
             files: RefCell::default(),
             umask: Cell::new(DEFAULT_UMASK),
+            memlock: Cell::new(u64::MAX),
+            gone: RefCell::default(),
             notices: RefCell::default(),
             pending: RefCell::default(),
         }
@@ -155,7 +151,8 @@ pub struct Machine<M> {
     pub(crate) hardware: Rc<Hardware>,
     /// The machine itself, which reaps the dead: its thread slot.
     own_slot: Handle,
-    init: Process<NoMemory>,
+    /// Has no memory.
+    init: Process<AddressSpace>,
     pub(crate) processes: BTreeMap<u32, Rc<Process<M>>>,
     threads: BTreeMap<Tid, Thread>,
     next: u32,
@@ -185,7 +182,7 @@ impl<M: Memory> Machine<M> {
         let mut machine = Machine {
             hardware: Rc::new(Hardware::new(sys_resource, schedule)),
             own_slot: Handle::NULL,
-            init: Process::new(Handle::NULL, NoMemory),
+            init: Process::new(Handle::NULL, AddressSpace::default()),
             processes: BTreeMap::new(),
             threads: BTreeMap::new(),
             next: INIT + 1,
@@ -213,14 +210,27 @@ impl<M: Memory> Machine<M> {
     /// # Panics
     /// If the thread is dead, or there is no memory.
     pub fn fork(&mut self, parent: Tid) -> Tid {
+        let begun = self.on(parent, |ctx| {
+            shm::fork_begin(ctx);
+            Ok(())
+        });
+        begun.expect("a namespace that makes sense");
         let parent = Rc::clone(self.process(parent));
-        self.begin_process(|slot| Process {
+        let child = self.begin_process(|slot| Process {
             credentials: parent.credentials.clone(),
             handlers: parent.handlers.clone(),
             files: parent.files.clone(),
             umask: parent.umask.clone(),
+            memlock: parent.memlock.clone(),
             ..Process::new(slot, parent.memory.borrow().clone())
-        })
+        });
+        let attached = self.memory(child).space().attached();
+        let slot = self.process(child).slot;
+        let _: Result<()> = self.as_init(|ctx| {
+            shm::inherit(ctx, slot, &attached, false);
+            Ok(())
+        });
+        child
     }
 
     fn begin_process(&mut self, process: impl FnOnce(Handle) -> Process<M>) -> Tid {
@@ -290,7 +300,11 @@ impl<M: Memory> Machine<M> {
         process.handlers.take();
         process.files.take();
         let slot = process.slot;
-        let _: Result<()> = self.as_init(|ctx| mqueue::exit_process(ctx, slot));
+        let _: Result<()> = self.as_init(|ctx| {
+            shm::detach_all(ctx, slot);
+            mqueue::exit_process(ctx, slot)
+        });
+        self.clear_segments();
         self.run_woken();
     }
 
@@ -324,9 +338,33 @@ impl<M: Memory> Machine<M> {
             self.threads.remove(&tid);
         }
         process.files.take();
+        process.memory.borrow_mut().space().detach_all();
         let _: Result<()> = self.as_init(|ctx| {
             reap::reap_process(ctx, process.slot);
+            Ok(())
+        });
+        self.clear_segments();
+        let _: Result<()> = self.as_init(|ctx| {
             if self.hardware.trim_wanted.take() { ctx.trim().map_err(arena_errno) } else { Ok(()) }
+        });
+    }
+
+    /// Lets memory go that the dead have made for nobody, and segments that have lost their last mapping with them.
+    fn clear_segments(&self) {
+        let segments = &self.hardware.segments;
+        let made: Vec<_> =
+            segments.borrow().iter().map(|(memory, made)| (*memory, Rc::clone(made))).collect();
+        if made.is_empty() {
+            return;
+        }
+        let _: Result<()> = self.as_init(|ctx| {
+            for (memory, made) in made {
+                let maker_lives = || self.hardware.alive.borrow().contains(&made.maker);
+                if !shm::needs_memory(ctx, made.object, memory, maker_lives) {
+                    segments.borrow_mut().remove(&memory);
+                }
+            }
+            shm::sweep(ctx).map(drop)
         });
     }
 
@@ -513,6 +551,36 @@ impl<M: Memory> Machine<M> {
         Some(result)
     }
 
+    // ---- memory
+
+    /// Unmaps whole pages, as munmap(2).
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn munmap(&mut self, tid: Tid, start: u64, bytes: u64) {
+        self.pass(CALL_NS);
+        let process = self.process(tid);
+        process.memory.borrow_mut().space().unmap(start, bytes, &mut process.gone.borrow_mut());
+        let _: Result<()> = self.on(tid, |ctx| {
+            ctx.host.tell_gone(|id, whole| shm::unmapped(ctx, id, whole));
+            Ok(())
+        });
+        self.run_woken();
+    }
+
+    /// How many segments there is memory of.
+    pub fn segments(&self) -> usize {
+        self.hardware.segments.borrow().len()
+    }
+
+    /// Sets `RLIMIT_MEMLOCK`, bytes.
+    ///
+    /// # Panics
+    /// If the thread is dead.
+    pub fn limit_locked_memory(&mut self, tid: Tid, bytes: u64) {
+        self.process(tid).memlock.set(bytes);
+    }
+
     // ---- descriptors
 
     /// Closes a descriptor, as close(2).
@@ -675,13 +743,21 @@ impl<M: Memory> Machine<M> {
     /// # Errors
     /// `ENOENT`, `EACCES`, and those of [`Sysctl::write`].
     pub fn write_sysctl(&mut self, tid: Tid, name: &str, value: &str) -> Result<()> {
+        self.write_sysctl_at(tid, name, value.as_bytes(), 0).map(drop)
+    }
+
+    /// Writes bytes to a sysctl's file at an offset, as pwrite(2): how many were taken.
+    ///
+    /// # Errors
+    /// As [`Machine::write_sysctl`].
+    pub fn write_sysctl_at(&mut self, tid: Tid, name: &str, bytes: &[u8], offset: u64) -> Result<usize> {
         let sysctl = Sysctl::all().find(|sysctl| sysctl.name() == name).ok_or(Errno::ENOENT)?;
         self.on(tid, |ctx| {
             let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
             if !sysctl.may_write(ctx.host, ns.get()) {
                 return Err(Errno::EACCES);
             }
-            sysctl.write(ctx, value.as_bytes(), 0).map(|_| ())
+            sysctl.write(ctx, bytes, offset)
         })
     }
 
@@ -729,7 +805,7 @@ impl<M: Memory> Machine<M> {
         Cpu { hardware: &self.hardware, tid, pid, slot, process: &self.processes[&pid], turn: None }
     }
 
-    fn init_cpu(&self) -> Cpu<'_, NoMemory> {
+    fn init_cpu(&self) -> Cpu<'_, AddressSpace> {
         let slot = self.own_slot;
         Cpu { hardware: &self.hardware, tid: INIT, pid: INIT, slot, process: &self.init, turn: None }
     }
@@ -740,7 +816,7 @@ impl<M: Memory> Machine<M> {
     }
 
     /// Runs an operation as the machine itself.
-    fn as_init<R>(&self, operation: impl FnOnce(&Ctx<'_, Cpu<'_, NoMemory>>) -> Result<R>) -> Result<R> {
+    fn as_init<R>(&self, operation: impl FnOnce(&Ctx<'_, Cpu<'_, AddressSpace>>) -> Result<R>) -> Result<R> {
         self.init_cpu().run(operation)
     }
 }

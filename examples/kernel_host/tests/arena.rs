@@ -8,15 +8,20 @@ use abi::{
     msg::MSG_COPY,
     sem::{GETVAL, SETVAL},
 };
+use arena::OBJECT_LOCK;
 use engine::{
     Syscall,
     syscall::{Msgctl, Msgget, Msgrcv, Msgsnd, Semctl, Semget, Semtimedop},
 };
-use kernel_host::{Access, AddressSpace, Machine, State, Tid};
+use kernel_host::{Access, AddressSpace, Credentials, Machine, State, Tid};
 
 const BUFFER: u64 = 0x10000;
 const KEY: i32 = 0x5eed_f00d;
 const SIGUSR1: i32 = 10;
+/// From an object's start to its key.
+const OWN_KEY: u64 = 24;
+/// More sets than one span has room for.
+const MANY: usize = 600;
 /// From an object's key to its first message, and to its first sleeper that alters.
 const FIRST_MESSAGE: u64 = 72;
 const FIRST_SLEEPER: u64 = 80;
@@ -76,6 +81,25 @@ impl World {
         self.machine.call(tid, call);
         assert_eq!(self.machine.state(tid), State::Asleep);
         tid
+    }
+
+    /// A process of this user's that has made many sets, of which the first has a key.
+    fn maker_of_sets(&mut self, user: u32) -> (Tid, Vec<i32>) {
+        let maker = self.machine.fork(self.process);
+        self.machine.set_credentials(maker, Credentials::new(user, user, Vec::new()));
+        let mut sets = Vec::new();
+        for key in [KEY].into_iter().chain([IPC_PRIVATE; MANY - 1]) {
+            let made = self.call(maker, Syscall::Semget(Semget { key, nsems: 1, flags: 0o1600 }));
+            sets.push(i32::try_from(made.unwrap()).unwrap());
+        }
+        (maker, sets)
+    }
+
+    fn remove_sets(&mut self, maker: Tid, sets: &[i32]) {
+        for id in sets {
+            let remove = Semctl { id: *id, num: 0, cmd: IPC_RMID, arg: 0 };
+            assert_eq!(self.call(maker, Syscall::Semctl(remove)), Ok(0));
+        }
     }
 
     fn semctl(&mut self, set: i32, num: i32, cmd: i32, arg: u64) -> Result<i64> {
@@ -166,4 +190,39 @@ fn a_sleeper_that_follows_itself_is_woken_once() {
     assert_eq!(world.semctl(set, 0, SETVAL, 1), Err(Errno::EIDRM));
     assert_eq!(world.machine.take(sleeper), Some(Ok(0)));
     assert_eq!(world.semctl(set, 0, GETVAL, 0), Err(Errno::EIDRM));
+}
+
+#[test]
+fn what_objects_of_any_user_took_is_given_back_when_their_maker_has_ended() {
+    for user in [0, 1000] {
+        let mut world = World::new();
+        let before = world.machine.usage().spans;
+        let (maker, sets) = world.maker_of_sets(user);
+        let most = world.machine.usage().spans;
+        world.remove_sets(maker, &sets);
+        world.machine.exit(maker);
+        let after = world.machine.usage().spans;
+        // The table of identifiers stays.
+        assert!(most >= after + 3, "user {user}: {before} spans before, {most} with the sets, {after} after");
+    }
+}
+
+#[test]
+fn a_span_is_left_alone_while_somebody_holds_the_lock_of_a_removed_object() {
+    let spans_after = |hold: bool| {
+        let mut world = World::new();
+        let (maker, sets) = world.maker_of_sets(0);
+        let lock = world.find_key(sets[0]) - OWN_KEY + OBJECT_LOCK;
+        world.remove_sets(maker, &sets);
+        if hold {
+            // It came to the lock when the set was gone, and has not seen that yet.
+            let late = world.thread();
+            assert_eq!(world.machine.overwrite(lock, |_| late), 0, "the lock is free");
+        }
+        world.machine.exit(maker);
+        (world.machine.usage().spans, world.word(lock))
+    };
+    let ((nobody, _), (somebody, lock)) = (spans_after(false), spans_after(true));
+    assert_eq!(somebody, nobody + 1);
+    assert_ne!(lock, 0, "who holds the lock holds it still");
 }

@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{ffi::c_void, mem, ptr};
 
+use kernel_host::Access;
 use libc::{c_int, c_long, msginfo, msqid_ds, sembuf, semid_ds, seminfo, shmid_ds, timespec};
 use serde::{Deserialize, Serialize};
 
@@ -420,12 +421,18 @@ pub(crate) fn shm_limits() -> Answer<(i32, ShmLimits)> {
 
 /// The byte at an address of an attachment.
 pub(crate) fn byte_at(addr: usize) -> u8 {
+    if let Some(simulation) = simulation() {
+        return simulation.byte_at(addr as u64);
+    }
     // SAFETY: the case has the address attached.
     unsafe { ptr::with_exposed_provenance::<u8>(addr).read_volatile() }
 }
 
 /// Writes a byte to an address of an attachment.
 pub(crate) fn set_byte(addr: usize, value: u8) {
+    if let Some(simulation) = simulation() {
+        return simulation.set_byte(addr as u64, value);
+    }
     // SAFETY: the case has the address attached, so that it can be written.
     unsafe { ptr::with_exposed_provenance_mut::<u8>(addr).write_volatile(value) };
 }
@@ -438,11 +445,20 @@ pub(crate) fn set_bytes(addr: usize, values: &[u8]) {
 }
 
 pub(crate) fn munmap(addr: usize, len: usize) -> Answer<i32> {
+    if let Some(simulation) = simulation() {
+        simulation.machine(|machine| machine.munmap(simulation.tid(), addr as u64, len as u64));
+        return Ok(0);
+    }
     // SAFETY: see `shmdt`.
     answer(unsafe { libc::munmap(ptr::without_provenance_mut(addr), len) })
 }
 
 pub(crate) fn mprotect(addr: usize, len: usize, access: c_int) -> Answer<i32> {
+    if let Some(simulation) = simulation() {
+        let access = if access & libc::PROT_WRITE == 0 { Access::Read } else { Access::ReadWrite };
+        let done = simulation.space(|space| space.protect(addr as u64, len as u64, access));
+        return done.map(|()| 0).map_err(|error| Errno(error.raw()));
+    }
     // SAFETY: see `shmdt`.
     answer(unsafe { libc::mprotect(ptr::without_provenance_mut(addr), len, access) })
 }
@@ -451,13 +467,36 @@ pub(crate) fn mprotect(addr: usize, len: usize, access: c_int) -> Answer<i32> {
 pub(crate) fn move_away(addr: usize, len: usize) -> Answer<usize> {
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
     let to = room(64 * len);
+    if let Some(simulation) = simulation() {
+        simulation.space(|space| space.relocate(addr as u64, len as u64, to as u64));
+        return Ok(to);
+    }
     // SAFETY: the place was found free; the case has one thread.
     let at = unsafe { libc::mremap(ptr::without_provenance_mut(addr), len, len, flags, to) };
     if at == libc::MAP_FAILED { answer(-1).map(|_: i32| 0) } else { Ok(at.expose_provenance()) }
 }
 
+/// Maps private memory there: with `MAP_FIXED`, or `MAP_FIXED_NOREPLACE`.
+pub(crate) fn map_private(addr: usize, len: usize, how: c_int) -> Answer<usize> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    if let Some(simulation) = simulation() {
+        if how == libc::MAP_FIXED {
+            munmap(addr, len)?;
+        }
+        simulation.space(|space| space.map(addr as u64, len as u64, Access::ReadWrite));
+        return Ok(addr);
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | how;
+    // SAFETY: over nothing but attachments of the case's own.
+    let at = unsafe { libc::mmap(ptr::without_provenance_mut(addr), len, access, flags, -1, 0) };
+    if at == libc::MAP_FAILED { answer(-1).map(|_: i32| 0) } else { Ok(at.expose_provenance()) }
+}
+
 /// An address behind which nothing is mapped for `len` bytes.
 pub(crate) fn room(len: usize) -> usize {
+    if let Some(simulation) = simulation() {
+        return simulation.space(|space| space.room(len as u64)).expect("room") as usize;
+    }
     // Where 32-bit programs can be, too.
     let (none, anonymous) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT);
     // SAFETY: a mapping wherever there is room, and removed at once.

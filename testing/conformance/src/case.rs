@@ -16,13 +16,24 @@ pub(crate) struct Case {
     pub(crate) differs: Option<(&'static [Door], &'static str)>,
     /// Where else than everywhere it is run: what it shows is not the same at the other doors.
     pub(crate) only: Option<&'static [Door]>,
+    /// It needs what the simulated machine does not have.
+    pub(crate) needs_system: bool,
     /// It needs numbers or commands that 32-bit programs don't have.
     pub(crate) is_wide: bool,
 }
 
 impl Case {
     pub(crate) const fn new(name: &'static str, run: fn() -> Outcome) -> Self {
-        Case { name, run, limits: &[], needs_root: false, differs: None, only: None, is_wide: false }
+        Case {
+            name,
+            run,
+            limits: &[],
+            needs_root: false,
+            differs: None,
+            only: None,
+            needs_system: false,
+            is_wide: false,
+        }
     }
 
     pub(crate) const fn limits(mut self, limits: &'static [(&'static str, &'static str)]) -> Self {
@@ -45,9 +56,10 @@ impl Case {
         self
     }
 
-    /// Whether it needs mappings, which tasks of the simulated machine don't have: they share one memory.
-    pub(crate) fn needs_mappings(&self) -> bool {
-        self.name.starts_with("shm")
+    /// It is not run on the simulated machine, which lacks what it needs: `_what`.
+    pub(crate) const fn system(mut self, _what: &'static str) -> Self {
+        self.needs_system = true;
+        self
     }
 
     pub(crate) const fn differs(mut self, at: &'static [Door], reason: &'static str) -> Self {

@@ -1,6 +1,6 @@
 //! Each line of the behaviour of message queues, semaphores and shared memory, as a case that runs on the kernel
 //! (`--door kernel`, as root: each case in a new IPC namespace), under `ipcspace run` (`--door preload`), there as another user than the namespace's
-//! owner (`--door stranger`, as root; without the cases of files and those that take more identities), by the crate `ipcspace` in a namespace that the case makes for itself (`--door api`, see [`api`]; without the cases that take other identities), and on a simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine; those of shared memory are left out there.
+//! owner (`--door stranger`, as root; without the cases of files and those that take more identities), by the crate `ipcspace` in a namespace that the case makes for itself (`--door api`, see [`api`]; without the cases that take other identities), and on a simulated machine (`--door host`), whose tasks are no processes and whose kernel is the engine; without the cases that need more than that (`Case::system`).
 //!
 //! A case is first seen to pass on the kernel, which is the oracle. `--list` prints which lines have a case,
 //! from coverage/*.toml, and fails if a case is missing there or does not exist.

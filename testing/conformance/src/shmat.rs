@@ -14,7 +14,7 @@ use crate::{
     check::{Failure, Outcome, ok, same},
     errno::{EACCES, EINVAL, ENOMEM},
     memory::Pages,
-    task::{Task, become_root, become_user, now, sleep_for_ever, wait_until},
+    task::{Task, become_root, become_user, execute_sleep, now, own_pid, sleep_for_ever, wait_until},
 };
 
 cases! { "shmat":
@@ -26,26 +26,28 @@ cases! { "shmat":
     larger_than_32_bits_reach.only(&[Door::Kernel32, Door::Trap32]),
     permissions.root(),
     read_only_stays_read_only,
-    writing_to_what_is_read_only_kills,
-    executable,
-    no_room_in_the_address_space,
+    writing_to_what_is_read_only_kills.system("a program that dies of what it does"),
+    executable.system("code that is executed"),
+    no_room_in_the_address_space.system("a limit of addresses"),
     notes_time_and_process,
     same_segment_twice,
     removed_segment_while_attached.root(),
     counted_through_fork,
-    counted_through_fork_without_handlers,
+    counted_through_fork_without_handlers.system(UNSEEN_FORK),
+    counted_through_spawning.system("a program that is begun by libc"),
     counted_through_exec,
     counted_through_exit,
     counted_through_kill,
     counted_by_mapping,
-    not_inherited_with_dontfork,
+    not_inherited_with_dontfork.system("advice about memory"),
     removed_goes_with_the_last_process,
-    removed_goes_with_a_child_that_never_calls,
+    removed_goes_with_a_child_that_never_calls.system(UNSEEN_FORK),
     removed_goes_with_the_last_reader,
-    name_in_maps,
-    descriptors_are_the_programs,
+    name_in_maps.system("/proc/PID/maps"),
+    descriptors_are_the_programs.system("descriptors of all kinds"),
 }
 
+const UNSEEN_FORK: &str = "a fork that no library is told of";
 const SHM_RDONLY: i32 = libc::SHM_RDONLY;
 const SHM_RND: i32 = libc::SHM_RND;
 const SHM_REMAP: i32 = libc::SHM_REMAP;
@@ -265,7 +267,7 @@ fn counted_through_fork() -> Outcome {
     let child = Task::start(|| sleep_for_ever() as ())?;
     same!(nattch(id), Ok(4));
     // The fork is the parent's attaching.
-    same!(ok!(shm_stat(id)).shm_lpid, std::process::id() as i32);
+    same!(ok!(shm_stat(id)).shm_lpid, own_pid());
     let pid = child.pid();
     child.kill();
     let ds = ok!(shm_stat(id));
@@ -315,7 +317,7 @@ fn counted_through_fork_without_handlers() -> Outcome {
     Ok(())
 }
 
-fn counted_through_exec() -> Outcome {
+fn counted_through_spawning() -> Outcome {
     let id = ok!(segment(PAGE));
     let at = ok!(shmat(id, 0, 0));
     let mut sleeper = Command::new("sleep").arg("60").spawn().map_err(|e| Failure(format!("sleep: {e}")))?;
@@ -325,13 +327,16 @@ fn counted_through_exec() -> Outcome {
     let _ = sleeper.wait();
     same!(counted, Ok(1));
     ok!(shmdt(at));
+    same!(nattch(id), Ok(0));
+    Ok(())
+}
+
+fn counted_through_exec() -> Outcome {
+    let id = ok!(segment(PAGE));
     let execs = Task::start(move || {
-        let attached = shmat(id, 0, 0).is_ok();
-        let program = c"/bin/sleep";
-        let arguments = [program.as_ptr(), c"60".as_ptr(), std::ptr::null()];
-        // SAFETY: terminated strings, and a terminated array of them.
-        unsafe { libc::execv(program.as_ptr(), arguments.as_ptr()) };
-        attached
+        if shmat(id, 0, 0).is_ok() {
+            execute_sleep();
+        }
     })?;
     // Attached, and then not.
     let pid = execs.pid();

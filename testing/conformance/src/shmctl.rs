@@ -12,7 +12,10 @@ use crate::{
     check::{Failure, Outcome, ok, same},
     errno::{EACCES, EFAULT, EINVAL, ENOMEM, EPERM},
     memory::Bad,
-    task::{Capability, Task, become_root, become_user, have_only, now, wait_until},
+    task::{
+        Capability, Task, become_really, become_root, become_user, have_only, limit_locked_memory, now,
+        wait_until,
+    },
 };
 
 cases! { "shmctl":
@@ -27,7 +30,7 @@ cases! { "shmctl":
     set_needs_the_owner.root(),
     remove_needs_the_owner.root(),
     lock_marks,
-    lock_keeps_pages_in_memory,
+    lock_keeps_pages_in_memory.system("pages that are swapped out"),
     lock_rights.root(),
     lock_limit.root(),
     ipc_owner_passes_permissions.root(),
@@ -227,15 +230,9 @@ fn lock_keeps_pages_in_memory() -> Outcome {
     wait_for_unevictable(before, 0)
 }
 
-fn memlock(bytes: u64) {
-    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
-    // SAFETY: a limit that lives through the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }, 0, "setrlimit");
-}
-
 fn lock_rights() -> Outcome {
     let others = ok!(shmget(libc::IPC_PRIVATE, 1, 0o666));
-    memlock(0);
+    limit_locked_memory(0);
     become_user(1000, 1000, &[]);
     let own = ok!(segment(1));
     same!((shmctl(others, SHM_LOCK), shmctl(others, SHM_UNLOCK)), (Err(EPERM), Err(EPERM)));
@@ -248,9 +245,8 @@ fn lock_rights() -> Outcome {
 
 /// What is locked counts for the real user, and without root's rights. (The saved user stays root: who gives that up too leaves a namespace.)
 fn lock_limit() -> Outcome {
-    memlock(2 * 4096);
-    // SAFETY: numbers only.
-    same!(unsafe { libc::setresuid(1007, 1007, 0) }, 0);
+    limit_locked_memory(2 * 4096);
+    become_really(1007);
     let (large, small) = (ok!(segment(3 * 4096)), ok!(segment(2 * 4096)));
     let another = ok!(segment(1));
     same!(shmctl(large, SHM_LOCK), Err(ENOMEM));

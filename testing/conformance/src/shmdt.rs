@@ -4,11 +4,14 @@ use libc::PROT_READ;
 
 use crate::{
     Door,
-    call::{byte_at, move_away, mprotect, munmap, nattch, room, segment, set_byte, shm_stat, shmat, shmdt},
+    call::{
+        byte_at, map_private, move_away, mprotect, munmap, nattch, room, segment, set_byte, shm_stat, shmat,
+        shmdt,
+    },
     case::cases,
     check::{Failure, Outcome, ok, same},
     errno::EINVAL,
-    task::{Task, now, sleep_for_ever},
+    task::{Task, Thread, now, own_pid, sleep_for_ever},
 };
 
 const UNSEEN: &str = "what the library does not see unmapped is noted when somebody asks";
@@ -27,7 +30,7 @@ cases! { "shmdt":
     of_one_that_was_put_over_another,
     // By the crate, which of two processes detached last is found out when somebody asks, in any order.
     what_is_left_of_one_below_another.only(&[
-        Door::Kernel, Door::Preload, Door::Stranger, Door::Trap, Door::Kernel32, Door::Trap32
+        Door::Kernel, Door::Preload, Door::Stranger, Door::Trap, Door::Kernel32, Door::Trap32, Door::Host
     ]),
     many_at_a_time_by_munmap.differs(&[Door::Trap, Door::Trap32, Door::Api], UNSEEN),
     what_is_left_below_the_same_segment.differs(&[Door::Trap, Door::Trap32, Door::Api], UNSEEN),
@@ -148,13 +151,8 @@ fn not_what_was_mapped_since() -> Outcome {
 
 /// Maps private memory of which each page begins with a 1.
 fn map_own(at: usize, len: usize, how: i32) -> Outcome {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | how;
-    let access = PROT_READ | libc::PROT_WRITE;
-    // SAFETY: over nothing but attachments of the case's own.
-    let own = unsafe { libc::mmap(std::ptr::without_provenance_mut(at), len, access, flags, -1, 0) };
-    same!(own.addr(), at);
-    let start = own.expose_provenance();
-    (start..start + len).step_by(PAGE).for_each(|page| set_byte(page, 1));
+    same!(map_private(at, len, how), Ok(at));
+    (at..at + len).step_by(PAGE).for_each(|page| set_byte(page, 1));
     Ok(())
 }
 
@@ -182,7 +180,7 @@ fn of_one_that_was_put_over_another() -> Outcome {
     same!(shmat(above, at, libc::SHM_REMAP), Ok(at));
     ok!(shmdt(at));
     same!(Task::start(move || munmap(at, PAGE))?.report()?, Ok(0));
-    let own = std::process::id() as i32;
+    let own = own_pid();
     let ds = ok!(shm_stat(above));
     same!((ds.shm_nattch, ds.shm_lpid), (0, own));
     same!(nattch(below), Ok(1));
@@ -200,7 +198,7 @@ fn what_is_left_of_one_below_another() -> Outcome {
     same!(shmat(second, at, 0), Ok(at));
     ok!(munmap(at + PAGE, 2 * PAGE));
     let child = Task::start(|| sleep_for_ever() as ())?;
-    let own = std::process::id() as i32;
+    let own = own_pid();
     same!((nattch(first), nattch(second)), (Ok(0), Ok(2)));
     same!(ok!(shm_stat(first)).shm_lpid, own);
     child.kill();
@@ -282,7 +280,7 @@ fn inherited_by_a_child() -> Outcome {
 
 fn of_a_mapping_that_another_thread_made() -> Outcome {
     let id = ok!(segment(PAGE));
-    let at = std::thread::spawn(move || shmat(id, 0, 0)).join().map_err(|_| Failure("thread".into()))?;
+    let at = Thread::start(move || shmat(id, 0, 0)).join().ok_or_else(|| Failure("thread".into()))?;
     same!(nattch(id), Ok(1));
     ok!(shmdt(ok!(at)));
     same!(nattch(id), Ok(0));

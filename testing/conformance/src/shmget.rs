@@ -11,7 +11,7 @@ use crate::{
     case::cases,
     check::{Failure, Outcome, ok, same},
     errno::{EACCES, EEXIST, EINVAL, ENOENT, ENOMEM, ENOSPC, EPERM},
-    task::{Task, become_root, become_user, now},
+    task::{Task, become_root, become_user, limit_locked_memory, now, own_pid},
 };
 
 cases! { "shmget":
@@ -29,7 +29,7 @@ cases! { "shmget":
     more_than_there_is_memory.wide(),
     huge_pages_that_are_not_there.differs(&[Door::Stranger], "strangers have no huge pages"),
     huge_pages_need_a_right.root(),
-    huge_pages_are_attached_whole.root(),
+    huge_pages_are_attached_whole.root().system("huge pages"),
     shmmax_is_the_largest.limits(&[("kernel.shmmax", "8192")]),
     full_of_pages.limits(&[("kernel.shmall", "5")]),
     full_of_segments.limits(&[("kernel.shmmni", "2")]),
@@ -132,7 +132,7 @@ fn new_segment_is_unattached() -> Outcome {
     let id = ok!(segment(10));
     let ds = ok!(shm_stat(id));
     same!((ds.shm_nattch, ds.shm_atime, ds.shm_dtime, ds.shm_lpid), (0, 0, 0, 0));
-    same!(ds.shm_cpid, std::process::id() as i32);
+    same!(ds.shm_cpid, own_pid());
     same!((before..=now()).contains(&ds.shm_ctime), true);
     Ok(())
 }
@@ -198,9 +198,7 @@ fn huge_pages_that_are_not_there() -> Outcome {
 }
 
 fn huge_pages_need_a_right() -> Outcome {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a limit that lives through the call.
-    same!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) }, 0);
+    limit_locked_memory(0);
     become_user(1000, 1000, &[]);
     same!(shmget(IPC_PRIVATE, 4096, SHM_HUGETLB | 13 << SHM_HUGE_SHIFT | 0o600), Err(EINVAL));
     same!(shmget(IPC_PRIVATE, 4096, SHM_HUGETLB | 0o600), Err(EPERM));

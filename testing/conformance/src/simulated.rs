@@ -2,7 +2,11 @@
 //!
 //! The case runs on the thread's stack, each task on one of its own. A program that waits, in a call or for another,
 //! hands the turn on, and looks again when it has it back. When nobody can go on, the machine's clock moves to the
-//! next end of a sleep. All programs share the memory of this process: nobody's changes are undone by a fork.
+//! next end of a sleep. All programs share the memory of this process: nobody's changes are undone by a fork. Only where segments are attached,
+//! each process has addresses of its own, which the machine reads and writes for it.
+//!
+//! Left out are the cases that are about a real system's programs, files and memory (each says what it wants, by `system`), descriptors that are polled or
+//! handed on, other namespaces, of which this machine has one, and the calls of 32-bit programs (each says at which doors it is run, by `only`).
 //!
 //! # Safety
 //! The kernel itself copies from and to the addresses that a program passes, so a wrong one is an error. What is
@@ -10,11 +14,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use abi::Errno;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
-use kernel_host::{Credentials, Machine, Memory, Schedule, State, Tid};
+use kernel_host::{ANYWHERE, Access, AddressSpace, Credentials, Machine, Memory, Schedule, State, Tid};
 
 use crate::check::{Failure, Outcome};
 
@@ -30,7 +35,7 @@ pub(crate) fn simulation() -> Option<Rc<Simulation>> {
 /// Runs a case on a machine with these limits and this schedule.
 pub(crate) fn run(limits: &[(&str, &str)], schedule: Schedule, case: impl FnOnce() -> Outcome) -> Outcome {
     let mut machine = Machine::with_schedule(true, schedule);
-    let own = machine.spawn(OwnMemory);
+    let own = machine.spawn(OwnMemory::new());
     for (name, value) in limits {
         machine
             .write_sysctl(own, name, value)
@@ -92,6 +97,25 @@ impl Simulation {
         let tid = self.tid();
         self.machine(|machine| machine.call_by_number(tid, number, registers));
         self.wait_for(|| self.machine(|machine| machine.take(tid)))
+    }
+
+    /// The running program's address space.
+    pub(crate) fn space<R>(&self, act: impl FnOnce(&mut AddressSpace) -> R) -> R {
+        self.machine(|machine| act(machine.memory(self.tid()).space()))
+    }
+
+    /// What the running program reads there.
+    pub(crate) fn byte_at(&self, addr: u64) -> u8 {
+        let mut byte = [0];
+        let read = self.machine(|machine| machine.memory(self.tid()).read(addr, &mut byte));
+        read.expect("a case reads where it has something attached");
+        byte[0]
+    }
+
+    /// The running program writes there.
+    pub(crate) fn set_byte(&self, addr: u64, value: u8) {
+        let written = self.machine(|machine| machine.memory(self.tid()).write(addr, &[value]));
+        written.expect("a case writes where it has something attached");
     }
 
     /// Waits until there is something, while the others run.
@@ -208,7 +232,7 @@ impl Simulation {
 
     /// The running program's process becomes one that sleeps for ever.
     pub(crate) fn execute_sleep(&self) -> ! {
-        self.machine(|machine| machine.exec(self.tid(), OwnMemory));
+        self.machine(|machine| machine.exec(self.tid(), OwnMemory::new()));
         self.sleep_for_ever()
     }
 
@@ -298,12 +322,30 @@ impl<T> Child<T> {
     }
 }
 
-/// The memory of this process, which is that of all programs.
+/// The memory of this process, which is that of all programs, but for the addresses at which segments are attached.
 #[derive(Clone)]
-pub(crate) struct OwnMemory;
+pub(crate) struct OwnMemory {
+    space: AddressSpace,
+}
+
+/// The addresses at which segments are attached: there is never anything of a Linux process.
+const ATTACHED: Range<u64> = ANYWHERE..2 * ANYWHERE;
+
+impl OwnMemory {
+    fn new() -> OwnMemory {
+        let mut space = AddressSpace::default();
+        // Nothing goes where this process may have something.
+        space.map(0, ATTACHED.start, Access::ReadWrite);
+        space.map(ATTACHED.end, (1 << 47) - ATTACHED.end, Access::ReadWrite);
+        OwnMemory { space }
+    }
+}
 
 impl Memory for OwnMemory {
     fn read(&self, from: u64, to: &mut [u8]) -> Result<(), Errno> {
+        if ATTACHED.contains(&from) {
+            return self.space.read(from, to);
+        }
         let (local, remote) = (part(to.as_mut_ptr() as u64, to.len()), part(from, to.len()));
         // SAFETY: the buffer is writable for its length; what can't be read is an error.
         whole(to.len(), unsafe {
@@ -312,12 +354,19 @@ impl Memory for OwnMemory {
     }
 
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), Errno> {
+        if ATTACHED.contains(&to) {
+            return self.space.write(to, bytes);
+        }
         let (local, remote) = (part(bytes.as_ptr() as u64, bytes.len()), part(to, bytes.len()));
         // SAFETY: the buffer is readable for its length; what can't be written is an error, and what can is what a
         // program has passed to be written.
         whole(bytes.len(), unsafe {
             libc::process_vm_writev(libc::getpid(), &raw const local, 1, &raw const remote, 1, 0)
         })
+    }
+
+    fn space(&mut self) -> &mut AddressSpace {
+        &mut self.space
     }
 }
 

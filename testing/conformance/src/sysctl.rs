@@ -12,6 +12,7 @@ use crate::{
     case::cases,
     check::{Outcome, ok, same},
     errno::{E2BIG, EACCES, EINVAL, ENOENT, ENOMEM, ENOSPC, EPERM, ERANGE, Errno},
+    simulated::simulation,
     task::{Task, Thread, become_root, become_user, let_others_run},
 };
 
@@ -23,9 +24,9 @@ cases! { "sysctl":
     unsigned_long,
     lists,
     sem_keeps_what_is_before_an_error,
-    only_the_beginning_counts,
+    only_the_beginning_counts.system("a file that stays open"),
     only_a_page_is_looked_at,
-    rights_at_open_and_at_write.root(),
+    rights_at_open_and_at_write.root().system("a file that stays open"),
     changes_count_at_once,
     forcing_destroys_orphans,
     forcing_spares_what_was_detached_before,
@@ -45,11 +46,21 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 fn value(name: &str) -> String {
+    if let Some(simulation) = simulation() {
+        let read = simulation.machine(|machine| machine.read_file(simulation.tid(), &path(name)));
+        return read.unwrap_or_default().trim_end().to_owned();
+    }
     fs::read_to_string(path(name)).unwrap_or_default().trim_end().to_owned()
 }
 
 /// How many bytes one write takes.
 fn write_at(name: &str, text: &[u8], offset: u64) -> Answer<usize> {
+    if let Some(simulation) = simulation() {
+        let name = format!("kernel.{name}");
+        let written =
+            simulation.machine(|machine| machine.write_sysctl_at(simulation.tid(), &name, text, offset));
+        return written.map_err(|error| Errno(error.raw()));
+    }
     let file = OpenOptions::new().write(true).open(path(name)).map_err(|error| errno(&error))?;
     file.write_at(text, offset).map_err(|error| errno(&error))
 }

@@ -280,6 +280,26 @@ pub(crate) fn become_for_good(uid: u32) {
     assert_eq!(unsafe { libc::setresuid(uid, uid, uid) }, 0, "root can become another user");
 }
 
+/// Another user, really and in effect; the saved one stays root.
+pub(crate) fn become_really(uid: u32) {
+    if let Some(simulation) = simulation() {
+        return simulation.become_for_good(uid);
+    }
+    // SAFETY: passes numbers only.
+    assert_eq!(unsafe { libc::setresuid(uid, uid, 0) }, 0, "root can become another user");
+}
+
+/// Sets `RLIMIT_MEMLOCK`.
+pub(crate) fn limit_locked_memory(bytes: u64) {
+    if let Some(simulation) = simulation() {
+        simulation.machine(|machine| machine.limit_locked_memory(simulation.tid(), bytes));
+        return;
+    }
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: a limit that lives through the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) }, 0, "setrlimit");
+}
+
 /// Root again.
 pub(crate) fn become_root() {
     if let Some(simulation) = simulation() {
@@ -327,7 +347,10 @@ pub(crate) fn wait_until(mut done: impl FnMut() -> Outcome<bool>) -> Outcome {
         if done()? {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_millis(1));
+        match simulation() {
+            Some(simulation) => simulation.rest(),
+            None => thread::sleep(Duration::from_millis(1)),
+        }
     }
     Err(Failure("it does not come to that".into()))
 }

@@ -12,8 +12,8 @@ cat >apache2.conf <<CONF
 ServerRoot $PWD
 ServerName localhost
 PidFile $PWD/pid
-Listen 127.0.0.1:18291
-Listen 127.0.0.1:18292
+Listen 127.0.0.1:$((PORTS + 1))
+Listen 127.0.0.1:$((PORTS + 2))
 LoadModule mpm_prefork_module $modules/mod_mpm_prefork.so
 LoadModule authz_core_module $modules/mod_authz_core.so
 LoadModule dir_module $modules/mod_dir.so
@@ -31,7 +31,7 @@ CONF
 setsid "$apache2" -f "$PWD/apache2.conf" -DFOREGROUND >output 2>&1 &
 master=$!
 trap 'status=$?; kill $master 2>/dev/null || true; ((!status)) || tail -n 30 output error.log; exit $status' EXIT
-until curl -sf http://127.0.0.1:18291/ | grep -q stranger; do kill -0 $master; sleep 0.1; done
+until curl -sf http://127.0.0.1:$((PORTS + 1))/ | grep -q stranger; do kill -0 $master; sleep 0.1; done
 
 sets() { ipcs -s | awk '/^0x/ { print $3 }' | sort | uniq -c; }
 [[ $(sets) =~ ^\ *[1-9][0-9]*\ www-data$ ]] || { ipcs -s; exit 1; }
@@ -42,7 +42,7 @@ answered=0
 for round in {1..10}; do
 	pids=()
 	for client in {1..4}; do
-		curl -sf --max-time 30 "http://127.0.0.1:1829$((client % 2 + 1))/index.html?[1-25]" >"answers.$client" &
+		curl -sf --max-time 30 "http://127.0.0.1:$((PORTS + client % 2 + 1))/index.html?[1-25]" >"answers.$client" &
 		pids+=($!)
 	done
 	((round % 3)) || kill -KILL "$(worker)"

@@ -8,17 +8,17 @@ squid=$FETCHED/squid
 chown proxy: .
 mkdir origin
 for i in {1..40}; do head -c 20000 /dev/urandom | base64 >origin/$i; done
-cat >origin.py <<'PYTHON'
+cat >origin.py <<PYTHON
 import http.server, os
 os.chdir("origin")
 class Handler(http.server.SimpleHTTPRequestHandler):
     def end_headers(self):
         self.send_header("Cache-Control", "max-age=3600")
         super().end_headers()
-http.server.ThreadingHTTPServer(("127.0.0.1", 18293), Handler).serve_forever()
+http.server.ThreadingHTTPServer(("127.0.0.1", $((PORTS + 3))), Handler).serve_forever()
 PYTHON
 cat >squid.conf <<CONF
-http_port 127.0.0.1:18294
+http_port 127.0.0.1:$((PORTS + 4))
 visible_hostname localhost
 cache_effective_user proxy
 cache_effective_group proxy
@@ -43,7 +43,7 @@ origin=$!
 proxy=
 trap 'status=$?; kill $origin $proxy 2>/dev/null || true; ((!status)) || tail -n 30 *.log output; exit $status' EXIT
 
-get() { curl -sf --max-time 30 --proxy http://127.0.0.1:18294 "http://127.0.0.1:18293/$1"; }
+get() { curl -sf --max-time 30 --proxy http://127.0.0.1:$((PORTS + 4)) "http://127.0.0.1:$((PORTS + 3))/$1"; }
 start() {
 	"$squid/usr/sbin/squid" -f "$PWD/squid.conf" -N >>output 2>&1 &
 	proxy=$!
