@@ -41,6 +41,7 @@ cases! { "mqueue/descriptor":
     is_held_again_and_again.only(&[Door::Kernel, Door::Preload]),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
+    stays_where_nothing_is_put.only(REAL),
     a_registration_goes_with_exec.only(REAL),
     a_notice_goes_to_netlink.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
     libc_names_it_otherwise.root().only(&[Door::Kernel, Door::Preload]),
@@ -575,6 +576,33 @@ fn closed_by_range() -> Outcome {
         same!(mq_receive(other, 16), Err(EBADF));
         ok!(mq_notify(fd, None));
     }
+    Ok(())
+}
+
+/// `dup2` and `dup3` that fail leave the number what it was, and where its reading stands; those that don't fail end its registration.
+fn stays_where_nothing_is_put() -> Outcome {
+    let fd = ok!(queue("/q", 1));
+    let other = ok!(mq_open("/q", O_RDONLY, 0, None));
+    let dup2 = |from| {
+        // SAFETY: no memory; a descriptor of the case's own.
+        answer(unsafe { libc::dup2(from, other) })
+    };
+    let dup3 = |from, flags| {
+        // SAFETY: as above.
+        answer(unsafe { libc::dup3(from, other, flags) })
+    };
+    same!(read(other, 5), Ok("QSIZE".to_owned()));
+    ok!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))));
+    same!(dup2(-1), Err(EBADF));
+    same!(dup3(-1, 0), Err(EBADF));
+    same!(dup3(fd, O_RDONLY | O_NONBLOCK), Err(EINVAL));
+    same!(read(other, 1), Ok(":".to_owned()));
+    same!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))), Err(EBUSY));
+    ok!(mq_send(fd, b"x", 0));
+    same!(mq_receive(other, 16), Ok((b"x".to_vec(), 0)));
+    ok!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))));
+    same!(dup2(fd), Ok(other));
+    same!(mq_notify(other, Some((SIGEV_NONE, 0, 0))), Ok(0));
     Ok(())
 }
 
