@@ -10,6 +10,7 @@ mod attachments;
 pub mod behalf;
 mod cancel;
 pub mod files;
+mod holders;
 mod host;
 mod leave;
 mod memory;

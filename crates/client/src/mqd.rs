@@ -25,7 +25,7 @@ use engine::{
 use sys::{file, net::Fd, queue};
 
 use crate::{
-    LinuxHost, attach, host, memory,
+    LinuxHost, attach, holders, host, memory,
     stranger::{self, or_by_broker},
     tls, vfork,
     wire::{self, calls},
@@ -310,6 +310,7 @@ pub(crate) fn forget_all() {
     for fd in numbers(0, i32::MAX) {
         forget(fd);
     }
+    holders::forget_all();
 }
 
 // ---- as a file
@@ -410,10 +411,10 @@ struct Path {
 impl Path {
     fn of(queue: Handle) -> Result<Path> {
         let mut path = Path { text: [0; 128], digits: 0 };
-        let parts = attach::path()?.iter().chain(wire::QUEUE.as_bytes());
-        for (to, from) in path.text.iter_mut().zip(parts) {
-            *to = *from;
-            path.digits += 1;
+        for part in [attach::path()?, wire::QUEUE.as_bytes()] {
+            let end = path.digits + part.len();
+            path.text.get_mut(path.digits..end).ok_or(Errno::ENOSYS)?.copy_from_slice(part);
+            path.digits = end;
         }
         let digits = path.text.get_mut(path.digits..path.digits + 8).ok_or(Errno::ENOSYS)?;
         for (at, digit) in digits.iter_mut().enumerate() {
@@ -449,7 +450,7 @@ fn open(queue: Handle, flags: i32) -> Result<Fd> {
             let (_, file) = attach::ask(wire::ASK_QUEUE, [queue.0, flags.cast_unsigned()])?;
             let file = file.ok_or(Errno::EMFILE)?;
             // While it came, the connection had the lowest number, which is the file's now.
-            Ok(match file::duplicate(file.raw()) {
+            Ok(match file::duplicate(file.raw(), 0) {
                 Ok(lower) if lower.raw() < file.raw() => lower,
                 _ => file,
             })
@@ -552,8 +553,14 @@ impl Descriptors for LinuxHost {
     fn queue_held(&self, queue: Handle) -> bool {
         // Mostly the process itself has one; but that may have been closed unseen.
         let has = |fd| known(fd).is_some_and(|mqd| mqd.queue == queue) && queue::is_fifo(fd);
-        if !vfork::is_child(self.tls) && numbers(0, i32::MAX).any(has) {
-            return true;
+        if !vfork::is_child(self.tls) {
+            if numbers(0, i32::MAX).any(has) {
+                holders::keep(queue, || queue::open_to_write(Path::of(queue)?.text()));
+                return true;
+            }
+            if let Some(held) = holders::is_held(queue) {
+                return held;
+            }
         }
         let held = is_held(queue).or_else(|error| match memory::keeper() {
             // Who has given the owner's rights up for a while can't tell, but the broker can.

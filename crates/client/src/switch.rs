@@ -61,7 +61,7 @@ impl Target {
     /// The one that a descriptor stands for, if it is such a descriptor.
     pub fn of_descriptor(fd: i32) -> Option<Target> {
         net::peer_path(fd, &mut [0; 108])?;
-        Some(Target { link: sys::file::duplicate(fd).ok()? })
+        Some(Target { link: sys::file::duplicate(fd, 0).ok()? })
     }
 
     /// The descriptor that stands for it.

@@ -690,6 +690,10 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
             ctx.host.watch_unlinked();
             return Ok(());
         }
+        // What was shown is not the next queue's.
+        if q.shown.load(Relaxed) > Readiness::Empty as u32 {
+            ctx.host.show_readiness(q.handle(), NO_FD, Readiness::Unknown, Readiness::Empty, false);
+        }
         doom(&mut tx, &q)?;
     }
     evict_inode(ctx, q)

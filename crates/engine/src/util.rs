@@ -182,14 +182,14 @@ impl IpcIds {
         None
     }
 
-    fn highest_used(&self) -> i32 {
-        let word = |words: &[AtomicU64]| {
-            words.iter().enumerate().rev().find_map(|(i, w)| {
-                let w = w.load(Relaxed);
-                (w != 0).then(|| i * 64 + 63 - w.leading_zeros() as usize)
-            })
-        };
-        word(&self.bitmap).and_then(|i| i32::try_from(i).ok()).unwrap_or(-1)
+    /// The highest index in use, of which none is above `most`.
+    fn highest_used(&self, most: u32) -> i32 {
+        let words = &self.bitmap[..=(most as usize / 64).min(self.bitmap.len() - 1)];
+        let highest = words.iter().enumerate().rev().find_map(|(i, word)| {
+            let word = word.load(Relaxed);
+            (word != 0).then(|| i * 64 + 63 - word.leading_zeros() as usize)
+        });
+        highest.and_then(|i| i32::try_from(i).ok()).unwrap_or(-1)
     }
 }
 
@@ -730,7 +730,7 @@ pub(crate) fn rm_id<'a, O: Object + 'a, T: Task>(
     tx.set(&ids, |i| &i.in_use, ids.in_use.load(Relaxed).wrapping_sub(1));
     #[expect(clippy::cast_possible_wrap, reason = "below IPCMNI")]
     if idx as i32 == ids.max_idx.load(Relaxed) {
-        tx.set(&ids, |i| &i.max_idx, ids.highest_used());
+        tx.set(&ids, |i| &i.max_idx, ids.highest_used(idx));
     }
     discharge(&mut tx, &ids);
     tx.commit();

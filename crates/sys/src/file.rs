@@ -229,14 +229,14 @@ pub fn empty(fd: i32) {
     unsafe { syscall6(77, at(fd), 0, 0, 0, 0, 0) };
 }
 
-/// Another descriptor of the same file.
+/// Another descriptor of the same file, by the lowest number that is free from `lowest` on.
 ///
 /// # Errors
-/// `EMFILE EBADF`.
-pub fn duplicate(fd: i32) -> Result<Fd> {
+/// `EMFILE EBADF`; `EINVAL` where no number is as high.
+pub fn duplicate(fd: i32, lowest: i32) -> Result<Fd> {
     const F_DUPFD_CLOEXEC: usize = 1030;
     // SAFETY: integers.
-    check(unsafe { syscall6(72, at(fd), F_DUPFD_CLOEXEC, 0, 0, 0, 0) }).map(|fd| Fd::own(fd as i32))
+    check(unsafe { syscall6(72, at(fd), F_DUPFD_CLOEXEC, at(lowest), 0, 0, 0) }).map(|fd| Fd::own(fd as i32))
 }
 
 /// Closes a descriptor of the program's.

@@ -129,23 +129,15 @@ pub fn exists(id: u32) -> bool {
 
 /// Whether a process has ended, whether or not its parent has waited for it. False where that can't be found out.
 pub fn has_ended(pid: u32) -> bool {
-    #[repr(C)]
-    struct Pollfd {
-        fd: i32,
-        events: i16,
-        revents: i16,
-    }
     if !exists(pid) {
         return true;
     }
     // SAFETY: two integers.
     let Ok(fd) = check(unsafe { syscall6(434, pid as usize, 0, 0, 0, 0, 0) }) else { return false };
-    let mut poll = Pollfd { fd: fd as i32, events: 1, revents: 0 };
-    // SAFETY: one valid pollfd, and no wait.
-    let ready = unsafe { syscall6(7, core::ptr::from_mut(&mut poll) as usize, 1, 0, 0, 0, 0) };
+    let ready = net::poll_now(fd as i32, net::POLLIN);
     // SAFETY: the descriptor is ours, and closed once.
     unsafe { syscall6(3, fd, 0, 0, 0, 0, 0) };
-    ready == 1
+    ready != 0
 }
 
 /// Whether a thread of this process exists.

@@ -34,6 +34,8 @@ pub struct Stat {
     pub block: u64,
     /// Its kind and mode.
     pub mode: u32,
+    /// How many names it has.
+    pub links: u64,
 }
 
 /// A new file in memory.
@@ -73,7 +75,7 @@ pub fn stat(fd: i32) -> Result<Stat> {
     // SAFETY: room for a `struct stat`.
     check(unsafe { syscall6(5, fd as usize, words.as_mut_ptr() as usize, 0, 0, 0, 0) })?;
     let mode = (words[3] & u64::from(u32::MAX)) as u32;
-    Ok(Stat { dev: words[0], ino: words[1], size: words[6], block: words[7], mode })
+    Ok(Stat { dev: words[0], ino: words[1], size: words[6], block: words[7], mode, links: words[2] })
 }
 
 /// Adds seals to a file.

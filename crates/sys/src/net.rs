@@ -391,18 +391,28 @@ pub fn has_message(socket: i32) -> bool {
     check(unsafe { syscall6(45, socket as usize, at, 1, MSG_PEEK | MSG_DONTWAIT, 0, 0) }).is_ok()
 }
 
+#[repr(C)]
+struct Poll {
+    fd: i32,
+    events: i16,
+    revents: i16,
+}
+
+pub(crate) const POLLIN: i16 = 1;
+
+/// Which of these events, and of `POLLERR POLLHUP POLLNVAL`, there are now.
+pub(crate) fn poll_now(fd: i32, events: i16) -> i16 {
+    let mut poll = Poll { fd, events, revents: 0 };
+    // SAFETY: a valid place, and no wait.
+    unsafe { syscall6(7, core::ptr::from_mut(&mut poll) as usize, 1, 0, 0, 0, 0) };
+    poll.revents
+}
+
 /// Waits until there is something to receive. With a mask of signals, which is in force meanwhile, their handlers end the wait.
 ///
 /// # Errors
 /// `EINTR`.
 pub fn wait_readable(socket: i32, mask: Option<u64>) -> Result<()> {
-    #[repr(C)]
-    struct Poll {
-        fd: i32,
-        events: i16,
-        revents: i16,
-    }
-    const POLLIN: i16 = 1;
     let mut poll = Poll { fd: socket, events: POLLIN, revents: 0 };
     let mask_at = mask.as_ref().map_or(0, |mask| core::ptr::from_ref(mask) as usize);
     let at = core::ptr::from_mut(&mut poll) as usize;

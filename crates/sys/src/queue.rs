@@ -15,7 +15,7 @@ use crate::{
     check,
     file::{AT_FDCWD, O_CLOEXEC, O_PATH, openat, read_start},
     memory::stat,
-    net::Fd,
+    net::{Fd, poll_now},
     syscall6,
 };
 
@@ -63,11 +63,25 @@ pub fn is_fifo_at(path: &CStr, fd: i32) -> Result<bool> {
 /// # Errors
 /// Those of `open`: then it can't be found out.
 pub fn fifo_is_open(path: &CStr) -> Result<bool> {
-    // SAFETY: as above.
-    match unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_NONBLOCK | O_CLOEXEC) } {
+    match open_to_write(path) {
         Err(Errno::ENXIO | Errno::ENOENT) => Ok(false),
         opened => opened.map(|_| true),
     }
+}
+
+/// Opens a FIFO that somebody has open for reading, for writing only.
+///
+/// # Errors
+/// `ENXIO` if nobody has; those of `open`.
+pub fn open_to_write(path: &CStr) -> Result<Fd> {
+    // SAFETY: a terminated string.
+    unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_WRONLY | O_NONBLOCK | O_CLOEXEC) }
+}
+
+/// Whether somebody has the FIFO of a descriptor for writing open for reading.
+pub fn has_reader(fd: i32) -> bool {
+    const POLLERR: i16 = 8;
+    poll_now(fd, 0) & POLLERR == 0
 }
 
 /// Bytes of the two pages that a queue's FIFO has room for.

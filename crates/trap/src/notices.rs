@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, read_link};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -114,10 +115,13 @@ impl Registration {
     }
 }
 
-/// The numbers by which a process has a file open.
+/// The numbers by which a process has a queue's file open: not those that the library keeps to ask by, for writing only.
 fn numbers_of(tgid: u32, link: &Path) -> Vec<i32> {
+    const READS: u32 = 0o400;
     let Ok(entries) = fs::read_dir(format!("/proc/{tgid}/fd")) else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let reads = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|link| link.mode() & READS != 0);
+    let entries = entries.flatten().filter(reads);
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter(|fd| link_of(tgid, *fd).as_deref() == Some(link)).collect()
 }
 

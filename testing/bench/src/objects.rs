@@ -89,7 +89,11 @@ pub(crate) struct PosixQueue(c_int);
 impl PosixQueue {
     /// Of so many messages of that length.
     pub(crate) fn create(messages: usize, length: usize) -> Outcome<PosixQueue> {
-        let name = Name::new();
+        PosixQueue::create_as(&Name::new(), messages, length)
+    }
+
+    /// The same, of a name that it has for a moment.
+    pub(crate) fn create_as(name: &Name, messages: usize, length: usize) -> Outcome<PosixQueue> {
         let queue = name.open(libc::O_CREAT | libc::O_EXCL, messages, length);
         queue.and_then(|queue| name.unlink().map(|()| queue))
     }

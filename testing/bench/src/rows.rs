@@ -82,9 +82,7 @@ static ROWS: [Row; 59] = [
         mq_rtt(clock, cpus.second()?)
     }),
     row("mq.rtt.same", "the same, both on one CPU", |clock, cpus| mq_rtt(clock, cpus.own)),
-    row("mq.create", "`mq_open` of a new queue, `mq_unlink` and `mq_close`", |clock, _| {
-        clock.time(|| PosixQueue::create(MQ_ROOM, 64).map(drop))
-    }),
+    row("mq.create", "`mq_open` of a new queue, `mq_unlink` and `mq_close`", |clock, _| mq_create(clock)),
     row("mq.open", "`mq_open` and `mq_close` of a queue that is there", |clock, _| mq_open(clock)),
     row("sem.pair", "`semop` −1 and +1", |clock, _| sem_pair(clock, 0)),
     row("sem.pair.undo", "the same with `SEM_UNDO`", |clock, _| sem_pair(clock, UNDO)),
@@ -443,6 +441,11 @@ fn mq_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
     message.mtype = END;
     there.send(&message, SIZE)?;
     peer.join()
+}
+
+fn mq_create(clock: &mut Clock) -> Outcome<()> {
+    let name = Name::new();
+    clock.time(|| PosixQueue::create_as(&name, MQ_ROOM, 64).map(drop))
 }
 
 fn mq_open(clock: &mut Clock) -> Outcome<()> {

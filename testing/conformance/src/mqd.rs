@@ -38,8 +38,10 @@ cases! { "mqueue/descriptor":
     times.only(REAL),
     is_closed_by_exec.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
     is_held_wherever_it_is.only(&[Door::Kernel, Door::Preload]),
+    is_held_again_and_again.only(&[Door::Kernel, Door::Preload]),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
+    stays_where_nothing_is_put.only(REAL),
     a_registration_goes_with_exec.only(REAL),
     a_notice_goes_to_netlink.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
     libc_names_it_otherwise.root().only(&[Door::Kernel, Door::Preload]),
@@ -485,6 +487,56 @@ fn is_held_wherever_it_is() -> Outcome {
     Ok(())
 }
 
+/// The same of a queue that is made and removed all the time, also when the program has closed numbers that it didn't open, and has something else there.
+fn is_held_again_and_again() -> Outcome {
+    const HIGH: std::ops::Range<c_int> = 100..110;
+    let close_high = || {
+        // SAFETY: no memory; the case has no descriptors there but its own.
+        unsafe { libc::close_range(HIGH.start.cast_unsigned(), HIGH.end.cast_unsigned(), 0) }
+    };
+    for round in 0..8 {
+        if round == 6 {
+            same!(close_high(), 0);
+            let mut ends = [0; 2];
+            // SAFETY: room for two numbers.
+            ok!(answer(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }));
+            for number in HIGH {
+                // SAFETY: no memory.
+                ok!(answer(unsafe { libc::fcntl(ends[1], libc::F_DUPFD_CLOEXEC, number) }));
+            }
+            // Whoever polls these is told of an error.
+            ok!(close(ends[0]));
+            ok!(close(ends[1]));
+        }
+        let fd = ok!(queue("/q", 1));
+        ok!(mq_send(fd, b"x", 0));
+        ok!(mq_unlink("q"));
+        // SAFETY: the child makes no more than system calls.
+        let holder = match unsafe { libc::fork() } {
+            0 if round % 2 == 0 => hold(),
+            // SAFETY: ends it.
+            0 => unsafe { libc::_exit(0) },
+            pid => ok!(answer(pid)),
+        };
+        if round % 2 == 1 {
+            // SAFETY: no status is wanted.
+            same!(unsafe { libc::waitpid(holder, ptr::null_mut(), 0) }, holder);
+            ok!(close(fd));
+            continue;
+        }
+        ok!(close(fd));
+        let_others_run();
+        let path = std::ffi::CString::new(format!("/proc/{holder}/fd/{fd}")).unwrap_or_default();
+        // SAFETY: a terminated string.
+        let again = ok!(answer(unsafe { libc::open(path.as_ptr(), O_RDWR | O_NONBLOCK) }));
+        same!(mq_receive(again, 16), Ok((b"x".to_vec(), 0)));
+        ok!(close(again));
+        end(holder)?;
+    }
+    same!(close_high(), 0);
+    Ok(())
+}
+
 /// No descriptor left, before what the name says and what is asked for.
 fn comes_first() -> Outcome {
     ok!(queue("/q", 1));
@@ -524,6 +576,33 @@ fn closed_by_range() -> Outcome {
         same!(mq_receive(other, 16), Err(EBADF));
         ok!(mq_notify(fd, None));
     }
+    Ok(())
+}
+
+/// `dup2` and `dup3` that fail leave the number what it was, and where its reading stands; those that don't fail end its registration.
+fn stays_where_nothing_is_put() -> Outcome {
+    let fd = ok!(queue("/q", 1));
+    let other = ok!(mq_open("/q", O_RDONLY, 0, None));
+    let dup2 = |from| {
+        // SAFETY: no memory; a descriptor of the case's own.
+        answer(unsafe { libc::dup2(from, other) })
+    };
+    let dup3 = |from, flags| {
+        // SAFETY: as above.
+        answer(unsafe { libc::dup3(from, other, flags) })
+    };
+    same!(read(other, 5), Ok("QSIZE".to_owned()));
+    ok!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))));
+    same!(dup2(-1), Err(EBADF));
+    same!(dup3(-1, 0), Err(EBADF));
+    same!(dup3(fd, O_RDONLY | O_NONBLOCK), Err(EINVAL));
+    same!(read(other, 1), Ok(":".to_owned()));
+    same!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))), Err(EBUSY));
+    ok!(mq_send(fd, b"x", 0));
+    same!(mq_receive(other, 16), Ok((b"x".to_vec(), 0)));
+    ok!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))));
+    same!(dup2(fd), Ok(other));
+    same!(mq_notify(other, Some((SIGEV_NONE, 0, 0))), Ok(0));
     Ok(())
 }
 

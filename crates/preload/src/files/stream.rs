@@ -83,7 +83,7 @@ pub(super) extern "C" fn flush(stream: *mut c_void) -> c_int {
 pub(super) extern "C" fn close(stream: *mut c_void) -> c_int {
     // SAFETY: the program's stream.
     let fd = unsafe { descriptor(stream) };
-    let kept = write::of_descriptor(fd).zip(file::duplicate(fd).ok());
+    let kept = write::of_descriptor(fd).zip(file::duplicate(fd, 0).ok());
     // SAFETY: libc's own function, called by the program.
     let closed = unsafe { symbols::libc_fclose()(stream) };
     match kept.map(|(sysctl, fd)| carry_to(sysctl, fd.raw())) {

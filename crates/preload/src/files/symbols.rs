@@ -768,13 +768,19 @@ pub extern "C" fn dup(fd: c_int) -> c_int {
     copied(fd, libc_dup()(fd, 0, 0))
 }
 
-/// What had the number goes, if another descriptor is put there.
+/// What had the number goes, if another descriptor is put there; if none is, it stays what it was.
 fn replacing(fd: c_int, to: c_int, dup: impl FnOnce() -> c_int) -> c_int {
     if fd == to {
         return dup();
     }
     choose_close(to, 0);
-    copied(fd, closing(to, dup))
+    let new = dup();
+    if new >= 0
+        && let Some(queue) = mqd::forget(to)
+    {
+        mqd::closed(queue);
+    }
+    copied(fd, new)
 }
 
 /// `dup2(2)`.
