@@ -99,6 +99,15 @@ fn a_queue_tells_threads_of_programs_of_any_kind() {
     }
 }
 
+/// More of them than a process may have at a time.
+#[test]
+fn sockets_that_are_closed_count_no_more() {
+    for (kind, _) in peers() {
+        let output = run("trap", &format!("${kind} sockets 40"));
+        assert_eq!(text(&output), "40\n", "{kind}");
+    }
+}
+
 #[test]
 fn programs_of_any_kind_are_guests_of_a_preloaded_one() {
     let mut guests: Vec<String> =

@@ -4,6 +4,7 @@
  * peer ask:   does the asking, and prints what it finds in the segment.
  * peer mqserve, mqask:  the same by POSIX queues, one of which is polled.
  * peer notice ROUNDS:   is told of messages by a thread of libc's, each time with another value; closes a descriptor, and may register again.
+ * peer sockets COUNT:   the same by COUNT sockets, one after the other.
  * peer guest:        a guest of host.py.
  * peer make COUNT:    makes that many queues.
  * peer count:         says how many there are.
@@ -27,6 +28,7 @@
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -152,6 +154,22 @@ static void notice(int rounds)
     struct pollfd quiet = {.fd = told[0], .events = POLLIN};
     need(poll(&quiet, 1, 50) == 0, "nothing more to be told");
     printf("%d\n", sum);
+}
+
+static void sockets(int count)
+{
+    mqd_t queue = posix_queue("/sockets");
+    char cookie[32] = "cookie", text[32];
+    for (int i = 0; i < count; i++) {
+        int fd = socket(AF_NETLINK, SOCK_RAW, 0);
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_signo = fd, .sigev_value.sival_ptr = cookie};
+        need(fd >= 0 && syscall(SYS_mq_notify, queue, &event) == 0, "mq_notify");
+        need(mq_send(queue, "x", 1, 0) == 0 && recv(fd, text, sizeof text, 0) == sizeof text, "what is told");
+        need(memcmp(text, cookie, 31) == 0 && text[31] == 1, "a message");
+        need(mq_receive(queue, text, 16, 0) == 1 && close(fd) == 0, "mq_receive, close");
+    }
+    need(mq_unlink("/sockets") == 0, "mq_unlink");
+    printf("%d\n", count);
 }
 
 static void guest(void)
@@ -388,6 +406,10 @@ int main(int count, char **arguments)
     }
     if (strcmp(arguments[1], "notice") == 0) {
         notice(atoi(arguments[2]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "sockets") == 0) {
+        sockets(atoi(arguments[2]));
         return 0;
     }
     if (strcmp(arguments[1], "guest") == 0) {
