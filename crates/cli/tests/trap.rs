@@ -202,6 +202,19 @@ fn lists_are_those_of_the_namespace_for_programs_of_any_kind() {
 }
 
 #[test]
+fn the_directory_of_queues_is_the_namespaces_for_programs_of_any_kind() {
+    for (kind, _) in peers() {
+        for door in ["auto", "trap"] {
+            // Dynamic ones have it of the library, without descriptors of the directory.
+            if (*kind, door) != ("dynamic", "auto") {
+                let output = run(door, &format!("${kind} directory"));
+                assert_eq!(text(&output), "as it should be\n", "{kind}, {door}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_program_that_changes_its_memory_meanwhile_harms_nobody() {
     // libc reads the structures of 32-bit programs itself.
     for kind in ["static", "dynamic"] {

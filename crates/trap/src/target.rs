@@ -379,6 +379,14 @@ impl<'l> Errand<'l> {
         self.finish_giving(result);
     }
 
+    /// Ends the call with bytes for the thread's memory; their number is the result.
+    pub(crate) fn finish_writing(self, to: u64, bytes: &[u8]) {
+        let from = NonNull::from(bytes).cast();
+        let written = if bytes.is_empty() { Ok(()) } else { self.write(to, from, bytes.len()) };
+        let count = i64::try_from(bytes.len()).unwrap_or(0);
+        self.finish(written.map(|()| count).map_err(Errno::raw));
+    }
+
     /// Ends the call; returns the number of what it was given.
     pub(crate) fn finish_giving(self, result: std::result::Result<i64, i32>) -> Option<i32> {
         let result = result.and_then(|value| self.flush().map(|()| value).map_err(Errno::raw));
