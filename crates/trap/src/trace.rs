@@ -73,7 +73,7 @@ impl Tracee {
     fn interrupt(tid: u32) -> Result<Tracee> {
         let alone = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = Pid::from_raw(tid.cast_signed());
-        ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).map_err(errno)?;
+        ptrace::seize(pid, Options::empty()).map_err(errno)?;
         let tracee = Tracee { pid, owed: None, _alone: alone };
         ptrace::interrupt(pid).map_err(errno)?;
         Ok(tracee)
@@ -126,13 +126,12 @@ impl Tracee {
         }
     }
 
-    /// Goes on to the next entry into or return from a system call.
-    fn go_to_system_call(&mut self) -> Result<()> {
-        const OF_SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
+    /// Goes on by one instruction: one that makes a system call ends with the call, without a stop at its beginning.
+    fn step(&mut self) -> Result<()> {
         loop {
-            ptrace::syscall(self.pid, None).map_err(errno)?;
+            ptrace::step(self.pid, None).map_err(errno)?;
             match self.stop(Instant::now() + PATIENCE)? {
-                OF_SYSTEM_CALL => return Ok(()),
+                libc::SIGTRAP => return Ok(()),
                 libc::SIGSTOP => self.owed = Some(Signal::SIGSTOP),
                 _ => {}
             }
@@ -252,8 +251,7 @@ impl Held {
             (registers.r10, registers.r8, registers.r9) = (d, e, f);
         }
         self.tracee.set_registers(registers)?;
-        self.tracee.go_to_system_call()?;
-        self.tracee.go_to_system_call()?;
+        self.tracee.step()?;
         let result = self.tracee.registers()?.rax.cast_signed();
         // A 32-bit address may look like a negative number.
         #[expect(clippy::cast_possible_truncation, reason = "the register of a 32-bit program")]
