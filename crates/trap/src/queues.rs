@@ -85,14 +85,13 @@ pub(crate) enum Request {
 /// What a thread's path names, which is at that address; nothing if it is none of ours, or a view is mounted there.
 pub(crate) fn place(tid: u32, dir: i32, path: &[u8], at: u64) -> Option<Place> {
     let start = match dir {
+        // The descriptor itself.
+        _ if path.is_empty() => return None,
         _ if is_path(path) => Vec::new(),
         _ if path.starts_with(b"/") => return None,
         libc::AT_FDCWD => start_of(tid, "cwd")?,
         dir => start_of(tid, &format!("fd/{dir}"))?,
     };
-    if path.is_empty() {
-        return None;
-    }
     let whole = [start.as_slice(), b"/", path].concat();
     let mut parts = whole.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && part != b".");
     if (parts.next(), parts.next()) != (Some(b"dev"), Some(b"mqueue")) {
