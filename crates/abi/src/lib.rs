@@ -16,6 +16,7 @@ pub mod msg;
 mod plain;
 pub mod sem;
 pub mod shm;
+pub mod stat;
 pub mod syscall;
 pub mod time;
 

@@ -11,7 +11,21 @@ pub trait Plain: Copy + Default + sealed::Sealed {}
 macro_rules! numbers {
     ($($ty:ty),*) => { $(impl sealed::Sealed for $ty {} impl Plain for $ty {})* };
 }
-numbers!(i16, u16, i32, u32, i64, u64, [u32; 2], [u32; 4], [u32; 13], [u64; 2], [u64; 3], [u64; 4]);
+numbers!(
+    i16,
+    u16,
+    i32,
+    u32,
+    i64,
+    u64,
+    [u32; 2],
+    [u32; 4],
+    [u32; 13],
+    [u64; 2],
+    [u64; 3],
+    [u64; 4],
+    [[u64; 4]; 4]
+);
 
 /// Declares structures of Linux's layout that are [`Plain`]: each field is, and there is nothing between them.
 macro_rules! plain {

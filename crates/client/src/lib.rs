@@ -17,6 +17,7 @@ mod memory;
 pub mod mqd;
 mod park;
 pub mod proc;
+pub mod queues;
 pub mod signal;
 mod stranger;
 mod switch;

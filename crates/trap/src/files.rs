@@ -2,7 +2,7 @@
 //!
 //! What users see: `/proc/sysvipc` and the sysctls are the namespace's for those who open them by system calls that the filter asks about. All other
 //! paths are left to the kernel, as soon as their last component tells that they can't be meant; and so is what its own files are right for: stat,
-//! listings, paths that lead nowhere.
+//! listings, paths that lead nowhere. `/dev/mqueue`, all of which is the namespace's, is in [`crate::queues`].
 //! What is missing: who writes a sysctl does not hear of an error. The descriptor is a memfd's, as the library's is, and what was written is found
 //! there, before the next question of anybody is answered. Opening with rules for the way (`resolve` of `openat2`) leads to the kernel's file.
 //!
@@ -27,6 +27,7 @@ use sys::{file, net::Fd};
 
 use crate::filter::ARCH_64;
 use crate::notify::{Listener, Notification};
+use crate::queues::{self, Listing};
 use crate::stub;
 use crate::target::Subject;
 
@@ -40,10 +41,17 @@ enum Kind {
     Access,
     Faccessat,
     Faccessat2,
+    Stat,
+    Fstatat,
+    Statx,
+    Unlink,
+    Unlinkat,
+    Getdents,
+    Getdents64,
 }
 
 /// The calls, by their numbers of x86-64 and of i386.
-const CALLS: [(Kind, u32, u32); 7] = [
+const CALLS: [(Kind, u32, u32); COUNT] = [
     (Kind::Open, 2, 5),
     (Kind::Creat, 85, 8),
     (Kind::Openat, 257, 295),
@@ -51,12 +59,23 @@ const CALLS: [(Kind, u32, u32); 7] = [
     (Kind::Access, 21, 33),
     (Kind::Faccessat, 269, 307),
     (Kind::Faccessat2, 439, 439),
+    (Kind::Stat, 4, 195),
+    // lstat: there are no links.
+    (Kind::Stat, 6, 196),
+    (Kind::Fstatat, 262, 300),
+    (Kind::Statx, 332, 383),
+    (Kind::Unlink, 87, 10),
+    (Kind::Unlinkat, 263, 301),
+    (Kind::Getdents, 78, 141),
+    (Kind::Getdents64, 217, 220),
 ];
+const COUNT: usize = 15;
 
 impl Kind {
     /// Whether the first argument is a directory's descriptor.
     fn is_relative(self) -> bool {
-        matches!(self, Kind::Openat | Kind::Openat2 | Kind::Faccessat | Kind::Faccessat2)
+        use Kind::*;
+        matches!(self, Openat | Openat2 | Faccessat | Faccessat2 | Fstatat | Statx | Unlinkat)
     }
 
     /// Where the path is.
@@ -66,7 +85,7 @@ impl Kind {
 }
 
 /// The numbers that are asked about.
-pub(crate) fn numbers(compat: bool) -> [u32; 7] {
+pub(crate) fn numbers(compat: bool) -> [u32; COUNT] {
     CALLS.map(|(_, native, of_32)| if compat { of_32 } else { native })
 }
 
@@ -95,6 +114,8 @@ pub(crate) enum About {
     /// A 32-bit program opens the preload library.
     Library,
     Ours(Request),
+    /// The queues' directory, or what is in it.
+    Queues(queues::Request),
 }
 
 pub(crate) fn about(asked: &Notification) -> About {
@@ -105,13 +126,61 @@ pub(crate) fn about(asked: &Notification) -> About {
         None => About::Else,
         Some((kind, ..)) => {
             let args = asked.data.args.map(|register| if is_64 { register } else { register & 0xffff_ffff });
+            if let Kind::Getdents | Kind::Getdents64 = kind {
+                return listing(asked.pid, *kind, args, is_64).map_or(About::Kernels, About::Queues);
+            }
             match read_path(asked.pid, kind.path(args)) {
                 None => About::Kernels,
                 Some(path) if !is_64 && stub::stands_for(&path) => About::Library,
-                Some(path) => request(asked.pid, *kind, args, &path).map_or(About::Kernels, About::Ours),
+                Some(path) => {
+                    if let Some(request) = request_of_queues(asked.pid, *kind, args, &path, is_64) {
+                        return About::Queues(request);
+                    }
+                    request(asked.pid, *kind, args, &path).map_or(About::Kernels, About::Ours)
+                }
             }
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
+fn listing(tid: u32, kind: Kind, [fd, to, room, ..]: [u64; 6], is_64: bool) -> Option<queues::Request> {
+    let shape = match kind {
+        Kind::Getdents => queues::Shape::Dirent(if is_64 { 8 } else { 4 }),
+        _ => queues::Shape::Dirent64,
+    };
+    Listing::of(tid, fd as i32, to, room as u32 as usize, shape).map(queues::Request::List)
+}
+
+/// What is wanted of a queue's file, or of their directory.
+#[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
+fn request_of_queues(
+    tid: u32,
+    kind: Kind,
+    args: [u64; 6],
+    path: &[u8],
+    is_64: bool,
+) -> Option<queues::Request> {
+    use queues::{Act, Structure};
+    let dir = if kind.is_relative() { args[0] as i32 } else { libc::AT_FDCWD };
+    let place = queues::place(tid, dir, path, kind.path(args))?;
+    let [_, b, c, d, e, _] = args;
+    let stat = if is_64 { Structure::Stat } else { Structure::Stat64 };
+    let act = match kind {
+        Kind::Open => Act::Open(b as i32, c as u32),
+        Kind::Creat => Act::Open(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, b as u32),
+        Kind::Openat => Act::Open(c as i32, d as u32),
+        Kind::Openat2 => open_how(tid, c, d).map(|(flags, mode)| Act::Open(flags, mode))?,
+        Kind::Access => Act::Access(b as i32),
+        Kind::Faccessat | Kind::Faccessat2 => Act::Access(c as i32),
+        Kind::Stat => Act::Stat(stat, b),
+        Kind::Fstatat => Act::Stat(stat, c),
+        Kind::Statx => Act::Stat(Structure::Statx, e),
+        Kind::Unlink => Act::Unlink(0),
+        Kind::Unlinkat => Act::Unlink(c as i32),
+        Kind::Getdents | Kind::Getdents64 => return None,
+    };
+    Some(queues::Request::Of(place, act))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
@@ -124,10 +193,11 @@ fn request(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6], path: &[u8]) -> Opt
         Kind::Open => opening(b as i32)?,
         Kind::Creat => opening(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC)?,
         Kind::Openat => opening(c as i32)?,
-        Kind::Openat2 => opening(open_how(tid, c, d)?)?,
+        Kind::Openat2 => opening(open_how(tid, c, d)?.0)?,
         Kind::Access => accessing(b as i32, 0)?,
         Kind::Faccessat => accessing(c as i32, 0)?,
         Kind::Faccessat2 => accessing(c as i32, d as i32)?,
+        _ => return None,
     };
     let of = find(tid, dir, path, follows)?;
     // What is open to nobody but root's curiosity.
@@ -155,8 +225,8 @@ fn accessing(mode: i32, flags: i32) -> Option<(Act, bool)> {
     (is_to_write && flags & !KNOWN == 0).then_some((Act::Access, flags & libc::AT_SYMLINK_NOFOLLOW == 0))
 }
 
-/// The flags of `struct open_how`, where it has no rules for the way.
-fn open_how(tid: u32, at: u64, size: u64) -> Option<i32> {
+/// The flags and the mode of `struct open_how`, where it has no rules for the way.
+fn open_how(tid: u32, at: u64, size: u64) -> Option<(i32, u32)> {
     const SIZE: usize = 24;
     let mut how = [0; SIZE];
     if size != SIZE as u64 || read(tid, at, &mut how) != Some(SIZE) {
@@ -164,7 +234,7 @@ fn open_how(tid: u32, at: u64, size: u64) -> Option<i32> {
     }
     let field = |at: usize| Some(u64::from_ne_bytes(*how.get(at..)?.first_chunk()?));
     (field(16)? == 0).then_some(())?;
-    i32::try_from(field(0)?).ok()
+    Some((i32::try_from(field(0)?).ok()?, u32::try_from(field(8)?).ok()?))
 }
 
 /// Reads from the memory of a thread; how much could be read.
@@ -239,6 +309,8 @@ pub(crate) enum Answer {
     Value(i64),
     /// This descriptor, with these flags of `open`.
     Descriptor(Fd, i32),
+    /// Bytes to be written there, and how many they are.
+    Bytes(u64, Vec<u8>),
 }
 
 impl Request {

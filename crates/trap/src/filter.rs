@@ -219,8 +219,8 @@ mod tests {
     #[test]
     fn who_opens_files_is_asked_where_the_library_is_not() {
         let (low, high) = (0x40_1000, 0x7f12_0040_1000);
-        // open, access, creat, openat, faccessat, openat2, faccessat2.
-        for number in [2, 21, 85, 257, 269, 437, 439] {
+        // open, access, creat, openat, faccessat, openat2, faccessat2; stat, lstat, newfstatat, statx, unlink, unlinkat, getdents, getdents64.
+        for number in [2, 21, 85, 257, 269, 437, 439, 4, 6, 262, 332, 87, 263, 78, 217] {
             assert_eq!(
                 verdict_at(ARCH_64, number, low, Files::OfLowCode),
                 SECCOMP_RET_USER_NOTIF,
@@ -230,14 +230,14 @@ mod tests {
             assert_eq!(verdict_at(ARCH_64, number, high, Files::OfAll), SECCOMP_RET_USER_NOTIF, "{number}");
         }
         // The same of i386, and what has those numbers there.
-        for number in [5, 33, 8, 295, 307, 437, 439] {
+        for number in [5, 33, 8, 295, 307, 437, 439, 195, 196, 300, 383, 10, 301, 141, 220] {
             assert_eq!(
                 verdict_at(ARCH_32, number, low, Files::OfLowCode),
                 SECCOMP_RET_USER_NOTIF,
                 "{number}"
             );
         }
-        for number in [2, 21, 85, 257, 269] {
+        for number in [2, 21, 85, 257, 269, 4, 6, 262, 332, 87, 263, 78, 217] {
             assert_eq!(verdict_at(ARCH_32, number, low, Files::OfAll), SECCOMP_RET_ALLOW, "{number}");
         }
     }

@@ -15,6 +15,7 @@ pub mod filter;
 mod notices;
 mod notify;
 pub mod process;
+mod queues;
 mod room;
 pub mod routes;
 mod signals;

@@ -3,11 +3,11 @@
 //! What users see: with `SIGEV_THREAD`, libc waits at a netlink socket, to which nobody but the kernel can send. It is given one of ours, under the same
 //! number, and a thread that waits there already begins to anew. Who closes a number that was the queue's when its process registered, or that was opened since, ends the
 //! registration: before the next call of the trap's that it matters to, and for others a moment later.
-//! What is missing: numbers that were made by `dup` since; one that is closed and soon is of the same queue again.
+//! What is missing: numbers that were made by `dup` since, or that are more than [`NUMBERS`]; one that is closed and soon is of the same queue again.
 //!
 //! A registration for a socket is a sleeper, as it is where a thread of a preloaded program waits; [`crate::room`] has them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, read_link};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -23,10 +23,14 @@ use nix::sys::stat::fstat;
 
 use crate::notify::Listener;
 use crate::process::is_netlink;
+use crate::room::spawn;
 use crate::target::Subject;
 use crate::trace;
 
 // ---- sockets
+
+/// How many sockets a process may have: each costs us a descriptor. libc has one.
+const SOCKETS_OF_ONE: usize = 16;
 
 /// Our ends of the sockets that were given, by the inodes of the others, and to which process.
 static SOCKETS: Mutex<BTreeMap<u64, (u32, OwnedFd)>> = Mutex::new(BTreeMap::new());
@@ -58,11 +62,14 @@ pub(crate) fn check_socket(subject: &Subject, fd: i32) -> Result<()> {
 /// Has a socket of ours stand for a netlink socket of whoever waits for that answer, unless one does already. By its inode it is told.
 ///
 /// # Errors
-/// Where there are no descriptors, or it is closed meanwhile.
+/// `ENOMEM` for one that has too many; where there are no descriptors, or it is closed meanwhile.
 pub(crate) fn take_place(listener: &Listener, id: u64, subject: &Subject, fd: i32) -> Result<u64> {
     let inode = inode_of(subject, fd)?;
     if sockets().contains_key(&inode) {
         return Ok(inode);
+    }
+    if !may_have_another(subject.tgid) {
+        return Err(Errno::ENOMEM);
     }
     let failed = |error| Errno::from_raw(error as i32);
     // One whose other end is gone does not say so: libc's thread would ask again and again.
@@ -71,8 +78,32 @@ pub(crate) fn take_place(listener: &Listener, id: u64, subject: &Subject, fd: i3
     let inode = fstat(&theirs).map_err(failed)?.st_ino;
     listener.give_for(id, theirs.as_raw_fd(), fd, true).map_err(failed)?;
     sockets().insert(inode, (subject.tgid, ours));
-    trace::receive_anew(subject, fd);
+    let (tgid, tid) = (subject.tgid, subject.tid);
+    let receive_anew = move || trace::receive_anew(tgid, tid, fd);
+    if spawn("trap-anew", receive_anew).is_err() {
+        receive_anew();
+    }
     Ok(inode)
+}
+
+/// Whether a process may have one more; those that it has closed are let go.
+fn may_have_another(tgid: u32) -> bool {
+    let mut all = sockets();
+    let count = |all: &BTreeMap<u64, (u32, OwnedFd)>| all.values().filter(|(of, _)| *of == tgid).count();
+    if count(&all) > 0
+        && let Some(open) = open_sockets()
+    {
+        all.retain(|inode, _| open.contains(inode));
+    }
+    count(&all) < SOCKETS_OF_ONE
+}
+
+/// The inodes of the Unix sockets that somebody has. Nothing else tells our end that the other one is closed.
+fn open_sockets() -> Option<HashSet<u64>> {
+    const INODE: usize = 6;
+    let table = fs::read_to_string("/proc/thread-self/net/unix").ok()?;
+    let inode = |line: &str| line.split_ascii_whitespace().nth(INODE)?.parse().ok();
+    Some(table.lines().skip(1).filter_map(inode).collect())
 }
 
 /// Tells a socket what became of a registration.
@@ -93,6 +124,9 @@ pub(crate) fn forget_sockets(tgid: u32) {
 }
 
 // ---- closed descriptors
+
+/// How many numbers of a registration's queue are looked at.
+const NUMBERS: usize = 64;
 
 /// The registrations of programs that the trap serves, those included that are over.
 pub(crate) struct Registrations {
@@ -122,7 +156,7 @@ fn numbers_of(tgid: u32, link: &Path) -> Vec<i32> {
     let reads = |entry: &fs::DirEntry| entry.metadata().is_ok_and(|link| link.mode() & READS != 0);
     let entries = entries.flatten().filter(reads);
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    numbers.filter(|fd| link_of(tgid, *fd).as_deref() == Some(link)).collect()
+    numbers.filter(|fd| link_of(tgid, *fd).as_deref() == Some(link)).take(NUMBERS).collect()
 }
 
 impl Registrations {
@@ -157,7 +191,9 @@ impl Registrations {
     /// A process has been given another descriptor.
     pub(crate) fn opened(&mut self, tgid: u32, link: &Path, fd: i32) {
         for one in self.all.iter_mut().filter(|one| one.by.tgid == tgid && one.link == link) {
-            one.numbers.push(fd);
+            if one.numbers.len() < NUMBERS {
+                one.numbers.push(fd);
+            }
         }
     }
 

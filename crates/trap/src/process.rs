@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use abi::{Errno, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,6 +20,18 @@ pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
     // SAFETY: two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::ESRCH)?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor of ours of what another process has open, with the same place in it.
+///
+/// # Errors
+/// `EBADF`.
+pub(crate) fn descriptor_of(pidfd: &OwnedFd, fd: i32) -> Result<OwnedFd> {
+    // SAFETY: three integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::EBADF)?;
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -18,10 +18,13 @@ use engine::{Call, Cause, Outcome, Syscall, Task, compat};
 use libc::seccomp_data;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use sys::net::Fd;
+
 use crate::files::{self, About, Answer, Written};
 use crate::filter::{ARCH_32, ARCH_64};
 use crate::notices::{self, Registrations};
 use crate::notify::{Listener, Notification};
+use crate::queues;
 use crate::routes::{self, Routes};
 use crate::signals::{self, Asked};
 use crate::target::{Errand, Subject, Targets};
@@ -136,12 +139,12 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
                     files::give_library(&listener, asked.id);
                     continue;
                 }
-                About::Ours(_) | About::Else => {}
+                About::Ours(_) | About::Queues(_) | About::Else => {}
             }
             match routes.hand_on(&asked) {
                 Ok(false) => {}
                 Ok(true) => continue,
-                Err(_) if matches!(about, About::Ours(_)) => {
+                Err(_) if matches!(about, About::Ours(_) | About::Queues(_)) => {
                     listener.pass(asked.id);
                     continue;
                 }
@@ -154,6 +157,7 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
             room.see_writes();
             match about {
                 About::Ours(request) => room.serve_file(&asked, &request),
+                About::Queues(request) => room.serve_queues(&asked, &request),
                 _ => room.serve(&asked),
             }
             room.go_on();
@@ -180,7 +184,7 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
     })
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(run).map(drop)
 }
 
@@ -335,17 +339,41 @@ impl Room {
     fn serve_file(&mut self, asked: &Notification, request: &files::Request) {
         // A list says who has segments attached.
         self.see_ends();
-        let Some((subject, place)) = self.meet(asked) else { return };
+        self.serve_by(
+            asked,
+            |ctx| request.serve(ctx),
+            |written, fd, subject| written.watch(request, fd, subject),
+        );
+    }
+
+    /// Shows who asked something of the queues' directory, or changes it.
+    fn serve_queues(&mut self, asked: &Notification, request: &queues::Request) {
+        if !self.registrations.is_empty() {
+            self.see_closed();
+        }
+        self.serve_by(asked, |ctx| request.serve(ctx), |_, _, _| Ok(()));
+    }
+
+    /// Answers as `serve` does on behalf of who asked; a descriptor is made known by `note` first.
+    fn serve_by(
+        &mut self,
+        asked: &Notification,
+        serve: impl FnOnce(&behalf::Errand<'_, '_, Errand<'_>>) -> Result<Answer>,
+        note: impl FnOnce(&mut Written, &Fd, Subject) -> Result<()>,
+    ) {
+        let Some((mut subject, place)) = self.meet(asked) else { return };
+        subject.compat = asked.data.arch == ARCH_32;
         let listener = Arc::clone(&self.listener);
         let errand = Errand::new(&listener, asked.id, subject);
-        let served = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| request.serve(ctx));
+        let served = self.bell.on_behalf(self.slots[place as usize], &errand, serve);
         self.idle.push(place);
         match served {
-            Ok(Answer::Descriptor(fd, flags)) => match self.written.watch(request, &fd, subject) {
+            Ok(Answer::Descriptor(fd, flags)) => match note(&mut self.written, &fd, subject) {
                 Ok(()) => listener.answer_with(asked.id, &fd, flags & libc::O_CLOEXEC != 0),
                 Err(error) => errand.finish(Err(error.raw())),
             },
             Ok(Answer::Value(value)) => errand.finish(Ok(value)),
+            Ok(Answer::Bytes(to, bytes)) => errand.finish_writing(to, &bytes),
             Err(error) => errand.finish(Err(error.raw())),
         }
     }

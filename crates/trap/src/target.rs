@@ -40,6 +40,8 @@ use crate::trace::Held;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Threads that are remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
+/// Of how many of them the directory is kept open: others cost a look-up in each call.
+const DIRECTORIES: usize = 512;
 /// How long the directory of a thread is taken for that of its number: the kernel gives numbers in turn, and hundreds of them have to be given before one comes
 /// again.
 const FRESH: Duration = Duration::from_millis(1);
@@ -151,9 +153,11 @@ impl Targets {
                 return Ok((thread.subject, true));
             }
         }
+        self.threads.remove(&tid);
         // Where there is no descriptor left for it, the way is gone in each call.
         let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-        let directory = openat(&self.proc, tid.to_string().as_str(), flags, Mode::empty()).ok();
+        let open = || openat(&self.proc, tid.to_string().as_str(), flags, Mode::empty()).ok();
+        let directory = if self.may_open() { open() } else { None };
         let seen = directory.as_ref().map_or_else(|| look_up(&self.proc, tid), look)?;
         let subject = self.learn(tid, watch)?;
         if self.threads.len() >= REMEMBERED {
@@ -161,6 +165,12 @@ impl Targets {
         }
         self.threads.insert(tid, Thread { seen, subject, directory, looked: now });
         Ok((subject, false))
+    }
+
+    /// Whether the directory of one more thread may be kept open.
+    fn may_open(&self) -> bool {
+        let is_open = |thread: &&Thread| thread.directory.is_some();
+        self.threads.len() < DIRECTORIES || self.threads.values().filter(is_open).count() < DIRECTORIES
     }
 
     fn learn(&mut self, tid: u32, watch: &Epoll) -> Result<Subject> {
@@ -367,6 +377,14 @@ impl<'l> Errand<'l> {
     /// Ends the call.
     pub(crate) fn finish(self, result: std::result::Result<i64, i32>) {
         self.finish_giving(result);
+    }
+
+    /// Ends the call with bytes for the thread's memory; their number is the result.
+    pub(crate) fn finish_writing(self, to: u64, bytes: &[u8]) {
+        let from = NonNull::from(bytes).cast();
+        let written = if bytes.is_empty() { Ok(()) } else { self.write(to, from, bytes.len()) };
+        let count = i64::try_from(bytes.len()).unwrap_or(0);
+        self.finish(written.map(|()| count).map_err(Errno::raw));
     }
 
     /// Ends the call; returns the number of what it was given.

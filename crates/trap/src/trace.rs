@@ -73,7 +73,7 @@ impl Tracee {
     fn interrupt(tid: u32) -> Result<Tracee> {
         let alone = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
         let pid = Pid::from_raw(tid.cast_signed());
-        ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD).map_err(errno)?;
+        ptrace::seize(pid, Options::empty()).map_err(errno)?;
         let tracee = Tracee { pid, owed: None, _alone: alone };
         ptrace::interrupt(pid).map_err(errno)?;
         Ok(tracee)
@@ -92,13 +92,12 @@ impl Tracee {
         if !listener.answer(id, answer) {
             return Err(Errno::ESRCH);
         }
-        tracee.stop()?;
+        tracee.stop(Instant::now() + PATIENCE)?;
         Ok((tracee, prepared))
     }
 
     /// Waits for the next stop: returns its signal.
-    fn stop(&mut self) -> Result<i32> {
-        let deadline = Instant::now() + PATIENCE;
+    fn stop(&mut self, deadline: Instant) -> Result<i32> {
         let mut rounds = 0u32;
         loop {
             // SAFETY: a structure of integers.
@@ -127,13 +126,12 @@ impl Tracee {
         }
     }
 
-    /// Goes on to the next entry into or return from a system call.
-    fn go_to_system_call(&mut self) -> Result<()> {
-        const OF_SYSTEM_CALL: i32 = libc::SIGTRAP | 0x80;
+    /// Goes on by one instruction: one that makes a system call ends with the call, without a stop at its beginning.
+    fn step(&mut self) -> Result<()> {
         loop {
-            ptrace::syscall(self.pid, None).map_err(errno)?;
-            match self.stop()? {
-                OF_SYSTEM_CALL => return Ok(()),
+            ptrace::step(self.pid, None).map_err(errno)?;
+            match self.stop(Instant::now() + PATIENCE)? {
+                libc::SIGTRAP => return Ok(()),
                 libc::SIGSTOP => self.owed = Some(Signal::SIGSTOP),
                 _ => {}
             }
@@ -167,39 +165,49 @@ pub(crate) fn interrupt(listener: &Listener, id: u64, tid: u32, answer: i32) -> 
     Tracee::catch(listener, id, tid, Err(answer), || Ok(())).map(drop)
 }
 
-/// A socket is another one now: has the other threads of that process that wait to receive from it begin their calls anew.
-pub(crate) fn receive_anew(subject: &Subject, fd: i32) {
-    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", subject.tgid)) else { return };
+/// A socket of that process is another one now: has its threads that wait to receive from it, but for the one that knows, begin their calls
+/// anew. This takes its time, for which nobody need wait: what is sent to the new socket meanwhile is found there.
+pub(crate) fn receive_anew(tgid: u32, but: u32, fd: i32) {
+    /// How often it is looked at whether those that run have come to wait: they may be about to.
+    const LOOKS: u32 = 20;
+    let Ok(threads) = fs::read_dir(format!("/proc/{tgid}/task")) else { return };
     let tids = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    for tid in tids.filter(|tid| *tid != subject.tid && receives(*tid, fd)) {
-        // Who can't be stopped is traced by somebody else, or has ended.
-        let _ = Tracee::interrupt(tid).and_then(|mut thread| thread.stop());
+    let mut undecided: Vec<u32> = tids.filter(|tid| *tid != but).collect();
+    let deadline = Instant::now() + PATIENCE;
+    for _ in 0..LOOKS {
+        undecided.retain(|tid| match receives(*tid, fd) {
+            None => true,
+            Some(false) => false,
+            Some(true) => {
+                // Who can't be stopped is traced by somebody else, or has ended.
+                let _ = Tracee::interrupt(*tid).and_then(|mut thread| thread.stop(deadline));
+                false
+            }
+        });
+        if undecided.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(100));
     }
 }
 
-/// Whether a thread waits to receive from a descriptor.
-fn receives(tid: u32, fd: i32) -> bool {
-    /// How often it is looked at whether one that runs has come to wait: it may be about to.
-    const LOOKS: u32 = 20;
+/// Whether a thread waits to receive from a descriptor; nothing if it runs.
+fn receives(tid: u32, fd: i32) -> Option<bool> {
     // read recvfrom recvmsg, of x86-64 and of i386, either of which a program may use; what else has these numbers does not wait.
     const CALLS: [i32; 6] = [0, 45, 47, 3, 371, 372];
     /// Of i386, with its arguments in memory.
     const SOCKETCALL: i32 = 102;
-    for _ in 0..LOOKS {
-        let text = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
-        let mut words = text.split_ascii_whitespace();
-        match words.next().map(str::parse::<i32>) {
-            Some(Ok(number)) => {
-                let first =
-                    words.next().and_then(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok());
-                let is_its = first.is_some_and(|register| register as u32 == fd.cast_unsigned());
-                return number == SOCKETCALL || CALLS.contains(&number) && is_its;
-            }
-            Some(Err(_)) => std::thread::sleep(Duration::from_micros(100)),
-            None => return false,
+    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).unwrap_or_default();
+    let mut words = text.split_ascii_whitespace();
+    match words.next().map(str::parse::<i32>) {
+        Some(Ok(number)) => {
+            let first = words.next().and_then(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+            let is_its = first.is_some_and(|register| register as u32 == fd.cast_unsigned());
+            Some(number == SOCKETCALL || CALLS.contains(&number) && is_its)
         }
+        Some(Err(_)) => None,
+        None => Some(false),
     }
-    false
 }
 
 /// A thread held where its call ends.
@@ -243,8 +251,7 @@ impl Held {
             (registers.r10, registers.r8, registers.r9) = (d, e, f);
         }
         self.tracee.set_registers(registers)?;
-        self.tracee.go_to_system_call()?;
-        self.tracee.go_to_system_call()?;
+        self.tracee.step()?;
         let result = self.tracee.registers()?.rax.cast_signed();
         // A 32-bit address may look like a negative number.
         #[expect(clippy::cast_possible_truncation, reason = "the register of a 32-bit program")]

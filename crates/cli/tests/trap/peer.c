@@ -4,15 +4,18 @@
  * peer ask:   does the asking, and prints what it finds in the segment.
  * peer mqserve, mqask:  the same by POSIX queues, one of which is polled.
  * peer notice ROUNDS:   is told of messages by a thread of libc's, each time with another value; closes a descriptor, and may register again.
+ * peer sockets COUNT:   the same by COUNT sockets, one after the other.
  * peer guest:        a guest of host.py.
  * peer make COUNT:    makes that many queues.
  * peer count:         says how many there are.
  * peer lists:         the same, by the list in /proc.
+ * peer directory:     uses /dev/mqueue by every call that is asked about.
  * peer apart HOW:     the same, from a new namespace of the kernel by unshare, clone or clone3.
  * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals, stops and kills; each is to arrive once,
  *                     but for those that a killed thread had just taken, which are counted at each kill. */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <mqueue.h>
@@ -27,8 +30,11 @@
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 struct message {
@@ -152,6 +158,113 @@ static void notice(int rounds)
     struct pollfd quiet = {.fd = told[0], .events = POLLIN};
     need(poll(&quiet, 1, 50) == 0, "nothing more to be told");
     printf("%d\n", sum);
+}
+
+static void sockets(int count)
+{
+    mqd_t queue = posix_queue("/sockets");
+    char cookie[32] = "cookie", text[32];
+    for (int i = 0; i < count; i++) {
+        int fd = socket(AF_NETLINK, SOCK_RAW, 0);
+        struct sigevent event = {.sigev_notify = SIGEV_THREAD, .sigev_signo = fd, .sigev_value.sival_ptr = cookie};
+        need(fd >= 0 && syscall(SYS_mq_notify, queue, &event) == 0, "mq_notify");
+        need(mq_send(queue, "x", 1, 0) == 0 && recv(fd, text, sizeof text, 0) == sizeof text, "what is told");
+        need(memcmp(text, cookie, 31) == 0 && text[31] == 1, "a message");
+        need(mq_receive(queue, text, 16, 0) == 1 && close(fd) == 0, "mq_receive, close");
+    }
+    need(mq_unlink("/sockets") == 0, "mq_unlink");
+    printf("%d\n", count);
+}
+
+/* What is in the directory, by the library's calls; each entry is a directory or a file as its kind says. */
+static void list(DIR *directory, char *names)
+{
+    names[0] = 0;
+    rewinddir(directory);
+    for (struct dirent *entry; (entry = readdir(directory)) != 0;) {
+        struct stat seen;
+        need(fstatat(dirfd(directory), entry->d_name, &seen, 0) == 0, entry->d_name);
+        need(entry->d_type == (S_ISDIR(seen.st_mode) ? DT_DIR : DT_REG), "its kind");
+        need(seen.st_ino == entry->d_ino || entry->d_name[1] == '.', "its inode");
+        strcat(strcat(names, " "), entry->d_name);
+    }
+}
+
+static void is_refused(int result, int error, const char *what)
+{
+    need(result == -1 && errno == error, what);
+}
+
+static void directory(void)
+{
+    const char *line = "QSIZE:5          NOTIFY:0     SIGNO:0     NOTIFY_PID:0     \n";
+    char text[100] = "", names[100];
+    struct stat seen, of_link;
+    struct statx seen_x;
+    umask(022);
+    is_refused(open("/dev/mqueue/q", O_RDONLY), ENOENT, "open of none");
+    is_refused(stat("/dev/mqueue/q", &seen), ENOENT, "stat of none");
+    is_refused(unlink("/dev/mqueue/q"), ENOENT, "unlink of none");
+    mqd_t queue = mq_open("/q", O_RDWR | O_CREAT, 0640, 0);
+    need(queue != (mqd_t)-1 && mq_send(queue, "hello", 5, 0) == 0, "mq_open, mq_send");
+    int fd = open("/dev/mqueue/q", O_RDONLY | O_CLOEXEC);
+    need(read(fd, text, sizeof text) == (int)strlen(line) && strcmp(text, line) == 0, "the line");
+    need(fcntl(fd, F_GETFD) == FD_CLOEXEC && close(fd) == 0, "O_CLOEXEC");
+    need(stat("/dev/mqueue/q", &seen) == 0 && lstat("/dev/mqueue/q", &of_link) == 0, "stat, lstat");
+    need(seen.st_mode == 0100640 && seen.st_nlink == 1 && seen.st_size == 80 && seen.st_uid == geteuid(), "what stat tells");
+    need(seen.st_gid == getegid() && seen.st_ino == of_link.st_ino && time(0) - seen.st_mtime < 20u, "what else it tells");
+    need(statx(AT_FDCWD, "/dev/mqueue/q", 0, STATX_ALL, &seen_x) == 0, "statx");
+    need(seen_x.stx_mode == 0100640 && seen_x.stx_size == 80 && seen_x.stx_ino == seen.st_ino, "what statx tells");
+    need(stat("/dev/mqueue/", &seen) == 0 && seen.st_mode == 041777 && seen.st_size == 60, "the directory");
+    need(access("/dev/mqueue/q", R_OK | W_OK) == 0 && access("/dev/mqueue/q", F_OK) == 0, "access");
+    is_refused(access("/dev/mqueue/q", X_OK), EACCES, "access to execute");
+    fd = open("/dev/mqueue/new", O_RDWR | O_CREAT | O_EXCL, 04777);
+    need(fd >= 0 && close(fd) == 0 && stat("/dev/mqueue/new", &seen) == 0 && seen.st_mode == 0104755, "a new one");
+    is_refused(open("/dev/mqueue/new", O_RDWR | O_CREAT | O_EXCL, 0600), EEXIST, "O_EXCL");
+    is_refused(open("/dev/mqueue/q", O_RDONLY | O_DIRECTORY), ENOTDIR, "O_DIRECTORY");
+    is_refused(open("/dev/mqueue/q/", O_RDONLY), ENOTDIR, "a slash");
+    is_refused(open("/dev/mqueue", O_RDWR), EISDIR, "to write to the directory");
+    is_refused(unlink("/dev/mqueue"), EISDIR, "unlink of the directory");
+    /* By addresses that are none. */
+    is_refused(syscall(SYS_statx, AT_FDCWD, "/dev/mqueue/q", 0, STATX_ALL, 8), EFAULT, "a wild pointer");
+
+    DIR *all = opendir("/dev/mqueue");
+    need(all != 0, "opendir");
+    list(all, names);
+    need(strcmp(names, " . .. q new") == 0, names);
+    list(all, names);
+    need(strcmp(names, " . .. q new") == 0, names);
+    need(faccessat(dirfd(all), "q", R_OK, 0) == 0, "faccessat");
+    fd = openat(dirfd(all), "q", O_RDONLY);
+    need(fd >= 0 && read(fd, text, 6) == 6 && memcmp(text, "QSIZE:", 6) == 0 && close(fd) == 0, "openat");
+    is_refused(unlinkat(dirfd(all), "q", AT_REMOVEDIR), ENOTDIR, "AT_REMOVEDIR");
+    need(unlinkat(dirfd(all), "new", 0) == 0, "unlinkat");
+    list(all, names);
+    need(strcmp(names, " . .. q") == 0, names);
+    /* As the old call lays them out: a number, a place, a length, a name, and the kind in the last byte. */
+    struct old {
+        unsigned long ino, next;
+        unsigned short length;
+        char name[];
+    } *old = (void *)text;
+    rewinddir(all);
+    is_refused(syscall(SYS_getdents, dirfd(all), text, 4), EINVAL, "no room");
+    int length = 0;
+    for (const char *const *name = (const char *[]){".", "..", "q", 0}; *name; name++) {
+        length = syscall(SYS_getdents, dirfd(all), text, sizeof *old + 8);
+        need(length == old->length && strcmp(old->name, *name) == 0, "an old entry");
+        need(text[length - 1] == (**name == 'q' ? DT_REG : DT_DIR), "its kind");
+    }
+    need(syscall(SYS_getdents, dirfd(all), text, sizeof text) == 0, "the end");
+    need(fchdir(dirfd(all)) == 0 && stat("./q", &seen) == 0 && seen.st_size == 80 && closedir(all) == 0, "a relative path");
+    need(unlink("q") == 0, "unlink");
+    is_refused(stat("/dev/mqueue/q", &seen), ENOENT, "stat of what is removed");
+    /* Others' files are what they were. */
+    need(stat("/dev/null", &seen) == 0 && S_ISCHR(seen.st_mode), "/dev/null");
+    is_refused(unlink("/dev/mqueuex"), ENOENT, "a longer name");
+    all = opendir("/dev");
+    need(all != 0 && readdir(all) != 0 && closedir(all) == 0, "/dev");
+    puts("as it should be");
 }
 
 static void guest(void)
@@ -388,6 +501,14 @@ int main(int count, char **arguments)
     }
     if (strcmp(arguments[1], "notice") == 0) {
         notice(atoi(arguments[2]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "sockets") == 0) {
+        sockets(atoi(arguments[2]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "directory") == 0) {
+        directory();
         return 0;
     }
     if (strcmp(arguments[1], "guest") == 0) {

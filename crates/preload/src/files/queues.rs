@@ -20,25 +20,24 @@ use core::sync::atomic::{
 
 use abi::{
     Errno, Result,
-    mqueue::{O_CREAT, O_EXCL, O_RDWR, O_WRONLY},
+    mqueue::{O_CREAT, O_WRONLY},
 };
-use client::mqd;
-use engine::{
-    IpcNamespace,
-    mqueue::do_mq_open,
-    mqueuefs::{self, MqStat},
-    proc::Line,
+use client::{
+    mqd,
+    queues::{self, Access, DIRECTORY, Seen},
 };
+use engine::{mqueue::do_mq_open, mqueuefs::MqStat};
 use sys::file::{self, AT_FDCWD};
 
+pub(super) use client::queues::is_path;
+
 use super::{
-    O_ACCMODE, path,
+    path,
     symbols::{close_number, flags_of, libc_closedir, stream_of},
     with,
 };
 use crate::loader::Next;
 
-const DIRECTORY: &[u8] = b"/dev/mqueue";
 const O_DIRECTORY: c_int = 0o200_000;
 
 /// What a path names.
@@ -47,12 +46,6 @@ enum Place {
     Directory,
     /// The queue whose name begins there.
     Queue(usize),
-}
-
-/// Whether a path is one of the directory, or in it.
-#[inline(always)]
-pub(super) fn is_path(text: &[u8]) -> bool {
-    text.len() >= DIRECTORY.len() && text[..DIRECTORY.len()] == *DIRECTORY
 }
 
 /// What a path names, which the kernel has read; nothing if it is none of ours, or a view is mounted there.
@@ -91,25 +84,18 @@ fn bytes<'a>(name: usize) -> &'a [u8] {
     unsafe { path::text(name) }
 }
 
-fn find(name: usize) -> Result<MqStat> {
-    with(|ctx, _| mqueuefs::find(ctx, bytes(name)))
+fn find(name: usize, access: Access) -> Result<MqStat> {
+    with(|ctx, _| queues::find(ctx, bytes(name), access))
 }
 
 // ---- open
 
 /// A descriptor of a file with the queue's line, which is made if it is to be.
 fn open_queue(name: usize, flags: c_int, mode: c_uint) -> Result<i64> {
-    // As a file is opened: with the same rights as a descriptor that can be sent to and received from.
-    let asked = flags & (O_ACCMODE | O_CREAT | O_EXCL);
-    let mqd = with(|ctx, _| do_mq_open(ctx, name as u64, asked, mode, 0))?;
+    let mqd = with(|ctx, _| do_mq_open(ctx, name as u64, queues::asked(flags), mode, 0))?;
     let seen = with(|ctx, _| engine::mqueue::stat_mqd(ctx, mqd));
     close_number(mqd);
-    let mut line = Line::default();
-    seen?.line(&mut line);
-    let fd = file::memfd(c"/dev/mqueue")?;
-    file::write_all(&fd, line.text())?;
-    file::seal(&fd, file::SEALED)?;
-    let opened = file::reopen(fd.raw(), flags & O_ACCMODE | file::O_CLOEXEC)?.leak();
+    let opened = queues::make(&seen?, flags)?.leak();
     if flags & file::O_CLOEXEC == 0 {
         file::keep_over_exec(opened)?;
     }
@@ -179,17 +165,11 @@ fn before_openat(_: c_int, path: usize, flags: c_int, ours: usize) -> usize {
 // ---- access, unlink
 
 /// Whether somebody may do that; nothing if the kernel's answer stays.
-pub(super) fn accessed(path: usize, mode: usize) -> Option<Result<i64>> {
-    const X_OK: usize = 1;
-    const W_OK: usize = 2;
-    const R_OK: usize = 4;
+pub(super) fn accessed(path: usize, mode: c_int) -> Option<Result<i64>> {
     let Place::Queue(name) = place(path)? else { return Some(Ok(0)) };
-    let flags = match (mode & R_OK != 0, mode & W_OK != 0) {
-        _ if mode & X_OK != 0 => return Some(find(name).and(Err(Errno::EACCES))),
-        (false, false) => return Some(find(name).map(|_| 0)),
-        (true, true) => O_RDWR,
-        (true, false) => 0,
-        (false, true) => O_WRONLY,
+    let access = Access::of(mode);
+    let Access::Open(flags) = access else {
+        return Some(find(name, access).map(|_| 0));
     };
     let mqd = with(|ctx, _| do_mq_open(ctx, name as u64, flags, 0, 0));
     Some(mqd.map(|mqd| {
@@ -223,147 +203,17 @@ extern "C" fn unlinkat_ours(_: c_int, path: usize, flags: c_int) -> c_int {
 
 // ---- stat
 
-/// What `stat` tells, of whatever shape its structure is.
-struct Seen {
-    ino: u64,
-    mode: u32,
-    nlink: u32,
-    uid: u32,
-    gid: u32,
-    size: u64,
-    times: [i64; 3],
-}
-
-const S_IFREG: u32 = 0o100_000;
-const S_IFDIR: u32 = 0o040_000;
-const BLOCK: u64 = 4096;
-/// The directory's inode; a queue's is further on.
-const INO: u64 = 1;
-
-fn ino_of(stat: &MqStat) -> u64 {
-    INO + 1 + u64::from(stat.id.cast_unsigned())
-}
-
 fn see(of: Place) -> Result<Seen> {
     match of {
-        Place::Directory => with(|ctx, ns| {
-            let directory = mqueuefs::directory(ctx)?;
-            let owner = ns.owner_uid.load(Relaxed);
-            let times = [directory.time; 3];
-            Ok(Seen {
-                ino: INO,
-                mode: S_IFDIR | 0o1777,
-                nlink: 2,
-                uid: owner,
-                gid: owner,
-                size: directory.size,
-                times,
-            })
-        }),
-        Place::Queue(name) => find(name).map(|q| see_queue(&q)),
+        Place::Directory => with(|ctx, _| queues::see_directory(ctx)),
+        Place::Queue(name) => find(name, Access::Exists).map(|q| Seen::from(&q)),
     }
 }
-
-fn see_queue(q: &MqStat) -> Seen {
-    Seen {
-        ino: ino_of(q),
-        mode: S_IFREG | q.mode & 0o7777,
-        nlink: u32::from(!q.unlinked),
-        uid: q.uid,
-        gid: q.gid,
-        size: mqueuefs::FILENT_SIZE,
-        times: [q.atime, q.mtime, q.ctime],
-    }
-}
-
-/// `struct stat` of x86-64.
-#[repr(C)]
-pub struct Stat {
-    dev: u64,
-    ino: u64,
-    nlink: u64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    pad: u32,
-    rdev: u64,
-    size: u64,
-    blksize: u64,
-    blocks: u64,
-    times: [[i64; 2]; 3],
-    unused: [u64; 3],
-}
-const _: () = assert!(size_of::<Stat>() == 144);
-
-/// `struct statx`.
-#[repr(C)]
-pub struct Statx {
-    mask: u32,
-    blksize: u32,
-    attributes: u64,
-    nlink: u32,
-    uid: u32,
-    gid: u32,
-    mode: u16,
-    pad: u16,
-    ino: u64,
-    size: u64,
-    blocks: u64,
-    attributes_mask: u64,
-    /// When it was read, made, changed and written: seconds, and parts of them that are 0.
-    times: [[i64; 2]; 4],
-    rest: [u64; 16],
-}
-const _: () = assert!(size_of::<Statx>() == 256);
 
 /// Copies a structure to the program.
 fn put<T>(to: usize, value: &T) -> Result<()> {
     // SAFETY: `value` is ours, without gaps; faults at `to` are caught: the process has attached.
     unsafe { client::copy(to as *mut u8, core::ptr::from_ref(value).cast(), size_of::<T>()) }
-}
-
-fn put_stat(seen: Seen, to: usize) -> Result<i64> {
-    let Seen { ino, mode, nlink, uid, gid, size, times } = seen;
-    let stat = Stat {
-        dev: 0,
-        ino,
-        nlink: nlink.into(),
-        mode,
-        uid,
-        gid,
-        pad: 0,
-        rdev: 0,
-        size,
-        blksize: BLOCK,
-        blocks: 0,
-        times: times.map(|seconds| [seconds, 0]),
-        unused: [0; 3],
-    };
-    put(to, &stat).map(|()| 0)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "a mode, and a block")]
-fn put_statx(seen: Seen, to: usize) -> Result<i64> {
-    /// What is known: all but when it was made.
-    const BASIC: u32 = 0x7ff;
-    let Seen { ino, mode, nlink, uid, gid, size, times: [read, written, changed] } = seen;
-    let stat = Statx {
-        mask: BASIC,
-        blksize: BLOCK as u32,
-        attributes: 0,
-        nlink,
-        uid,
-        gid,
-        mode: mode as u16,
-        pad: 0,
-        ino,
-        size,
-        blocks: 0,
-        attributes_mask: 0,
-        times: [[read, 0], [0, 0], [changed, 0], [written, 0]],
-        rest: [0; 16],
-    };
-    put(to, &stat).map(|()| 0)
 }
 
 /// Behind libc's call of that result: what is ours takes its place, be it named by a path or, without one, by a descriptor.
@@ -375,7 +225,7 @@ fn after(result: c_int, fd: c_int, path: usize, put: impl FnOnce(Seen) -> Result
     // SAFETY: the kernel has read it.
     let text = if path == 0 { &[] } else { unsafe { path::text(path) } };
     let seen = if text.is_empty() {
-        (result == 0 && mqd::is_queue(fd)).then(|| mqd::stat(fd).map(|q| see_queue(&q)))
+        (result == 0 && mqd::is_queue(fd)).then(|| mqd::stat(fd).map(|q| Seen::from(&q)))
     } else if is_path(text) {
         place(path).map(see)
     } else {
@@ -385,7 +235,7 @@ fn after(result: c_int, fd: c_int, path: usize, put: impl FnOnce(Seen) -> Result
 }
 
 macro_rules! stats {
-    ($($name:ident($($argument:ident: $kind:ty),*), $next:ident, ($fd:expr, $path:expr) => $put:ident($to:ident);)*) => {
+    ($($name:ident($($argument:ident: $kind:ty),*), $next:ident, ($fd:expr, $path:expr) => $kind_of:ident($to:ident);)*) => {
         /// Finds libc's functions.
         pub(super) fn find_all() {
             $($next.find();)*
@@ -404,30 +254,30 @@ macro_rules! stats {
         pub extern "C" fn $name($($argument: $kind),*) -> c_int {
             // SAFETY: libc's function of that name has this signature.
             let libc: extern "C" fn($($kind),*) -> c_int = unsafe { core::mem::transmute($next.get()) };
-            after(libc($($argument),*), $fd, $path, |seen| $put(seen, $to))
+            after(libc($($argument),*), $fd, $path, |seen| put($to, &seen.$kind_of()).map(|()| 0))
         }
     )* };
 }
 
 stats! {
-    stat(path: usize, to: usize), STAT, (AT_FDCWD, path) => put_stat(to);
-    stat64(path: usize, to: usize), STAT64, (AT_FDCWD, path) => put_stat(to);
-    lstat(path: usize, to: usize), LSTAT, (AT_FDCWD, path) => put_stat(to);
-    lstat64(path: usize, to: usize), LSTAT64, (AT_FDCWD, path) => put_stat(to);
-    fstat(fd: c_int, to: usize), FSTAT, (fd, 0) => put_stat(to);
-    fstat64(fd: c_int, to: usize), FSTAT64, (fd, 0) => put_stat(to);
-    fstatat(dir: c_int, path: usize, to: usize, flags: c_int), FSTATAT, (dir, path) => put_stat(to);
-    fstatat64(dir: c_int, path: usize, to: usize, flags: c_int), FSTATAT64, (dir, path) => put_stat(to);
-    statx(dir: c_int, path: usize, flags: c_int, mask: c_uint, to: usize), STATX, (dir, path) => put_statx(to);
+    stat(path: usize, to: usize), STAT, (AT_FDCWD, path) => stat(to);
+    stat64(path: usize, to: usize), STAT64, (AT_FDCWD, path) => stat(to);
+    lstat(path: usize, to: usize), LSTAT, (AT_FDCWD, path) => stat(to);
+    lstat64(path: usize, to: usize), LSTAT64, (AT_FDCWD, path) => stat(to);
+    fstat(fd: c_int, to: usize), FSTAT, (fd, 0) => stat(to);
+    fstat64(fd: c_int, to: usize), FSTAT64, (fd, 0) => stat(to);
+    fstatat(dir: c_int, path: usize, to: usize, flags: c_int), FSTATAT, (dir, path) => stat(to);
+    fstatat64(dir: c_int, path: usize, to: usize, flags: c_int), FSTATAT64, (dir, path) => stat(to);
+    statx(dir: c_int, path: usize, flags: c_int, mask: c_uint, to: usize), STATX, (dir, path) => statx(to);
     // As programs that were built for an old libc call them.
-    __xstat(version: c_int, path: usize, to: usize), XSTAT, (AT_FDCWD, path) => put_stat(to);
-    __xstat64(version: c_int, path: usize, to: usize), XSTAT64, (AT_FDCWD, path) => put_stat(to);
-    __lxstat(version: c_int, path: usize, to: usize), LXSTAT, (AT_FDCWD, path) => put_stat(to);
-    __lxstat64(version: c_int, path: usize, to: usize), LXSTAT64, (AT_FDCWD, path) => put_stat(to);
-    __fxstat(version: c_int, fd: c_int, to: usize), FXSTAT, (fd, 0) => put_stat(to);
-    __fxstat64(version: c_int, fd: c_int, to: usize), FXSTAT64, (fd, 0) => put_stat(to);
-    __fxstatat(version: c_int, dir: c_int, path: usize, to: usize, flags: c_int), FXSTATAT, (dir, path) => put_stat(to);
-    __fxstatat64(version: c_int, dir: c_int, path: usize, to: usize, flags: c_int), FXSTATAT64, (dir, path) => put_stat(to);
+    __xstat(version: c_int, path: usize, to: usize), XSTAT, (AT_FDCWD, path) => stat(to);
+    __xstat64(version: c_int, path: usize, to: usize), XSTAT64, (AT_FDCWD, path) => stat(to);
+    __lxstat(version: c_int, path: usize, to: usize), LXSTAT, (AT_FDCWD, path) => stat(to);
+    __lxstat64(version: c_int, path: usize, to: usize), LXSTAT64, (AT_FDCWD, path) => stat(to);
+    __fxstat(version: c_int, fd: c_int, to: usize), FXSTAT, (fd, 0) => stat(to);
+    __fxstat64(version: c_int, fd: c_int, to: usize), FXSTAT64, (fd, 0) => stat(to);
+    __fxstatat(version: c_int, dir: c_int, path: usize, to: usize, flags: c_int), FXSTATAT, (dir, path) => stat(to);
+    __fxstatat64(version: c_int, dir: c_int, path: usize, to: usize, flags: c_int), FXSTATAT64, (dir, path) => stat(to);
 }
 
 // ---- listings
@@ -435,8 +285,6 @@ stats! {
 /// How many listings there can be at a time.
 const LISTINGS_MAX: usize = 16;
 const NAME_ROOM: usize = 256;
-const DT_DIR: u8 = 4;
-const DT_REG: u8 = 8;
 
 /// `struct dirent` of x86-64.
 #[repr(C)]
@@ -483,7 +331,7 @@ pub(super) extern "C" fn directory_opened(result: usize, path: usize) -> usize {
     }
     let opened = match place(path) {
         None => return result,
-        Some(Place::Queue(name)) => find(name).and(Err(Errno::ENOTDIR)),
+        Some(Place::Queue(name)) => find(name, Access::Exists).and(Err(Errno::ENOTDIR)),
         Some(Place::Directory) => {
             let free = LISTINGS.iter().find(|one| !one.used.swap(true, Acquire));
             free.ok_or(Errno::EMFILE)
@@ -541,22 +389,13 @@ pub(super) fn choose_dirfd(dir: usize, _: usize) -> Option<usize> {
 
 /// The next entry, into `entry`. Whether there is one.
 fn next_entry(listing: &Listing, entry: &mut Dirent) -> Result<bool> {
-    const DOTS: [&[u8]; 2] = [b".", b".."];
     let at = listing.at.load(Relaxed);
-    let (next, ino, kind) = if let Some(name) = DOTS.get(at as usize) {
-        set_name(entry, name.iter().copied());
-        (at + 1, INO, DT_DIR)
-    } else {
-        let Some((next, stat)) = with(|ctx, _: &IpcNamespace| mqueuefs::next_queue(ctx, at - 2))? else {
-            return Ok(false);
-        };
-        set_name(entry, stat.name());
-        (next + 2, ino_of(&stat), DT_REG)
-    };
+    let Some((next, found)) = with(|ctx, _| queues::next_entry(ctx, at))? else { return Ok(false) };
+    set_name(entry, found.name());
     listing.at.store(next, Relaxed);
-    entry.ino = ino;
+    entry.ino = found.ino();
     entry.off = next.into();
-    entry.kind = kind;
+    entry.kind = found.kind();
     #[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
     let size = size_of::<Dirent>() as u16;
     entry.reclen = size;

@@ -557,7 +557,7 @@ extern "C" fn accessed_at(result: c_int, dir: c_int, path: usize, mode: usize) -
     let is_queues = || queues::is_path(unsafe { path::text(path) });
     if is_candidate(why, path)
         && is_queues()
-        && let Some(done) = queues::accessed(path, mode)
+        && let Some(done) = queues::accessed(path, as_int(mode))
     {
         return crate::finish_int(done);
     }
