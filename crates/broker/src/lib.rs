@@ -11,7 +11,7 @@ mod segments;
 pub mod serve;
 pub mod service;
 mod stopped;
-mod store;
+pub mod store;
 mod strangers;
 pub mod supervise;
 pub mod sysv;

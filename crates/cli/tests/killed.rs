@@ -3,7 +3,7 @@
 mod served;
 
 use std::collections::BTreeMap;
-use std::io::{IoSliceMut, Read};
+use std::io::{BufRead, BufReader, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -263,4 +263,48 @@ fn what_a_supervisor_has_stored_is_enough() {
         supervisor.serve(&name)
     });
     assert!(supervisor.stored.lock().unwrap().is_empty(), "{:?}", supervisor.stored);
+}
+
+#[test]
+fn a_store_that_ends_is_replaced_by_one_that_has_all() {
+    let name = name("stored");
+    let mut served = Served::by(Command::new(IPCSPACE).args(["serve", &name]));
+    let script = "ipcmk -Q; ipcmk -S 2; ipcmk -M 4096; \
+                  perl -MIPC::SysV=:all -e 'shmwrite(0, q(kept), 0, 4) or die; msgsnd(0, pack(q(l! a*), 1, q(kept)), 0) or die'";
+    text(&exec(&name, &["sh", "-c", script]).output().unwrap());
+    // One that makes a segment once there is another store, and goes on with what it had.
+    let script = "$| = 1; $s = shmget(IPC_PRIVATE, 4096, 0600); shmwrite($s, q(first), 0, 5); print qq(up\n); <STDIN>; \
+                  $t = shmget(IPC_PRIVATE, 4096, 0600); shmwrite($t, q(second), 0, 6) or die; print qq(up\n); <STDIN>; \
+                  shmread($s, $x, 0, 5) and shmread($t, $y, 0, 6) or die; print qq($x $y\n)";
+    let mut client =
+        exec(&name, &["perl", "-MIPC::SysV=:all", "-e", script]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap());
+    let mut hear = |expected: &str| {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, expected);
+    };
+    hear("up\n");
+    for _ in 0..2 {
+        let store = store_of(&name).unwrap();
+        kill(store, Signal::SIGKILL).unwrap();
+        until("there is another one", || store_of(&name).is_some_and(|other| other != store));
+    }
+    let mut go_on = |text: &[u8]| client.stdin.as_mut().unwrap().write_all(text).unwrap();
+    go_on(b"\n");
+    hear("up\n");
+    // It has been asked since all was given, so that is with the store.
+    text(&exec(&name, &["ipcs", "-m"]).output().unwrap());
+    served.signal(Signal::SIGKILL);
+    served.0.wait().unwrap();
+    served = Served::by(Command::new(IPCSPACE).args(["serve", &name]));
+    go_on(b"\n");
+    hear("first second\n");
+    assert!(client.wait().unwrap().success());
+    let script = "shmread(0, $x, 0, 4) && msgrcv(0, $m, 9, 0, 0) or die; print $x, substr($m, 8), 0 + semctl(0, 0, GETVAL, 0)";
+    let left = exec(&name, &["perl", "-MIPC::SysV=:all", "-e", script]).output().unwrap();
+    assert_eq!(text(&left), "keptkept0");
+    served.signal(Signal::SIGTERM);
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
+    until("nothing is kept", || store_of(&name).is_none());
 }
