@@ -2,6 +2,7 @@
 
 pub mod detached;
 mod door;
+mod left;
 mod locked;
 pub mod offshoot;
 mod place;

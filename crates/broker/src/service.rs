@@ -33,6 +33,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::door::{Door, Question, Questions, reply, small};
+use crate::left;
 use crate::offshoot;
 pub use crate::place::check_name;
 use crate::place::{self, Place};
@@ -351,7 +352,7 @@ impl Service {
         // Before anything is put right: a client may hold a lock that this takes, and ask for the arena's file meanwhile.
         service.open_door().map_err(|error| Error::File(socket.into(), error))?;
         client::help_stalled_by(stopped::release_locks);
-        client::succeed(service.file.as_raw_fd(), wait_for_end).map_err(Error::Arena)?;
+        client::succeed(service.file.as_raw_fd(), wait_for_end, left::note).map_err(Error::Arena)?;
         segments::begin(given, owner);
         client::use_socket(socket.as_os_str().as_bytes()).map_err(Error::Arena)?;
         let has_locked = segments::hold_again(files);
@@ -416,6 +417,7 @@ impl Service {
                     }
                 }
                 _ => {
+                    left::forget(process);
                     let _ = client::with(|ctx| {
                         reap::reap_process(ctx, process);
                         Ok(())
@@ -1046,6 +1048,7 @@ impl Service {
         } else if let Some(client) = self.clients.remove(&fd) {
             let _ = self.epoll.delete(&client.pidfd);
             segments::note_client(client.pid, false);
+            left::forget(client.process);
             let _ = client::with(|ctx| {
                 reap::reap_process(ctx, client.process);
                 Ok(())

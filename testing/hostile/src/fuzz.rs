@@ -305,9 +305,9 @@ impl Fuzzer {
         if self.random.random_ratio(1, 2) {
             length = self.random.random_range(0..300);
             head[8] = if number == nr::MQ_OPEN { head[2] } else { head[3] };
-            head[9] = length as u64;
+            head[10] = length as u64;
         }
-        head[12] = self.number();
+        (head[11], head[12]) = (self.number(), self.number());
         (head, length)
     }
 }
