@@ -66,6 +66,8 @@ workers = {}
 def begin(run, *args):
     pid = os.fork()
     if pid == 0:
+        # What was lost is waited for in vain.
+        signal.alarm(60)
         try: run(*args)
         except BaseException as error:
             print(run.__name__, error, flush=True); os._exit(1)
