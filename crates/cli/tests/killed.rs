@@ -98,7 +98,7 @@ def send(queue):
     while goes_on():
         queue.send(number)
         number += 1
-        if number % 64 == 0: time.sleep(0.001)
+        if number % 16 == 0: time.sleep(0.001)
     queue.send(-1)
 
 def receive(queue):
@@ -109,8 +109,11 @@ def receive(queue):
     if next < 100: raise Exception("only %d messages" % next)
 
 def turns(set, own, other):
+    done = 0
     while goes_on():
         semop(set, own, -1); semop(set, other, 1)
+        done += 1
+        if done % 16 == 0: time.sleep(0.001)
     semop(set, other, 1)
 
 def undo(set):
