@@ -63,7 +63,13 @@ crate::shared! {
         pub waiter: Waiter,
         /// Where its own process finds what the thread is doing: an address there.
         pub pthread: AtomicU64,
-        unused: [AtomicU64; 3],
+        /// The call that it makes for somebody who asks later what came of it, should this process be killed: the caller's process slot in the high half
+        /// and thread in the low one. 0: none.
+        pub caller: AtomicU64,
+        /// That call's number.
+        pub call: AtomicU64,
+        /// What came of it: one of `CALL_...`.
+        pub came: AtomicU64,
         pub(crate) wakes: [AtomicU64; WAKES],
         pub(crate) log_ext: [AtomicU32; LOG_EXTENTS],
         pub(crate) magazines: [Magazine; MAGAZINES],
@@ -108,6 +114,13 @@ impl ThreadSlot {
         self.owner.store(0, Release);
     }
 }
+
+/// What came of a call: nothing yet.
+pub const CALL_BEGUN: u64 = 0;
+/// What came of a call: it has done what it was to do. Stored as one change with that.
+pub const CALL_DONE: u64 = 1;
+/// What came of a call: a message, if the thread has one in its hands.
+pub const CALL_RECEIVES: u64 = 2;
 
 /// Bytes of a process slot: one page, mapped on its own.
 pub const PROC_SLOT_SIZE: usize = 4096;

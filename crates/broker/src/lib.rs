@@ -3,6 +3,7 @@
 mod caller;
 pub mod detached;
 mod door;
+mod left;
 mod locked;
 pub mod offshoot;
 mod place;
@@ -12,7 +13,7 @@ mod segments;
 pub mod serve;
 pub mod service;
 mod stopped;
-mod store;
+pub mod store;
 mod strangers;
 pub mod supervise;
 pub mod sysv;

@@ -185,6 +185,11 @@ impl Place {
         Ok(Place { directory, is_ours, lock })
     }
 
+    /// Whether its sockets are ours, too.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
     /// What keeps the directory locked.
     pub(crate) fn lock(&self) -> &File {
         &self.lock

@@ -133,6 +133,19 @@ pub(crate) fn keep_in(store: Arc<Store>) {
     with(|all| all.store = Some(store));
 }
 
+/// Gives the store, which is new, what is held.
+pub(crate) fn keep_all() {
+    with(|all| {
+        let Some(store) = &all.store else { return };
+        for link in &all.links {
+            store.keep(&link.name(), &link.link);
+        }
+        for (memory, held) in &all.held {
+            store.keep(&held.name(*memory), &held.file);
+        }
+    });
+}
+
 const MEMORY: &str = "m-";
 const LINK: &str = "l-";
 

@@ -28,8 +28,6 @@ const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 /// Serves a namespace of that name to its end. `ready` is called when it can be joined, and told whether it goes on from one that was
 /// killed, `warn` with what the user shall know.
 ///
-/// The process must have one thread only.
-///
 /// # Errors
 /// See [`Error`]: there is no namespace, or no more.
 pub fn serve(
@@ -77,7 +75,9 @@ fn open(name: &str, sysctls: &[(String, String)]) -> Result<(Service, bool), Err
     let left = match Store::of_dead(&store)? {
         // The supervisor has ended it.
         None if !stored.is_empty() => Some((Store::begin(&store)?, stored)),
-        left => left,
+        // It may be one that was just begun in the place of another, and not have all yet.
+        Some((store, files)) => Some((store, stored.into_iter().chain(files).collect())),
+        None => None,
     };
     match left {
         Some((store, files)) => Ok((Service::succeed(&socket, sockets, store, files)?, true)),

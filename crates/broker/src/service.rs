@@ -34,6 +34,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::caller::Link;
 use crate::door::{Door, Question, Questions, reply, small};
+use crate::left;
 use crate::offshoot;
 pub use crate::place::check_name;
 use crate::place::{self, Place};
@@ -54,14 +55,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How often what has come to be of locked memory is looked for: more and more seldom while there is nothing.
 const LOCK_AGAIN: Duration = Duration::from_millis(200);
 const LOCK_SELDOM: Duration = Duration::from_secs(10);
+/// After how long a store that has ended is replaced: one that can't live is not begun all the time.
+const STORE_AFTER: Duration = Duration::from_millis(100);
 /// Questions that are answered before something else is looked at.
 const AT_ONCE: usize = 64;
 /// How long it is waited for the end of what somebody does for strangers that have ended.
 const SOON: Duration = Duration::from_millis(20);
 /// How long it is waited for the end of a broker that was killed.
 const PATIENCE: Duration = Duration::from_secs(5);
+// What the events of the epoll are of: numbers of descriptors, but for these.
 const LISTENER: u64 = 0;
 const DOORBELL: u64 = 1;
+const STORE: u64 = 2;
 /// A question of our own: somebody who made calls for a stranger has come to the end. No client's, as those are checked at the door.
 const STRANGER_IS_DONE: u32 = u32::MAX;
 /// Tells the first thread what a stranger that was forked says of itself.
@@ -225,6 +230,7 @@ pub struct Service {
     look_at: Option<Instant>,
     lock_at: Option<Instant>,
     lock_after: Duration,
+    store_at: Option<Instant>,
     /// Whether it lives, with clients or without, until it is told to end.
     is_served: bool,
     /// How many namespaces it was made within, one in the other.
@@ -317,16 +323,9 @@ impl Service {
             None => Place::make(Some(name))?,
         };
         let store = Store::begin(&place::store_beside(&place.socket()))?;
-        let is_ours = sockets.is_none();
         let mut service = Service::begin(place, sockets, sysctls)?;
         service.is_served = true;
-        store.keep(LOCK, service.place.lock());
-        if is_ours {
-            store.keep(ASKED, &service.listener);
-            store.keep(GIVEN, &segments::listener().ok_or(nix::Error::EBADF)?);
-        }
-        store.keep(&arena_name(), &service.file);
-        service.keep_in(store);
+        service.keep_all_in(store)?;
         Ok(service)
     }
 
@@ -356,12 +355,12 @@ impl Service {
         // Before anything is put right: a client may hold a lock that this takes, and ask for the arena's file meanwhile.
         service.open_door().map_err(|error| Error::File(socket.into(), error))?;
         client::help_stalled_by(stopped::release_locks);
-        client::succeed(service.file.as_raw_fd(), wait_for_end).map_err(Error::Arena)?;
+        client::succeed(service.file.as_raw_fd(), wait_for_end, left::note).map_err(Error::Arena)?;
         segments::begin(given, owner);
         client::use_socket(socket.as_os_str().as_bytes()).map_err(Error::Arena)?;
         let has_locked = segments::hold_again(files);
         service.is_served = true;
-        service.keep_in(store);
+        service.keep_in(store)?;
         service.know_clients()?;
         let now = Instant::now();
         service.trim_at = Some(now + TRIM_AFTER);
@@ -370,11 +369,34 @@ impl Service {
         Ok(service)
     }
 
-    /// From now on, what the next broker needs is kept there.
-    fn keep_in(&mut self, store: Store) {
+    /// From now on, what the next broker needs is kept there, where all is already that it needs now.
+    fn keep_in(&mut self, store: Store) -> Result<(), Error> {
+        self.epoll.add(store.fd(), EpollEvent::new(EpollFlags::EPOLLIN, STORE))?;
         let store = Arc::new(store);
         segments::keep_in(store.clone());
         self.store = Some(store);
+        Ok(())
+    }
+
+    /// As [`Service::keep_in`], where nothing is yet.
+    fn keep_all_in(&mut self, store: Store) -> Result<(), Error> {
+        store.keep(LOCK, self.place.lock());
+        if self.place.is_ours() {
+            store.keep(ASKED, &self.listener);
+            store.keep(GIVEN, &segments::listener().ok_or(nix::Error::EBADF)?);
+        }
+        store.keep(&arena_name(), &self.file);
+        self.keep_in(store)?;
+        segments::keep_all();
+        Ok(())
+    }
+
+    /// The store has ended, by somebody's mistake or for lack of memory.
+    fn replace_store(&mut self) {
+        let begun = Store::begin(&place::store_beside(&self.place.socket()));
+        if begun.and_then(|store| self.keep_all_in(store)).is_err() {
+            self.store_at = Some(Instant::now() + STORE_AFTER);
+        }
     }
 
     /// Knows the processes that the namespace has, and puts right what those have left that ended while nobody was there.
@@ -398,6 +420,7 @@ impl Service {
                     }
                 }
                 _ => {
+                    left::forget(process);
                     let _ = client::with(|ctx| {
                         reap::reap_process(ctx, process);
                         Ok(())
@@ -469,6 +492,7 @@ impl Service {
             look_at: None,
             lock_at: None,
             lock_after: LOCK_AGAIN,
+            store_at: None,
             is_served: false,
             depth: 0,
             store: None,
@@ -585,7 +609,7 @@ impl Service {
             .iter()
             .map(EpollEvent::data)
             .filter(|d| *d != LISTENER)
-            .partition(|d| *d == DOORBELL);
+            .partition(|d| [DOORBELL, STORE].contains(d));
         let ends: Vec<RawFd> = ends.into_iter().filter_map(|fd| fd.try_into().ok()).collect();
         // Their calls come to an end side by side.
         let peers = || ends.iter().filter_map(|fd| self.clients.get(fd)?.peer.as_ref());
@@ -597,10 +621,20 @@ impl Service {
         for fd in ends {
             self.gone(fd);
         }
-        if !bells.is_empty() {
+        if bells.contains(&DOORBELL) {
             self.answer_bell();
         }
         let now = Instant::now();
+        if bells.contains(&STORE)
+            && let Some(store) = &self.store
+        {
+            let _ = self.epoll.delete(store.fd());
+            self.store_at = Some(now + STORE_AFTER);
+        }
+        if self.store_at.is_some_and(|at| at <= now) {
+            self.store_at = None;
+            self.replace_store();
+        }
         if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = None;
             let _ = client::with(|ctx| {
@@ -620,7 +654,7 @@ impl Service {
                 now + self.lock_after
             });
         }
-        let due = self.trim_at.into_iter().chain(self.look_at).chain(self.lock_at).min();
+        let due = [self.trim_at, self.look_at, self.lock_at, self.store_at].into_iter().flatten().min();
         due.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -1043,6 +1077,7 @@ impl Service {
         } else if let Some(client) = self.clients.remove(&fd) {
             let _ = self.epoll.delete(&client.pidfd);
             segments::note_client(client.pid, false);
+            left::forget(client.process);
             let _ = client::with(|ctx| {
                 reap::reap_process(ctx, client.process);
                 Ok(())

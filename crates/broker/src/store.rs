@@ -3,19 +3,22 @@
 //! What users see: a `serve` that is begun again within a minute goes on where the killed one stopped; who asks meanwhile waits for it.
 //! Until the minute is over, the name is taken.
 //!
-//! The store is a process, forked before there is anything to inherit. It listens in the namespace's directory, and gives all that it has
-//! to the next broker of the same user, whose connection takes the place of the dead one's. What is said to it is what sd_notify(3) says to a
-//! supervisor, which is told as well: one that keeps descriptors may end the store with the broker, and passes them on itself.
+//! The store is a process, this program started anew. It listens in the namespace's directory, and gives all that it has
+//! to the next broker of the same user, whose connection takes the place of the dead one's. If it ends, its broker begins another one. What is
+//! said to it is what sd_notify(3) says to a supervisor, which is told as well: one that keeps descriptors may end the store with the broker, and
+//! passes them on itself.
 //!
 //! # Safety
-//! The process has one thread when it is forked. A descriptor that was just received belongs to nobody else.
+//! A descriptor that was just received belongs to nobody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -27,13 +30,16 @@ use nix::sys::socket::{
     getsockopt, listen, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use nix::unistd::{ForkResult, fork};
 use sd_notify::NotifyState::{self, Custom, FdName, FdStore, FdStoreRemove, Ready, Stopping};
+
+use client::wire;
 
 use crate::quota::locked;
 use crate::service::Error;
 use crate::supervise::open_descriptors;
 
+/// The command by which this program is started as the store of a namespace.
+pub const COMMAND: &str = "store";
 /// How long the store waits for the next broker.
 const WAITS: Duration = Duration::from_secs(60);
 /// How long either end waits for the other one to take or to give something.
@@ -56,11 +62,25 @@ pub(crate) struct Store {
 pub(crate) type Files = BTreeMap<String, OwnedFd>;
 
 impl Store {
-    /// Begins one that is asked at `path`. The process must have one thread only.
+    /// Begins one that is asked at `path`.
     ///
     /// # Errors
-    /// Those of sockets and of fork.
+    /// Those of sockets and of starting a process.
     pub(crate) fn begin(path: &Path) -> Result<Store, Error> {
+        let (store, listener, other) = Store::made(path)?;
+        let mut command = Command::new("/proc/self/exe");
+        // The path is for people who look at the list of processes.
+        command.arg0("ipcspace").arg(COMMAND).arg(path);
+        command.stdin(listener).stdout(other).stderr(Stdio::null());
+        command.env_remove("LD_PRELOAD").env_remove(wire::SOCKET_ENV);
+        let mut process = command.spawn().map_err(|error| Error::File(path.into(), error))?;
+        // Where there can't be a thread, it is reaped with this process.
+        let _ = std::thread::Builder::new().stack_size(64 << 10).spawn(move || process.wait());
+        Ok(store)
+    }
+
+    /// A broker's end of one, and what is the store's: where it is asked, and its end.
+    fn made(path: &Path) -> Result<(Store, OwnedFd, OwnedFd), Error> {
         let failed = |error| Error::File(path.into(), error);
         match fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -72,14 +92,12 @@ impl Store {
         listen(&listener, Backlog::MAXCONN)?;
         let (link, other) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-        // SAFETY: the process has one thread, which the caller promises; the child never returns from here.
-        match unsafe { fork() }? {
-            ForkResult::Child => {
-                drop(link);
-                Keeping { listener, broker: Some(other), since: Instant::now(), files: Files::new() }.keep()
-            }
-            ForkResult::Parent { .. } => Store::at(link),
-        }
+        Ok((Store::at(link)?, listener, other))
+    }
+
+    /// Readable when the process has ended.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
     }
 
     /// The store at that path with all that it has, if its broker is dead.
@@ -187,19 +205,34 @@ struct Keeping {
     files: Files,
 }
 
+/// Keeps what it is given, in this process, until nobody wants it. Standard input is where it is asked, standard output the connection to the broker.
+///
+/// # Errors
+/// These are not what they should be.
+pub fn keep() -> Result<(), Error> {
+    let listener = std::io::stdin().as_fd().try_clone_to_owned();
+    let broker = std::io::stdout().as_fd().try_clone_to_owned();
+    let (Ok(listener), Ok(broker)) = (listener, broker) else { return Err(nix::Error::EBADF.into()) };
+    if !getsockopt(&listener, sockopt::AcceptConn)? {
+        return Err(nix::Error::EINVAL.into());
+    }
+    // What is meant for the broker, by the terminal or by `kill 0`, is not meant for this; what ends it is what ends any process.
+    let _ = nix::unistd::setsid();
+    let _ = nix::sys::prctl::set_name(c"ipcspace-store");
+    let _ = std::env::set_current_dir("/");
+    let _ = SigSet::all().thread_unblock();
+    let keeping = Keeping { listener, broker: Some(broker), since: Instant::now(), files: Files::new() };
+    keeping.let_go_of_others();
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+    keeping.keep();
+    Ok(())
+}
+
 impl Keeping {
-    fn keep(mut self) -> ! {
-        // What is meant for the broker, by the terminal or by `kill 0`, is not meant for this; what ends it is what ends any process.
-        let _ = nix::unistd::setsid();
-        let _ = nix::sys::prctl::set_name(c"ipcspace-store");
-        let _ = std::env::set_current_dir("/");
-        let _ = SigSet::all().thread_unblock();
-        self.let_go_of_others();
-        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
-            let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
-        }
+    fn keep(mut self) {
         while self.attend() {}
-        std::process::exit(0)
     }
 
     /// Closes all that is not its own: whoever waits for the end of a pipe, or for a lock, waits for others.
@@ -284,11 +317,13 @@ mod tests {
     use super::*;
     use std::io::{Read, Seek, Write};
 
-    /// The store is a fork of the whole test process, which has other threads: it does nothing here that needs theirs.
     #[test]
     fn what_a_broker_has_stored_is_the_next_ones() {
         let path = std::env::temp_dir().join(format!("ipcspace-store-{}", std::process::id()));
-        let first = Store::begin(&path).unwrap();
+        let (first, listener, other) = Store::made(&path).unwrap();
+        let broker = Some(other);
+        let keeping = Keeping { listener, broker, since: Instant::now(), files: Files::new() };
+        std::thread::spawn(|| keeping.keep());
         let file = |text: &str| {
             let memory = nix::sys::memfd::memfd_create("stored", nix::sys::memfd::MFdFlags::empty()).unwrap();
             let mut file = File::from(memory);

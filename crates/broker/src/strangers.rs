@@ -26,7 +26,10 @@ use std::time::{Duration, Instant};
 use std::{fs, mem};
 
 use abi::{Errno, Plain, Result, ipc, msg, sem, shm};
-use arena::{ArenaError, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::AtomicU32, sync::Ordering::*};
+use arena::{
+    ArenaError, CALL_BEGUN, CALL_RECEIVES, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::AtomicU32,
+    sync::Ordering::*,
+};
 use client::wire::{self, calls};
 use client::{LinuxHost, Operation, proc};
 use engine::{
@@ -42,6 +45,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use trap::process;
 
 use crate::caller::Link;
+use crate::left::{self, Left};
 use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
 use crate::service::{ask, namespaces};
@@ -153,16 +157,22 @@ fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User
         let Ok(()) = stranger.begin(message) else { break };
         let call = Syscall::decode(number.cast_signed(), *registers.first_chunk().unwrap_or(&[0; 6]));
         stranger.call.set(call);
+        let left = left::take(stranger.caller.get(), stranger.number.get());
+        announce(&ctx, call.as_ref());
         let result = match call {
-            Some(call) => make(&ctx, &call),
+            Some(call) => stranger.was_made(&call, left).unwrap_or_else(|| make(&ctx, &call)),
             None => of_none_of_the_kernels(&ctx, number.cast_signed(), &registers),
         };
         ctx.flush_wakes();
         stranger.given.take();
-        if !stranger.answer(result) {
+        let is_told = stranger.answer(result);
+        // A message that was received is the stranger's now.
+        ctx.free_chain();
+        if !is_told {
             break;
         }
     }
+    ctx.slot.caller.store(0, Release);
     stranger.turn.take();
     ctx.quit();
     Ok(())
@@ -183,6 +193,25 @@ fn claim<'a>(own: &Operation<'a>, stranger: &'a Stranger<'a>) -> Result<Ctx<'a, 
         }
     }
     Err(Errno::ENOMEM)
+}
+
+/// Whether the call takes a message.
+fn receives(call: &Syscall) -> bool {
+    match call {
+        Syscall::Msgrcv(call) => call.flags & msg::MSG_COPY == 0,
+        Syscall::MqTimedreceive(_) => true,
+        _ => false,
+    }
+}
+
+/// Says in the arena which call is made, so that the next broker knows what came of it, should this one be killed.
+fn announce(ctx: &Ctx<'_, Stranger<'_>>, call: Option<&Syscall>) {
+    let came = if call.is_some_and(receives) { CALL_RECEIVES } else { CALL_BEGUN };
+    // In this order, so that what came of the one before is never taken for this one's.
+    ctx.slot.came.store(CALL_BEGUN, Release);
+    ctx.slot.call.store(ctx.host.number.get(), Release);
+    ctx.slot.came.store(came, Release);
+    ctx.slot.caller.store(ctx.host.caller.get(), Release);
 }
 
 fn make(ctx: &Ctx<'_, Stranger<'_>>, call: &Syscall) -> Result<i64> {
@@ -596,6 +625,10 @@ struct Stranger<'a> {
     cred: Cell<Cred>,
     /// The calling thread.
     tid: Cell<u32>,
+    /// As `left.rs` has it: by the id that the thread has for itself.
+    caller: Cell<u64>,
+    /// The call's number.
+    number: Cell<u64>,
     /// Where it runs.
     cpu: Cell<Option<u32>>,
     call: Cell<Option<Syscall>>,
@@ -661,6 +694,8 @@ impl<'a> Stranger<'a> {
             caps: Cell::new(caps),
             cred: Cell::default(),
             tid: Cell::new(0),
+            caller: Cell::new(0),
+            number: Cell::new(0),
             cpu: Cell::new(None),
             call: Cell::new(None),
             room: RefCell::new(vec![0; calls::BYTES_MAX]),
@@ -767,7 +802,10 @@ impl<'a> Stranger<'a> {
             ipc_lock: has(14),
             sys_resource: self.home.initial_userns && has(24),
         });
-        let [.., at, len, at2, len2, tid] = message.head;
+        let [.., at, at2, lengths, number, tid] = message.head;
+        let (len, len2) = (lengths & u64::from(u32::MAX), lengths >> 32);
+        self.caller.set(u64::from(self.who.process.0) << 32 | tid & u64::from(u32::MAX));
+        self.number.set(number);
         self.tid.set(self.thread(tid & u64::from(u32::MAX)));
         self.cpu.set(calls::cpu_of(tid >> 32));
         let (len, len2) = (usize::try_from(len), usize::try_from(len2));
@@ -793,6 +831,36 @@ impl<'a> Stranger<'a> {
         let is_its =
             self.names.pids.is_none() && fs::exists(format!("/proc/{pid}/task/{tid}")).unwrap_or(false);
         u32::try_from(tid).ok().filter(|_| is_its).unwrap_or(pid.cast_unsigned())
+    }
+
+    /// What a call came to that a broker which was killed had made; none if it had not.
+    fn was_made(&self, call: &Syscall, left: Option<Left>) -> Option<Result<i64>> {
+        let left = left?;
+        if let Some((mtype, text)) = left.message.filter(|_| receives(call)) {
+            return Some(self.deliver(call, mtype, &text));
+        }
+        let sends = matches!(call, Syscall::Msgsnd(_) | Syscall::Semtimedop(_) | Syscall::MqTimedsend(_));
+        (sends && left.is_done).then_some(Ok(0))
+    }
+
+    /// Gives the stranger a message that was received for it.
+    fn deliver(&self, call: &Syscall, mtype: i64, text: &[u8]) -> Result<i64> {
+        let (at, room) = match call {
+            Syscall::Msgrcv(call) => {
+                self.write(call.msgp, &mtype.to_ne_bytes())?;
+                (call.msgp.wrapping_add(size_of::<i64>() as u64), call.size)
+            }
+            Syscall::MqTimedreceive(call) => {
+                if call.prio != 0 {
+                    self.write(call.prio, &u32::try_from(mtype).unwrap_or(0).to_ne_bytes())?;
+                }
+                (call.msg, call.len)
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        let text = &text[..text.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+        self.write(at, text)?;
+        i64::try_from(text.len()).map_err(|_| Errno::EINVAL)
     }
 
     /// Says what the call came to. False at the connection's end.
@@ -1178,6 +1246,7 @@ impl Descriptors for Stranger<'_> {
 
 impl Task for Stranger<'_> {
     const HAS_QUOTAS: bool = true;
+    const ASKS_LATER: bool = true;
 
     fn charge(&self, ctx: &Ctx<'_, Self>, creator: u32, more: Usage) -> bool {
         // As with the kernel's limits, and the owner's memory is its own.

@@ -61,6 +61,9 @@ enum Command {
     /// The broker of a namespace that was made within so many others
     #[command(name = broker::offshoot::COMMAND, hide = true)]
     Offshoot { depth: u32 },
+    /// The process that keeps what a served namespace has; the path is where it is asked
+    #[command(name = broker::store::COMMAND, hide = true)]
+    Store { _path: std::path::PathBuf },
     /// Show your namespaces, as lsns does
     Ns(ns::Ns),
     /// Show the objects of a namespace, as lsipc does
@@ -93,11 +96,8 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::serve(&serve),
         Command::Exec(exec) => run::exec(exec),
         Command::Sysctl(sysctl) => sysctl::sysctl(&sysctl),
-        Command::Offshoot { depth } => match broker::offshoot::serve(depth) {
-            Ok(()) => ExitCode::SUCCESS,
-            // There is nobody to tell: whoever asked for it sees that it has not come to be.
-            Err(_) => ExitCode::FAILURE,
-        },
+        Command::Offshoot { depth } => silently(broker::offshoot::serve(depth)),
+        Command::Store { .. } => silently(broker::store::keep()),
         Command::Ns(ns) => ns::ns(&ns),
         Command::Ls(ls) => ls::ls(&ls),
         Command::Rm(rm) => rm::rm(&rm),
@@ -106,6 +106,11 @@ fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor::doctor(&doctor),
         Command::Pages(pages) => pages::pages(&pages),
     }
+}
+
+/// There is nobody to tell: whoever asked for it sees that it has not come to be.
+fn silently(done: Result<(), broker::service::Error>) -> ExitCode {
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints help, version or what is wrong with the arguments.

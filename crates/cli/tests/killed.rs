@@ -3,7 +3,7 @@
 mod served;
 
 use std::collections::BTreeMap;
-use std::io::{IoSliceMut, Read};
+use std::io::{BufRead, BufReader, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -19,48 +19,101 @@ use served::{IPCSPACE, Served, activated, name, until};
 
 const KILLS: u32 = 5;
 
-/// What is at work all the time. It ends when its standard input does, and prints what it finds wrong.
-const LOAD: &str = r#"
-import ctypes, errno, os, select, signal, struct, sys, time
+/// Calls by libc, which fail loudly. For a queue of either kind, what sends a number and what receives one.
+const CALLS: &str = r#"
+import ctypes, os, select, signal, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.shmat.restype = ctypes.c_void_p
-KILLS, CREAT, NOWAIT, UNDO, SETVAL, GETVAL = int(sys.argv[1]), 0o1000, 0o4000, 0x1000, 16, 12
-stop, stopping = os.pipe()
+CREAT, UNDO, SETVAL, GETVAL = 0o1000, 0x1000, 16, 12
 
-def goes_on(): return not select.select([stop], [], [], 0)[0]
 def check(value, what):
     if value in (-1, 2**64 - 1): raise OSError(ctypes.get_errno(), what + ": " + os.strerror(ctypes.get_errno()))
     return value
 def semop(id, number, change, flags=0): check(libc.semop(id, (ctypes.c_short * 3)(number, change, flags), 1), "semop")
+def value(id, number): return check(libc.semctl(id, number, GETVAL), "GETVAL")
 
-def send(queue, allowed=0):
-    number, interrupted = 0, 0
-    while True:
-        last = not goes_on()
-        text = struct.pack("qq", 1, -1 if last else number)
-        while libc.msgsnd(queue, text, 8, 0) == -1:
-            interrupted += 1
-            if ctypes.get_errno() != errno.EINTR or interrupted > allowed: check(-1, "msgsnd")
-        if last: return
+class Queue:
+    def __init__(self): self.id = check(libc.msgget(0, 0o666 | CREAT), "msgget")
+    def send(self, number): check(libc.msgsnd(self.id, struct.pack("qq", 1, number), 8, 0), "msgsnd")
+    def receive(self):
+        room = ctypes.create_string_buffer(16)
+        if check(libc.msgrcv(self.id, room, 8, 0, 0), "msgrcv") != 8: raise Exception("a message of another size")
+        return struct.unpack("qq", room.raw)[1]
+
+class PosixQueue:
+    def __init__(self, name):
+        self.name, self.fd = name.encode(), None
+        check(libc.mq_open(self.name, os.O_CREAT | os.O_RDWR, 0o666, struct.pack("8q", 0, 8, 8, 0, 0, 0, 0, 0)), "mq_open")
+    def mqd(self):
+        # Each process has its own descriptor.
+        if self.fd is None: self.fd = check(libc.mq_open(self.name, os.O_RDWR), "mq_open")
+        return self.fd
+    def send(self, number): check(libc.mq_send(self.mqd(), struct.pack("q", number), 8, 3), "mq_send")
+    def receive(self):
+        room, priority = ctypes.create_string_buffer(8), ctypes.c_uint()
+        if check(libc.mq_receive(self.mqd(), room, 8, ctypes.byref(priority)), "mq_receive") != 8 or priority.value != 3:
+            raise Exception("a message of another size or priority")
+        return struct.unpack("q", room.raw)[0]
+
+def as_other(uid, run):
+    def other(*args):
+        os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+        run(*args)
+    other.__name__ = "%s of %d" % (run.__name__, uid)
+    return other
+
+workers = {}
+def begin(run, *args):
+    pid = os.fork()
+    if pid == 0:
+        # What was lost is waited for in vain.
+        signal.alarm(60)
+        try: run(*args)
+        except BaseException as error:
+            print(run.__name__, error, flush=True); os._exit(1)
+        os._exit(0)
+    workers[pid] = run.__name__
+def await_all():
+    while workers:
+        pid, status = os.wait()
+        name = workers.pop(pid, None)
+        if name and status: print(name, "ended with", status, flush=True)
+os.umask(0)
+"#;
+
+/// What is at work all the time. It ends when its standard input does, and prints what it finds wrong.
+const LOAD: &str = r#"
+stop, stopping = os.pipe()
+
+def goes_on(): return not select.select([stop], [], [], 0)[0]
+def working(run):
+    def work(*args):
+        os.close(stopping)
+        run(*args)
+    work.__name__ = run.__name__
+    return work
+
+def send(queue):
+    number = 0
+    while goes_on():
+        queue.send(number)
         number += 1
-        if number % 64 == 0: time.sleep(0.001)
+        if number % 16 == 0: time.sleep(0.001)
+    queue.send(-1)
 
-def receive(queue, allowed=0):
-    room, next, wrong, interrupted = ctypes.create_string_buffer(16), 0, 0, 0
-    while True:
-        while libc.msgrcv(queue, room, 8, 0, 0) == -1:
-            interrupted += 1
-            if ctypes.get_errno() != errno.EINTR or interrupted > allowed: check(-1, "msgrcv")
-        number = struct.unpack("qq", room.raw)[1]
-        if number == -1: break
-        if number != next: wrong += 1
-        next = number + 1
-    if wrong > allowed: raise Exception("%d of %d messages not as sent" % (wrong, next))
+def receive(queue):
+    next = 0
+    while (number := queue.receive()) != -1:
+        if number != next: raise Exception("message %d in the place of %d" % (number, next))
+        next += 1
     if next < 100: raise Exception("only %d messages" % next)
 
 def turns(set, own, other):
+    done = 0
     while goes_on():
         semop(set, own, -1); semop(set, other, 1)
+        done += 1
+        if done % 16 == 0: time.sleep(0.001)
     semop(set, other, 1)
 
 def undo(set):
@@ -71,7 +124,7 @@ def undo(set):
         os.waitpid(pid, 0)
     # Its last adjustment is applied by whoever comes next, at the latest.
     semop(set, 0, -1); semop(set, 0, 1)
-    if libc.semctl(set, 0, GETVAL) != 1: raise Exception("an adjustment was lost")
+    if value(set, 0) != 1: raise Exception("an adjustment was lost")
 
 def segments():
     made = []
@@ -90,34 +143,64 @@ def segments():
         if number.value != id + 1: raise Exception("segment %d lost what was in it" % id)
         check(libc.shmdt(ctypes.c_void_p(at)), "shmdt")
 
-def stranger(uid, run, queue):
-    def as_other(*args):
-        os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
-        run(*args, 2 * KILLS)
-    return as_other, queue
+def set_of(mode):
+    set = check(libc.semget(0, 2, mode | CREAT), "semget")
+    check(libc.semctl(set, 0, SETVAL, 1), "SETVAL")
+    return set
 
-queues = [check(libc.msgget(0, 0o666 | CREAT), "msgget") for _ in range(2)]
-sets = [check(libc.semget(0, 2, 0o600 | CREAT), "semget") for _ in range(2)]
-for set in sets: check(libc.semctl(set, 0, SETVAL, 1), "SETVAL")
-work = [(send, queues[0]), (receive, queues[0]), (turns, sets[0], 0, 1), (turns, sets[0], 1, 0), (undo, sets[1]), (segments,)]
-if os.geteuid() == 0: work += [stranger(1000, send, queues[1]), stranger(1001, receive, queues[1])]
-workers = {}
-for run, *args in work:
-    pid = os.fork()
-    if pid == 0:
-        os.close(stopping)
-        try: run(*args)
-        except BaseException as error:
-            print(run.__name__, error, flush=True); os._exit(1)
-        os._exit(0)
-    workers[pid] = run.__name__
+def pair(first, second):
+    """Two who send to each other, and take turns: the owner's processes, or others'."""
+    queue, posix, set = Queue(), PosixQueue("/%s-%s" % (first, second)), set_of(0o666)
+    def by(uid, run): return as_other(uid, run) if uid else run
+    for kind in queue, posix: begin(by(first, working(send)), kind); begin(by(second, working(receive)), kind)
+    begin(by(first, working(turns)), set, 0, 1); begin(by(second, working(turns)), set, 1, 0)
+    return set
+
+sets = [pair(0, 0)]
+if os.geteuid() == 0: sets += [pair(1000, 1001), pair(1000, 0)]
+begin(working(undo), set_of(0o600))
+begin(working(segments))
 print("at work", flush=True)
 sys.stdin.read()
 os.close(stopping)
-while workers:
-    pid, status = os.wait()
-    name = workers.pop(pid, None)
-    if name and status: print(name, "ended with", status, flush=True)
+await_all()
+for set in sets:
+    # One at first, and one that each gave last.
+    if value(set, 0) + value(set, 1) != 3: print("a change of a semaphore was lost or made twice", flush=True)
+print("done", flush=True)
+"#;
+
+/// Strangers that sleep in each of the calls that can. They are helped at the first line, and it is looked at the second what came of it.
+const SLEEPERS: &str = r#"
+empty, full, posix_empty, posix_full = Queue(), Queue(), PosixQueue("/empty"), PosixQueue("/full")
+set = check(libc.semget(0, 2, 0o666 | CREAT), "semget")
+for queue, number in (full, 16384 // 8), (posix_full, 8):
+    for at in range(number): queue.send(at)
+
+def receive(queue):
+    if queue.receive() != 7: raise Exception("another message")
+def send(queue): queue.send(8)
+def change(set): semop(set, 0, -1)
+def wait(set): semop(set, 1, 0)
+
+semop(set, 1, 1)
+for run, *args in (receive, empty), (receive, posix_empty), (send, full), (send, posix_full), (change, set), (wait, set):
+    begin(as_other(1000, run), *args)
+time.sleep(0.3)
+print("asleep", flush=True)
+sys.stdin.readline()
+empty.send(7); posix_empty.send(7)
+got = [full.receive(), posix_full.receive()]
+semop(set, 0, 1); semop(set, 1, -1)
+print("helped", flush=True)
+sys.stdin.readline()
+await_all()
+for queue, number in (full, 16384 // 8), (posix_full, 8):
+    got = [queue.receive() for _ in range(number)]
+    if got != list(range(1, number)) + [8]: print("not what was sent:", got, flush=True)
+if (value(set, 0), value(set, 1)) != (0, 0): print("changed", value(set, 0), value(set, 1), flush=True)
+for queue, number in (empty, 1), (posix_empty, 1): begin(as_other(1000, receive), queue); queue.send(7)
+await_all()
 print("done", flush=True)
 "#;
 
@@ -209,33 +292,52 @@ fn text(output: &Output) -> &str {
     std::str::from_utf8(&output.stdout).unwrap()
 }
 
-fn begin_load(name: &str) -> Child {
-    let mut load = exec(name, &["python3", "-c", LOAD, &KILLS.to_string()])
+/// A script that has begun when it has said so.
+fn begin(name: &str, script: &str, says: &str) -> Child {
+    let mut begun = exec(name, &["python3", "-c", &[CALLS, script].concat()])
         .stdin(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
-    let mut line = [0; 8];
-    load.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"at work\n");
-    load
+    hear(&mut begun, says);
+    begun
+}
+
+/// Waits until it says that.
+fn hear(script: &mut Child, says: &str) {
+    let mut line = vec![0; says.len() + 1];
+    script.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(str::from_utf8(&line), Ok(format!("{says}\n").as_str()));
+}
+
+fn go_on(script: &mut Child) {
+    script.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
 }
 
 /// Kills the server again and again under load. `serve` begins the next one.
 fn survives(name: &str, serve: impl Fn() -> Served) {
     let mut served = serve();
-    let load = begin_load(name);
+    let load = begin(name, LOAD, "at work");
+    let stranger: &[&str] = match nix::unistd::geteuid().is_root() {
+        true => &["setpriv", "--reuid=1002", "--regid=1002", "--clear-groups"],
+        false => &["env"],
+    };
     for kill in 0..KILLS {
         thread::sleep(Duration::from_millis(100 + 37 * u64::from(kill)));
         served.signal(Signal::SIGKILL);
         served.0.wait().unwrap();
         // Who comes while nobody is there, waits.
-        let early = exec(name, &["ipcmk", "-Q"]).spawn().unwrap();
+        let early = [&[], stranger].map(|by| exec(name, &[by, &["ipcmk", "-Q"]].concat()).spawn().unwrap());
         thread::sleep(Duration::from_millis(50));
         served = serve();
-        assert!(text(&early.wait_with_output().unwrap()).starts_with("Message queue id: "));
-        let late = exec(name, &["sh", "-c", "ipcmk -M 4096 && ipcs -m >/dev/null"]).output().unwrap();
-        assert!(text(&late).starts_with("Shared memory id: "));
+        for early in early {
+            assert!(text(&early.wait_with_output().unwrap()).starts_with("Message queue id: "));
+        }
+        for by in [&[], stranger] {
+            let joins: &[&str] = &["sh", "-c", "ipcmk -M 4096 && ipcs -m >/dev/null"];
+            let late = exec(name, &[by, joins].concat()).output().unwrap();
+            assert!(text(&late).starts_with("Shared memory id: "));
+        }
     }
     // Its standard input ends there.
     assert_eq!(text(&load.wait_with_output().unwrap()), "done\n");
@@ -263,4 +365,76 @@ fn what_a_supervisor_has_stored_is_enough() {
         supervisor.serve(&name)
     });
     assert!(supervisor.stored.lock().unwrap().is_empty(), "{:?}", supervisor.stored);
+}
+
+#[test]
+fn strangers_that_sleep_go_on_with_the_next() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let name = name("asleep");
+    let serve = || Served::by(Command::new(IPCSPACE).args(["serve", &name]));
+    for helped_meanwhile in [true, false] {
+        let mut served = serve();
+        let mut sleepers = begin(&name, SLEEPERS, "asleep");
+        served.signal(Signal::SIGKILL);
+        served.0.wait().unwrap();
+        if helped_meanwhile {
+            go_on(&mut sleepers);
+            hear(&mut sleepers, "helped");
+        }
+        served = serve();
+        if !helped_meanwhile {
+            go_on(&mut sleepers);
+            hear(&mut sleepers, "helped");
+        }
+        go_on(&mut sleepers);
+        assert_eq!(text(&sleepers.wait_with_output().unwrap()), "done\n");
+        served.signal(Signal::SIGTERM);
+        assert_eq!(served.0.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_store_that_ends_is_replaced_by_one_that_has_all() {
+    let name = name("stored");
+    let mut served = Served::by(Command::new(IPCSPACE).args(["serve", &name]));
+    let script = "ipcmk -Q; ipcmk -S 2; ipcmk -M 4096; \
+                  perl -MIPC::SysV=:all -e 'shmwrite(0, q(kept), 0, 4) or die; msgsnd(0, pack(q(l! a*), 1, q(kept)), 0) or die'";
+    text(&exec(&name, &["sh", "-c", script]).output().unwrap());
+    // One that makes a segment once there is another store, and goes on with what it had.
+    let script = "$| = 1; $s = shmget(IPC_PRIVATE, 4096, 0600); shmwrite($s, q(first), 0, 5); print qq(up\n); <STDIN>; \
+                  $t = shmget(IPC_PRIVATE, 4096, 0600); shmwrite($t, q(second), 0, 6) or die; print qq(up\n); <STDIN>; \
+                  shmread($s, $x, 0, 5) and shmread($t, $y, 0, 6) or die; print qq($x $y\n)";
+    let mut client =
+        exec(&name, &["perl", "-MIPC::SysV=:all", "-e", script]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap());
+    let mut hear = |expected: &str| {
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, expected);
+    };
+    hear("up\n");
+    for _ in 0..2 {
+        let store = store_of(&name).unwrap();
+        kill(store, Signal::SIGKILL).unwrap();
+        until("there is another one", || store_of(&name).is_some_and(|other| other != store));
+    }
+    let mut go_on = |text: &[u8]| client.stdin.as_mut().unwrap().write_all(text).unwrap();
+    go_on(b"\n");
+    hear("up\n");
+    // It has been asked since all was given, so that is with the store.
+    text(&exec(&name, &["ipcs", "-m"]).output().unwrap());
+    served.signal(Signal::SIGKILL);
+    served.0.wait().unwrap();
+    served = Served::by(Command::new(IPCSPACE).args(["serve", &name]));
+    go_on(b"\n");
+    hear("first second\n");
+    assert!(client.wait().unwrap().success());
+    let script = "shmread(0, $x, 0, 4) && msgrcv(0, $m, 9, 0, 0) or die; print $x, substr($m, 8), 0 + semctl(0, 0, GETVAL, 0)";
+    let left = exec(&name, &["perl", "-MIPC::SysV=:all", "-e", script]).output().unwrap();
+    assert_eq!(text(&left), "keptkept0");
+    served.signal(Signal::SIGTERM);
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
+    until("nothing is kept", || store_of(&name).is_none());
 }

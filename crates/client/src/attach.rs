@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 
 use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
-use engine::{IpcNamespace, Limit, Task as _, namespace::ASK_SEGMENTS};
+use engine::{IpcNamespace, Limit, Task as _, namespace::ASK_SEGMENTS, reap::Left};
 
 use crate::{LinuxHost, leave, tls::Tls, wire};
 
@@ -114,11 +114,15 @@ pub fn found(file: i32, owner: u32, initial_userns: bool) -> Result<()> {
 }
 
 /// Goes on with a namespace whose broker was killed, with this process in its place: `wait` is called with the other one's process id, and returns when it
-/// has ended. What it had begun is put right.
+/// has ended. What it had begun is put right; `heard` is told of the calls that it made for others, and may copy what they had taken.
 ///
 /// # Errors
 /// `EIDRM` if the file is no namespace's; `ENOMEM`.
-pub fn succeed(file: i32, wait: impl FnOnce(u32)) -> Result<()> {
+pub fn succeed(
+    file: i32,
+    wait: impl FnOnce(u32),
+    heard: impl Fn(&Ctx<'_, LinuxHost>, &Left<'_>),
+) -> Result<()> {
     FIXED_FILE.store(file as usize, Release);
     let tls = crate::tls::get();
     let host = LinuxHost { tls };
@@ -127,7 +131,7 @@ pub fn succeed(file: i32, wait: impl FnOnce(u32)) -> Result<()> {
     adopt(Handle::NULL, ns.owner_uid.load(Relaxed), ns.initial_userns.load(Relaxed) != 0);
     tls.begin();
     let (ctx, dead) = Ctx::succeed(&ARENA, &host).map_err(engine::util::arena_errno)?;
-    engine::reap::end_broker(&ctx, dead)?;
+    engine::reap::end_broker(&ctx, dead, |left| heard(&ctx, &left))?;
     ns.broker_pid.store(sys::getpid(), Relaxed);
     begun(tls, &ctx)
 }

@@ -111,6 +111,9 @@ pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMu
     let before = sys::signal::set_mask(!0);
     let pid = sys::getpid();
     let mut tries = 0;
+    let mut interrupted = false;
+    // Time goes on, so no other call of the thread's has it.
+    let known_as = LinuxHost { tls }.monotonic_ns();
     let done = (|| loop {
         // Taken, so that a handler's call has another one.
         let kept = tls.connection.swap(0, Relaxed);
@@ -118,7 +121,10 @@ pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMu
             Some(connection) => (connection, kept),
             None => connect(tls, pid)?,
         };
-        let done = match exchange(&connection, number, registers, before, begun) {
+        let sent = send_call(connection.raw(), number, registers, known_as).map_err(|_| Lost::Unread);
+        let done = match sent
+            .and_then(|()| exchange(&connection, number, registers, before, &mut interrupted, begun))
+        {
             Ok(done) => done,
             // Another broker may be in the place of this one, which was killed, or wanted no more of it.
             Err(lost) if tries < TRIES => match lost.is(number) {
@@ -204,29 +210,36 @@ enum Lost {
 }
 
 impl Lost {
-    /// What the call came to; none if it is to be made anew. One that may have changed something is over, as if a signal had come: made twice, it
-    /// could change more than was asked for. Who receives goes on: what it was just given is lost either way.
+    /// What the call came to; none if it is to be made anew: the next broker knows what came of those that send, receive or change semaphores.
     fn is(self, number: i64) -> Option<Result<i64>> {
         match self {
             Lost::Made(value) => Some(Ok(value)),
-            Lost::Begun if CHANGING.contains(&number) => Some(Err(Errno::EINTR)),
+            // Its caller begins it anew, and is told then.
+            Lost::Begun if number == calls::MQ_NOTIFY_THREAD => Some(Err(Errno::EINTR)),
             Lost::Begun | Lost::Unread => None,
         }
     }
 }
 
-/// Calls that may sleep, and that must not be made twice.
-const CHANGING: [i64; 4] = [nr::MSGSND, nr::SEMTIMEDOP, nr::MQ_TIMEDSEND, calls::MQ_NOTIFY_THREAD];
-
 type Done = core::result::Result<Result<i64>, Lost>;
 
-/// One call, from its sending to its answer.
-fn exchange(connection: &Fd, number: i64, registers: [u64; 6], mask: u64, begun: &mut dyn FnMut()) -> Done {
-    send_call(connection.raw(), number, registers).map_err(|_| Lost::Unread)?;
+/// One call that was sent, to its answer. `interrupted` says whether a signal has come meanwhile, for this broker or one before.
+fn exchange(
+    connection: &Fd,
+    number: i64,
+    registers: [u64; 6],
+    mask: u64,
+    interrupted: &mut bool,
+    begun: &mut dyn FnMut(),
+) -> Done {
     let mut made = None;
     let mut heard = false;
+    if *interrupted {
+        send(connection.raw(), &[calls::INTERRUPT], (0, 0)).map_err(|_| Lost::Begun)?;
+    }
+    let mut talk = Talk { heard: &mut heard, made: &mut made, interrupted };
     let expected = results(number, registers);
-    converse(connection.raw(), mask, expected, &mut heard, &mut made, begun).map_err(|error| match made {
+    converse(connection.raw(), mask, expected, &mut talk, begun).map_err(|error| match made {
         Some(value) => Lost::Made(value),
         // What was sent to the broker lay there when it was closed.
         None if error == Errno::ECONNRESET && !heard => Lost::Unread,
@@ -282,7 +295,17 @@ unsafe fn soon(fd: i32, head: &mut [u64; calls::HEAD], place: Option<(usize, usi
     if came { taken } else { unsafe { next(fd, head, place, true) } }
 }
 
-/// What the broker asks, up to the call's answer; `heard` says that it has the call, for sure, and `made` what was mapped or unmapped for it.
+/// What is known of a call whose answer has not come.
+struct Talk<'a> {
+    /// The broker has it, for sure.
+    heard: &'a mut bool,
+    /// What was mapped or unmapped for it.
+    made: &'a mut Option<i64>,
+    /// A signal has come.
+    interrupted: &'a mut bool,
+}
+
+/// What the broker asks, up to the call's answer.
 ///
 /// # Errors
 /// The connection is of no use any more: `ECONNRESET` if something that was sent was not read.
@@ -290,26 +313,30 @@ fn converse(
     fd: i32,
     mask: u64,
     mut expected: Option<(usize, usize)>,
-    heard: &mut bool,
-    made: &mut Option<i64>,
+    Talk { heard, made, interrupted }: &mut Talk<'_>,
     begun: &mut dyn FnMut(),
 ) -> Result<Result<i64>> {
     let mut faulted = false;
-    let mut interrupted = false;
+    let mut reset = false;
     loop {
         let mut head = [0; calls::HEAD];
         // SAFETY: where the call that the program made stores its results.
         let taken = match unsafe { soon(fd, &mut head, expected) } {
             Err(Errno::EAGAIN) => {
-                match net::wait_readable(fd, (!interrupted).then_some(mask)) {
-                    Err(Errno::EINTR) if !interrupted => {
-                        interrupted = true;
-                        *heard = true;
+                match net::wait_readable(fd, (!**interrupted).then_some(mask)) {
+                    Err(Errno::EINTR) if !**interrupted => {
+                        **interrupted = true;
+                        **heard = true;
                         send(fd, &[calls::INTERRUPT], (0, 0))?;
                     }
                     Err(Errno::EINTR) => {}
                     other => other?,
                 }
+                continue;
+            }
+            // It was killed before it read of a signal; the answer may have been sent before.
+            Err(Errno::ECONNRESET) if **interrupted && !reset => {
+                reset = true;
                 continue;
             }
             // The place is none at all: nothing was taken.
@@ -319,7 +346,7 @@ fn converse(
             }
             other => other,
         };
-        *heard |= matches!(taken, Ok(_) | Err(Errno::EFAULT));
+        **heard |= matches!(taken, Ok(_) | Err(Errno::EFAULT));
         let [kind, a, b, c, d, queue, oflag, cpu, ..] = head;
         let place = match kind {
             calls::STORE => (a as usize, b as usize),
@@ -373,12 +400,12 @@ fn converse(
             }
             calls::MAP => {
                 let mapped = file.ok_or(Errno::EMFILE).and_then(|file| map(&head, file));
-                *made = mapped.ok();
+                **made = mapped.ok();
                 reply(fd, mapped)?;
             }
             calls::UNMAP => {
                 let unmapped = attachments::unmap(a, |memory| look_up(fd, memory).unwrap_or(None));
-                *made = unmapped.ok().map(|_| 0);
+                **made = unmapped.ok().map(|_| 0);
                 reply(fd, unmapped.map(i64::from))?;
             }
             calls::ANSWER if faulted => return Ok(Err(Errno::EFAULT)),
@@ -446,7 +473,7 @@ fn error(number: u64) -> Errno {
 }
 
 /// Sends a call with what it is known to read. Where that can't be read, without: what is read first then decides.
-fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
+fn send_call(fd: i32, number: i64, registers: [u64; 6], known_as: u64) -> Result<()> {
     let [a, b, c, d, e, f] = registers;
     let [mut first, mut second] = known(number, registers);
     let mut file = descriptor(number, registers);
@@ -464,9 +491,9 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6]) -> Result<()> {
             e,
             f,
             first.0 as u64,
-            first.1 as u64,
             second.0 as u64,
-            second.1 as u64,
+            (second.1 as u64) << 32 | first.1 as u64,
+            known_as,
             calls::cpu(host.cpu()) << 32 | u64::from(tls.connection_tid.load(Relaxed)),
         ];
         let who = Credentials { pid: tls.connection_pid.load(Relaxed), uid: euid, gid: egid };

@@ -105,8 +105,9 @@ pub mod calls {
     /// Most bytes behind a head.
     pub const BYTES_MAX: usize = 64 << 10;
 
-    /// From the stranger: number, six registers, two ranges of memory that follow (address and length of each), and the thread's id with
-    /// the number of its CPU plus one above it.
+    /// From the stranger: number, six registers, two ranges of memory that follow (both addresses, and both lengths in one word, the second one above), the
+    /// number by which the call is known if it is made anew for a broker that was killed in the middle of it, never the same for two of a thread's, and the
+    /// thread's id with the number of its CPU plus one above it.
     pub const CALL: u64 = 1;
     // Numbers of calls that are none of the kernel's, on POSIX queues: the first register is a descriptor's number, but for the first of them.
     /// A descriptor of the queue whose handle is in the first register has been closed.

@@ -46,8 +46,9 @@ use crate::{
         CORRUPT, Ends, GUTTED, Head, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS,
         STATE_DYING, STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing,
         ensure_span, ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave,
-        lock_object, missing_table, new_object, object_at, obtain_object_idx, outcome_of, own_block,
-        prepare_sleep, release_sleepers, rm_id, set_chain, set_dying, sleeper, taken, unlink_key,
+        lock_object, missing_table, new_object, note_done, note_was_done, object_at, obtain_object_idx,
+        outcome_of, own_block, prepare_sleep, release_sleepers, rm_id, set_chain, set_dying, sleeper, taken,
+        unlink_key,
     },
 };
 
@@ -1417,6 +1418,7 @@ fn insert_and_tell<'a, T: Task>(
         tx.set(q, |q| &q.from_uid, host.cred().uid);
         tx.set(q, |q| &q.pending, NOTIFY);
     }
+    note_done(tx);
     tx.commit();
     q.types.recent.store(of.handle().0, Relaxed);
     if tell {
@@ -1439,6 +1441,7 @@ fn pipelined_send<'a, T: Task>(
     };
     touch(tx, q);
     leave_chain(tx, spare);
+    note_done(tx);
     tx.set(&who, |w| &w.block, msg.handle().0);
     complete(tx, q, List::Receivers, &who, Ok(()))?;
     Ok(true)
@@ -1453,6 +1456,7 @@ pub fn resume_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Ou
     let queue = Handle(me.object.load(Relaxed));
     let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, |q| List::Senders.ends(q)) };
     let left = heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))?;
+    note_was_done(ctx, !left && outcome_of(&me).is_ok());
     // What it had brought and was not needed, or all of it.
     own_block(ctx, &me);
     ctx.free_chain();
@@ -1543,7 +1547,9 @@ fn deliver<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, call: &MqTimedrecei
     let prio = msg.mtype.load(Relaxed) as u32;
     let told = if call.prio == 0 { Ok(()) } else { ctx.host.put_user(call.prio, &prio) };
     let copied = told.and_then(|()| store_msg(ctx, msg, call.msg, len));
-    ctx.free_chain();
+    if !T::ASKS_LATER {
+        ctx.free_chain();
+    }
     copied?;
     Ok(Outcome::Done(len.cast_signed()))
 }

@@ -41,7 +41,7 @@ use crate::{
     util::{
         CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, check_owner, complete_sleep, find_object, free_object, gut, insist, ipc_update_perm,
-        ipcget, ipcperms, is_object, kernel_to_ipc64_perm, leave, lock_object, new_object,
+        ipcget, ipcperms, is_object, kernel_to_ipc64_perm, leave, lock_object, new_object, note_done,
         obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, own_block, release_sleepers,
         rm_id, set_chain, set_dying, settle_ids, taken,
     },
@@ -617,6 +617,7 @@ fn send_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, msg: &Ref<'a, MsgMsg
         tx.renew(&q, |q| &q.lspid, ctx.host.tgid());
         tx.renew(&q, |q| &q.stime, ctx.host.now());
         tx.set(&ctx.slot, |s| &s.in_flight.chain, 0);
+        note_done(&mut tx);
         tx.commit();
         q.types.recent.store(of.handle().0, Relaxed);
         true
@@ -672,6 +673,7 @@ fn send_in_full<'a, T: Task>(
         tx.renew(&q, |q| &q.lspid, ctx.host.tgid());
         tx.renew(&q, |q| &q.stime, ctx.host.now());
         set_chain(&mut tx, Handle::NULL);
+        note_done(&mut tx);
         tx.commit();
         return Ok(Outcome::Done(0));
     }
@@ -709,6 +711,7 @@ fn pipelined_send<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>, msg: &Ref<'a, 
         tx.set(q, |q| &q.rtime, now);
         tx.set(&who, |w| &w.block, msg.handle().0);
         set_chain(tx, Handle::NULL);
+        note_done(tx);
         complete(tx, q, List::Receivers, &who, Phase::Done, Ok(()))?;
         return Ok(true);
     }
@@ -869,7 +872,9 @@ fn deliver<T: Task>(ctx: &Ctx<'_, T>, msg: &Ref<'_, MsgMsg>, call: &Msgrcv) -> R
     let text = call.text(ctx);
     let copied = compat::put_long(ctx.host, call.msgp, msg.mtype.load(Relaxed))
         .and_then(|()| store_msg(ctx, msg, text, len));
-    ctx.free_chain();
+    if !T::ASKS_LATER {
+        ctx.free_chain();
+    }
     copied?;
     #[expect(clippy::cast_possible_wrap, reason = "at most an int")]
     Ok(Outcome::Done(len as i64))

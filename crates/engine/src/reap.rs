@@ -1,16 +1,20 @@
 //! Putting right what the dead left.
 
-use abi::Result;
-use arena::{Class, Ctx, Handle, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot, Waiter, sync::Ordering::*};
+use abi::{Errno, Result};
+use arena::{
+    CALL_DONE, CALL_RECEIVES, Class, Ctx, Handle, Phase, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot,
+    Waiter, sync::Ordering::*,
+};
 
 use crate::{
     mqueue::{self, KIND_MQ_NOTIFY, KIND_MQ_RECV, KIND_MQ_SEND},
     msg::{self, KIND_RECV, KIND_SEND},
+    msgutil::{MsgMsg, store_msg},
     options::{POSIX_MQUEUE, SYSVIPC},
     sem::{self, KIND_SEM},
     shm::{self, KIND_SHM},
     task::Task,
-    util::{Head, OrErrno, lock_object, own_block},
+    util::{Head, OrErrno, lock_object, outcome_of, own_block},
 };
 
 /// Ends all that a dead thread had begun, and frees its slot.
@@ -22,9 +26,31 @@ pub fn reap_thread<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
 /// Ends all that a dead thread had begun. `ctx` may be of the slot's next owner. Errors are left behind as what they
 /// are: objects that make no sense, which their users find out.
 pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, tid: u32) {
+    settle(ctx, slot, tid, &mut |_| ());
+}
+
+/// As [`settle_slot`]; `heard` is told of a call that was made for somebody who asks later.
+fn settle<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    slot: &Ref<'a, ThreadSlot>,
+    tid: u32,
+    heard: &mut impl FnMut(Left<'a>),
+) {
     ctx.recover(slot, tid, |class, object| finish_left(ctx, class, object));
     let who = slot.part(|s| &s.waiter);
-    end_sleep(ctx, &who);
+    let was_completed = end_sleep(ctx, &who);
+    let caller = slot.caller.swap(0, Relaxed);
+    if caller != 0 {
+        let came = slot.came.load(Relaxed);
+        let given = [&who.block, &slot.get().in_flight.chain].map(|place| Handle(place.load(Relaxed)));
+        let message = given.into_iter().find(|block| came == CALL_RECEIVES && !block.is_null());
+        heard(Left {
+            caller,
+            call: slot.call.load(Relaxed),
+            is_done: came == CALL_DONE || was_completed && outcome_of(&who).is_ok(),
+            message: message.and_then(|block| ctx.at(block).ok()),
+        });
+    }
     let block = who.block.load(Relaxed);
     let in_flight = &slot.get().in_flight;
     if [&in_flight.chain, &in_flight.taking].iter().any(|place| place.load(Relaxed) == block) {
@@ -53,6 +79,36 @@ pub fn settle_slot<'a, T: Task>(ctx: &Ctx<'a, T>, slot: &Ref<'a, ThreadSlot>, ti
     }
     ctx.flush_wakes();
     ctx.trim_log();
+}
+
+/// A call that a thread which is dead made for somebody else.
+#[expect(missing_debug_implementations, reason = "a message in the arena has none")]
+pub struct Left<'a> {
+    /// The caller's process slot in the high half, and its thread in the low one.
+    pub caller: u64,
+    /// Its number.
+    pub call: u64,
+    /// Whether it had done what it was to do, if that was to send or to change semaphores.
+    pub is_done: bool,
+    /// The message that it had taken, if it was to receive one.
+    message: Option<Ref<'a, MsgMsg>>,
+}
+
+impl Left<'_> {
+    /// Type, or priority, and size of the message that it had taken.
+    pub fn message(&self) -> Option<(i64, u64)> {
+        let message = self.message.as_ref()?;
+        Some((message.mtype.load(Relaxed), message.size.load(Relaxed).into()))
+    }
+
+    /// Copies the message to this place of the calling thread's, which has room for it.
+    ///
+    /// # Errors
+    /// `EIDRM` if it makes no sense.
+    pub fn copy<T: Task>(&self, ctx: &Ctx<'_, T>, to: u64) -> Result<()> {
+        let Some(msg) = &self.message else { return Ok(()) };
+        store_msg(ctx, msg, to, msg.size.load(Relaxed).into()).map_err(|_| Errno::EIDRM)
+    }
 }
 
 /// Ends what a dead thread left undone at an object, the wakes of its sleepers mostly: it may be that nobody else ever comes there.
@@ -89,8 +145,8 @@ fn free_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
     }
 }
 
-/// Takes a dead thread's waiter off the list that it is on.
-fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
+/// Takes a dead thread's waiter off the list that it is on. Whether it was on none, as somebody had completed it.
+fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) -> bool {
     let _ = match kind_of(ctx, who) {
         kind @ (KIND_RECV | KIND_SEND) if SYSVIPC => msg::abandon(ctx, who, kind),
         kind @ (KIND_MQ_RECV | KIND_MQ_SEND | KIND_MQ_NOTIFY) if POSIX_MQUEUE => {
@@ -99,7 +155,9 @@ fn end_sleep<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Ref<'a, Waiter>) {
         KIND_SEM if SYSVIPC => sem::abandon(ctx, who),
         _ => Ok(()),
     };
+    let was_completed = who.phase() == Phase::Done;
     who.end();
+    was_completed
 }
 
 /// What the waiter sleeps for. Read under the object's lock, as whoever completes it may be in the middle of that, and
@@ -124,17 +182,19 @@ pub fn leave_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> bool {
     shm::has_attachments(ctx, process)
 }
 
-/// Ends all that the threads of a broker that was killed had begun, of which the calling one has taken the first one's place.
+/// Ends all that the threads of a broker that was killed had begun, of which the calling one has taken the first one's place. `heard` is told of
+/// the calls that they made for others, before what these had taken is freed.
 ///
 /// # Errors
 /// `EIDRM` if the arena makes no sense.
-pub fn end_broker<T: Task>(ctx: &Ctx<'_, T>, first: u32) -> Result<()> {
+pub fn end_broker<'a, T: Task>(ctx: &Ctx<'a, T>, first: u32, mut heard: impl FnMut(Left<'a>)) -> Result<()> {
     ctx.open_closed().or_errno()?;
     forget_shared(ctx, &ctx.slot)?;
     settle_slot(ctx, &ctx.slot, first);
     for (thread, _, tid) in ctx.threads().or_errno()?.filter(|(_, process, _)| process.is_null()) {
         forget_shared(ctx, &thread)?;
-        reap_thread(ctx, &thread, tid);
+        settle(ctx, &thread, tid, &mut heard);
+        ctx.release_slot(&thread);
     }
     Ok(())
 }

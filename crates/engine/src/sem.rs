@@ -39,8 +39,8 @@ use crate::{
         CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, Table, check_owner, complete_sleep, find_object, free_object, gut, insist,
         ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object,
-        obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, release_sleepers, rm_id,
-        set_chain, set_dying, settle_ids,
+        note_done, note_was_done, obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of,
+        release_sleepers, rm_id, set_chain, set_dying, settle_ids,
     },
     util::{SLEEPERS, WAITER_PROCESS, has_ended, sleeper},
 };
@@ -1037,6 +1037,7 @@ fn try_undisturbed<'a, T: Task>(
             tx.set(&sem, |s| &s.word, pack(new, pid));
         }
         tx.renew(&set, |s| &s.otime, ctx.host.now());
+        note_done(&mut tx);
         tx.commit();
         Some(Ok(Outcome::Done(0)))
     };
@@ -1110,6 +1111,7 @@ fn try_in_full<'a, T: Task>(ctx: &Ctx<'a, T>, id: i32, sops: &Sops<'a>) -> Resul
             }
             Tried::Done => {
                 tx.set(&set, |s| &s.otime, ctx.host.now());
+                note_done(&mut tx);
                 if alters {
                     commit_and_update(&mut tx, &set, Some(sops))?;
                 } else {
@@ -1153,6 +1155,7 @@ pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outc
     if ended == Ok(None) {
         return Ok(Outcome::Blocked);
     }
+    note_was_done(ctx, ended.is_ok());
     me.end();
     free_sops(ctx);
     ended.map(|_| Outcome::Done(0))
@@ -1178,6 +1181,7 @@ fn try_again<'a, T: Task>(
     let result = match perform(&mut tx, &set, &sops, undo.as_ref(), me.pid.load(Relaxed))? {
         Tried::Done => {
             tx.set(&set, |s| &s.otime, ctx.host.now());
+            note_done(&mut tx);
             Some(Ok(()))
         }
         Tried::Fails(e) => Some(Err(e)),

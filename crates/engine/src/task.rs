@@ -254,6 +254,9 @@ pub trait Descriptors {
 
 /// A thread that makes a call, on a [`Host`].
 pub trait Task: Host + Backing + Descriptors {
+    /// Whether the caller asks later what came of a call, should this process be killed in the middle of it. Then a message that was received stays in the
+    /// thread's chain until the host frees it.
+    const ASKS_LATER: bool = false;
     /// Whether what users hold is limited: then [`Task::charge`] is asked.
     const HAS_QUOTAS: bool = false;
     /// Whether what `creator` has made may come to hold so much more. Not to be asked with a lock held.

@@ -11,7 +11,7 @@ use abi::{
     },
 };
 use arena::{
-    ArenaError, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Shared, Tx, Waiter,
+    ArenaError, CALL_DONE, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Shared, Tx, Waiter,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -910,6 +910,23 @@ pub(crate) fn leave<'a, O: Object + 'a, T: Task>(
     tx.commit();
     me.end();
     Ok(true)
+}
+
+/// The call has done what it was to do, as one change with that.
+#[inline(always)]
+pub(crate) fn note_done<T: Task>(tx: &mut Tx<'_, '_, T>) {
+    if T::ASKS_LATER {
+        let slot = tx.ctx().slot;
+        tx.set(&slot, |s| &s.came, CALL_DONE);
+    }
+}
+
+/// As [`note_done`], where somebody else has done it: before the sleep is forgotten that tells so, too.
+pub(crate) fn note_was_done<T: Task>(ctx: &Ctx<'_, T>, done: bool) {
+    if T::ASKS_LATER && done {
+        ctx.slot.came.store(CALL_DONE, Relaxed);
+        arena::sync::ordered(ctx.host);
+    }
 }
 
 /// The block that belonged to a sleep is the thread's: whoever settles its slot after a death in between finds it in both places, and

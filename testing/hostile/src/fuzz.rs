@@ -362,11 +362,11 @@ impl Fuzzer {
             memory = self.noise(length);
             head[8] = if number == calls::WRITE { head[4] } else { head[3] };
         }
-        head[9] = memory.len() as u64;
+        head[10] = memory.len() as u64;
         if number == calls::WRITE {
-            head[5] = head[9];
+            head[5] = head[10];
         }
-        head[12] = self.number();
+        (head[11], head[12]) = (self.number(), self.number());
         (head, memory)
     }
 }
