@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a broker holds that it should give back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    descriptors: usize,
+    pub(crate) descriptors: usize,
     threads: u64,
     /// Blocks of the arena in use, by size class.
     blocks: Vec<u32>,
@@ -51,6 +51,11 @@ pub(crate) fn warm_up(uid: u32) -> Result<(), Box<dyn Error>> {
     if used.wait() { Ok(()) } else { Err("a stranger is not served at all".into()) }
 }
 
+/// How many descriptors it has open.
+pub(crate) fn descriptors() -> std::io::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{}/fd", pid()))?.count())
+}
+
 fn look() -> Result<Held, Box<dyn Error>> {
     const SHM_INFO: i32 = 14;
     let mut info = [0u64; 16];
@@ -58,11 +63,7 @@ fn look() -> Result<Held, Box<dyn Error>> {
     // SAFETY: there is room for the structure.
     unsafe { libc::shmctl(0, SHM_INFO, info.as_mut_ptr().cast()) };
     let blocks = client::with(|ctx| ctx.usage().map_err(engine::util::arena_errno)).map_err(named)?.blocks;
-    Ok(Held {
-        descriptors: fs::read_dir(format!("/proc/{}/fd", pid()))?.count(),
-        threads: status(pid(), "Threads"),
-        blocks: blocks.to_vec(),
-    })
+    Ok(Held { descriptors: descriptors()?, threads: status(pid(), "Threads"), blocks: blocks.to_vec() })
 }
 
 fn named(error: Errno) -> std::io::Error {

@@ -26,8 +26,15 @@ const BYTES: u64 = 4 << 20;
 const UNDER_WAY: u64 = 1 << 20;
 /// How long an honest call may take before it is said that it hangs.
 const HANGS: Duration = Duration::from_secs(10);
-/// Room for what the broker holds for all the connections: threads, messages, the arena.
-const RESIDENT_MAX: u64 = 512 << 20;
+/// What a connection costs the broker: memory of its thread and of the messages, and descriptors.
+const CONNECTION_BYTES: u64 = 200 << 10;
+const CONNECTION_DESCRIPTORS: usize = 4;
+/// Callers of a user's at the door who are not yet answered, each with a descriptor.
+const CALLERS: usize = 128;
+/// How much more memory may stay in use when all is over: what the allocators keep, and the tables of slots.
+const KEPT: u64 = 64 << 20;
+/// Mappings of one who means harm, so that it takes long to look at them: about as many as there can be. To make them takes long as well, so one does.
+const MAPPINGS: usize = 60_000;
 
 /// Flood the broker, and measure how long others wait
 #[derive(clap::Args)]
@@ -56,6 +63,18 @@ impl Options {
             format!("ipcspace.stranger_waiters={}", connections / 2),
         ]
     }
+
+    /// What the quotas let the broker come to have, who had so much before: bytes of memory, and descriptors.
+    fn most(&self, bytes: u64, descriptors: usize) -> (u64, usize) {
+        let users = HOSTILE.len();
+        let of_user = BYTES + UNDER_WAY;
+        // Every segment is an object, and a descriptor.
+        let descriptors_of_user = OBJECTS as usize + CALLERS;
+        (
+            bytes + users as u64 * of_user + self.connections as u64 * CONNECTION_BYTES,
+            descriptors + users * descriptors_of_user + self.connections * CONNECTION_DESCRIPTORS,
+        )
+    }
 }
 
 /// Whether nobody was harmed.
@@ -65,10 +84,16 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     // A queue keeps a little of its first message.
     call(queue)?;
     let before = broker::held()?;
+    let resident_before = resident_of_broker();
     let each = options.connections / HOSTILE.len();
     let attack = |uid: u32, round: u64| {
         let seed = options.seed ^ round << 32 ^ u64::from(uid);
-        Process::start(uid, || attack(each, Xoshiro256PlusPlus::seed_from_u64(seed)))
+        Process::start(uid, || {
+            if uid == HOSTILE[0] {
+                have_many_mappings()?;
+            }
+            attack(each, Xoshiro256PlusPlus::seed_from_u64(seed))
+        })
     };
     let mut attackers = HOSTILE.map(|uid| attack(uid, 0));
     thread::sleep(Duration::from_millis(500));
@@ -101,14 +126,15 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
         measured.push((name, reader, process));
     }
     let ended = Instant::now() + time;
-    let (mut resident, mut threads, mut held) = (0, 0, true);
+    let (mut resident, mut threads, mut descriptors, mut held) = (0, 0, 0, true);
     for round in 1.. {
         if Instant::now() > ended {
             break;
         }
         thread::sleep(Duration::from_millis(500));
-        (resident, threads) =
-            (resident.max(resident_of_broker()), threads.max(status(broker::pid(), "Threads")));
+        resident = resident.max(resident_of_broker());
+        threads = threads.max(status(broker::pid(), "Threads"));
+        descriptors = descriptors.max(broker::descriptors()?);
         for uid in HOSTILE {
             let has = broker::usage_of(uid)?;
             if has.objects > OBJECTS || has.bytes > BYTES + UNDER_WAY {
@@ -140,14 +166,23 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
             held = false;
         }
     }
-    println!("the broker had {threads} threads at most, and {} MiB", resident >> 20);
+    let most = options.most(resident_before, before.descriptors);
+    println!(
+        "the broker had {threads} threads at most, {} MiB of {} that the quotas let it have, {descriptors} descriptors of {}",
+        resident >> 20,
+        most.0 >> 20,
+        most.1
+    );
     if threads < options.connections as u64 / 8 {
         println!("the attack did not take place");
         held = false;
     }
-    held &= resident < RESIDENT_MAX;
+    held &= resident <= most.0 && descriptors <= most.1;
     drop(attackers);
     held &= broker::gives_all_back(&before, queue)?;
+    let resident = resident_of_broker();
+    println!("before it had {} MiB, and has {} MiB in the end", resident_before >> 20, resident >> 20);
+    held &= resident <= resident_before + KEPT;
     println!("{}", if held { "nobody was harmed" } else { "somebody was harmed" });
     Ok(held)
 }
@@ -238,10 +273,12 @@ enum Role {
     Sleeper,
     /// Comes and goes.
     Guest,
+    /// Says that it was forked, again and again.
+    Forked,
 }
 
 impl Role {
-    const ALL: [Role; 8] = [
+    const ALL: [Role; 9] = [
         Role::Silent,
         Role::Half,
         Role::Maker,
@@ -250,11 +287,14 @@ impl Role {
         Role::Stuck,
         Role::Sleeper,
         Role::Guest,
+        Role::Forked,
     ];
 
     /// One thing that it does, without waiting. Whether the connection is to be kept.
     fn act(self, link: &Link, is_new: bool, random: &mut Xoshiro256PlusPlus) -> bool {
-        if is_new && !matches!(self, Role::Silent | Role::Half) && link.ask(wire::ASK_CALLS, [0; 2]).is_err()
+        if is_new
+            && !matches!(self, Role::Silent | Role::Half | Role::Forked)
+            && link.ask(wire::ASK_CALLS, [0; 2]).is_err()
         {
             return false;
         }
@@ -276,10 +316,36 @@ impl Role {
             Role::Stuck => Ok(0),
             Role::Sleeper if is_new => link.call(nr::MSGRCV, &[0, AT, 8, 77_777, 0]),
             Role::Sleeper => Ok(0),
+            // Each time needs a connection of its own: not so often that it is these that others wait for.
+            Role::Forked if random.random_ratio(15, 16) => Ok(0),
+            Role::Forked => {
+                let mut message = wire::encode([wire::MAGIC, wire::TELL_FORKED, 1, 1]).to_vec();
+                message.extend(random.random_range(0..100i32).to_ne_bytes());
+                return link.send(&message, None).is_err();
+            }
             Role::Guest => return random.random_ratio(3, 4),
         };
         matches!(done, Ok(_) | Err(nix::Error::EAGAIN))
     }
+}
+
+/// Maps memory in as many pieces: every other page otherwise than the one before.
+fn have_many_mappings() -> io::Result<()> {
+    const PAGE: usize = 4096;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: new memory, which nobody reads, and pages of it.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), MAPPINGS * PAGE, libc::PROT_NONE, flags, -1, 0);
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        for page in (0..MAPPINGS).step_by(2) {
+            if libc::mprotect(start.byte_add(page * PAGE), PAGE, libc::PROT_READ) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Holds so many connections and does its worst with each, until it is killed.
