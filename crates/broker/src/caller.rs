@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Mutex;
 
-use nix::sys::socket::{MsgFlags, Shutdown, recv, recvmsg, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, UnixCredentials, recv, recvmsg, setsockopt, shutdown, sockopt};
 
 use crate::quota::locked;
 use crate::service::spawn;
@@ -57,28 +57,49 @@ impl Drop for Link {
     }
 }
 
-/// Takes what is left of bytes. Whether nothing else is.
+/// Takes what is left of bytes, where nothing more can come. Whether nothing else is.
 fn leaves_nothing(link: &OwnedFd) -> bool {
-    /// Messages that are looked at.
-    const MOST: usize = 16;
-    for _ in 0..MOST {
-        if brings_something(link) {
-            return false;
-        }
-        if recv(link.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT).unwrap_or(0) == 0 {
-            break;
-        }
-    }
     // From here on every message comes with who has sent it: so an empty one is told from the end.
     let _ = setsockopt(link, sockopt::PassCred, &true);
-    !brings_something(link)
+    loop {
+        match peek(link, nix::cmsg_space!(UnixCredentials)) {
+            Some(Brings::More) => return false,
+            Some(Brings::Sender) => drop(recv(link.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT)),
+            Some(Brings::Bytes) | None => return true,
+        }
+    }
 }
 
 /// Whether more than bytes comes with the next message, which stays where it is.
 pub(crate) fn brings_something(link: &OwnedFd) -> bool {
-    // Without room for it, none of it is opened here.
-    let peeked = recvmsg::<()>(link.as_raw_fd(), &mut [], None, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-    peeked.is_ok_and(|message| message.flags.contains(MsgFlags::MSG_CTRUNC))
+    peek(link, Vec::new()) == Some(Brings::More)
+}
+
+/// What a message has with it.
+#[derive(PartialEq)]
+enum Brings {
+    /// Nothing, as the connection's end.
+    Bytes,
+    Sender,
+    /// What there is no room for.
+    More,
+}
+
+/// The next message, if there is one. What there is no room for is not opened here.
+fn peek(link: &OwnedFd, mut room: Vec<u8>) -> Option<Brings> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    loop {
+        match recvmsg::<()>(link.as_raw_fd(), &mut [], Some(&mut room), flags) {
+            // It is told once that the other end has not read all; what that has sent comes after it.
+            Err(nix::Error::ECONNRESET | nix::Error::EINTR) => {}
+            Err(_) => return None,
+            Ok(message) if message.flags.contains(MsgFlags::MSG_CTRUNC) => return Some(Brings::More),
+            Ok(message) => {
+                let is_sent_by = message.cmsgs().is_ok_and(|mut with| with.next().is_some());
+                return Some(if is_sent_by { Brings::Sender } else { Brings::Bytes });
+            }
+        }
+    }
 }
 
 /// What is left to be closed of a user's.

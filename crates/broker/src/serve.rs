@@ -76,7 +76,17 @@ fn open(name: &str, sysctls: &[(String, String)]) -> Result<(Service, bool), Err
         // The supervisor has ended it.
         None if !stored.is_empty() => Some((Store::begin(&store)?, stored)),
         // It may be one that was just begun in the place of another, and not have all yet.
-        Some((store, files)) => Some((store, stored.into_iter().chain(files).collect())),
+        Some((store, files)) => {
+            let files: Files = stored.into_iter().chain(files).collect();
+            if service::has_arena(&files) {
+                Some((store, files))
+            } else {
+                // Nobody can go on without, and a store that is asked again and again never ends.
+                drop(files);
+                store.end_now();
+                None
+            }
+        }
         None => None,
     };
     match left {

@@ -178,15 +178,21 @@ fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
 const LOCK: &str = "lock";
 const ASKED: &str = "asked";
 const GIVEN: &str = "given";
+const ARENA: &str = "arena-";
 
 /// The arena's name: nobody goes on with one of another layout.
 fn arena_name() -> String {
-    format!("arena-{:08x}", wire::MAGIC)
+    format!("{ARENA}{:08x}", wire::MAGIC)
+}
+
+/// Whether an arena is among them, of whatever version.
+pub(crate) fn has_arena(files: &Files) -> bool {
+    files.keys().any(|name| name.starts_with(ARENA))
 }
 
 /// Whether what a supervisor has passed on under that name was stored by us.
 pub(crate) fn is_stored(name: &str) -> bool {
-    [LOCK, ASKED, GIVEN].contains(&name) || name.starts_with("arena-") || segments::is_stored(name)
+    [LOCK, ASKED, GIVEN].contains(&name) || name.starts_with(ARENA) || segments::is_stored(name)
 }
 
 /// Waits until a broker that was killed is gone, so that none of its threads is taken for a living one.
@@ -765,17 +771,13 @@ impl Service {
             be_last();
             let turn = connection.user.turn();
             let (ids, more) = seen_of(pid, ids, more);
-            drop((turn, connection));
+            client::end_thread();
+            drop(turn);
             if !ids.is_empty() {
                 let which = STRANGER_HAS_INHERITED;
-                tell(Question {
-                    which,
-                    args: [0, more.into()],
-                    rest: ids,
-                    connection: None,
-                    link: None,
-                    ..said
-                });
+                // It counts until the first thread has noted it.
+                let connection = Some(connection);
+                tell(Question { which, args: [0, more.into()], rest: ids, connection, link: None, ..said });
             }
         })
         .map_err(|_| Errno::EAGAIN)

@@ -132,6 +132,12 @@ impl Store {
         Ok(None)
     }
 
+    /// As [`Store::end`], and waits until it has let go of all.
+    pub(crate) fn end_now(self) {
+        self.end();
+        while receive(&self.link).is_some() {}
+    }
+
     fn at(link: OwnedFd) -> Result<Store, Error> {
         setsockopt(&link, sockopt::SendTimeout, &TimeVal::seconds(PATIENCE))?;
         setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;

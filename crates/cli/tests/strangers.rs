@@ -565,12 +565,18 @@ told = os.read(done, 4)
 os.kill(broker, signal.SIGCONT)
 took = []
 for _ in range(50): took += [ask(which)[1] for which in ({ASK_STATUS}, {ASK_TAKE})]; time.sleep(0.01)
+# While the user's threads are at those: what has nothing with it is not left to them.
+if os.fork() == 0:
+    as_(1000); question = struct.pack('4I', {magic}, {ASK_STATUS}, 0, 0)
+    for _ in range(600): s = connect(); s.send(question); s.send(b'more'); s.close()
+    os._exit(0)
+os.wait(); ask({ASK_STATUS})
+print(told.decode(), max(took) < 2, len(os.listdir(f'/proc/{{broker}}/fd')) < 200)
 os.kill(pid, signal.SIGKILL)
-print(told.decode(), max(took) < 2)
 ",
         magic = magic()
     );
-    prints_with(&[], &script, "done True\n");
+    prints_with(&[], &script, "done True True\n");
 }
 
 #[test]

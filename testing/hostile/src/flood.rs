@@ -33,7 +33,7 @@ const CONNECTION_DESCRIPTORS: usize = 4;
 const CALLERS: usize = 128;
 /// How much more memory may stay in use when all is over: what the allocators keep, and the tables of slots.
 const KEPT: u64 = 64 << 20;
-/// Mappings of each who means harm, so that it takes long to look at them: about as many as there can be.
+/// Mappings of one who means harm, so that it takes long to look at them: about as many as there can be. To make them takes long as well, so one does.
 const MAPPINGS: usize = 60_000;
 
 /// Flood the broker, and measure how long others wait
@@ -88,7 +88,12 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     let each = options.connections / HOSTILE.len();
     let attack = |uid: u32, round: u64| {
         let seed = options.seed ^ round << 32 ^ u64::from(uid);
-        Process::start(uid, || attack(each, Xoshiro256PlusPlus::seed_from_u64(seed)))
+        Process::start(uid, || {
+            if uid == HOSTILE[0] {
+                have_many_mappings()?;
+            }
+            attack(each, Xoshiro256PlusPlus::seed_from_u64(seed))
+        })
     };
     let mut attackers = HOSTILE.map(|uid| attack(uid, 0));
     thread::sleep(Duration::from_millis(500));
@@ -346,7 +351,6 @@ fn have_many_mappings() -> io::Result<()> {
 /// Holds so many connections and does its worst with each, until it is killed.
 fn attack(count: usize, mut random: Xoshiro256PlusPlus) -> Result<(), Box<dyn Error>> {
     let path = socket_path();
-    have_many_mappings()?;
     let mut links: Vec<Option<Link>> = std::iter::repeat_with(|| None).take(count).collect();
     loop {
         for (at, place) in links.iter_mut().enumerate() {
