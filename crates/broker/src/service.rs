@@ -713,8 +713,8 @@ impl Service {
     /// Counts the mappings of a segment. A client that had some and has none any more has detached it.
     fn count(&mut self, id: i32) -> Result<(u64, u64), Errno> {
         self.see_ends();
-        let memory = client::with(|ctx| shm::memory_of(ctx, id))?;
-        let counts = segments::count(memory);
+        let counting = client::with(|ctx| shm::begin_count(ctx, id))?;
+        let counts = segments::count(counting.memory);
         let mut total = counts.values().sum();
         let trapped = trap::processes();
         let is_known = |pid: &i32| {
@@ -744,7 +744,7 @@ impl Service {
                     shm::detached_unseen(ctx, process, id);
                 }
             }
-            shm::set_nattch(ctx, id, total)
+            shm::set_nattch(ctx, id, counting, total)
         })?;
         Ok((total, 0))
     }

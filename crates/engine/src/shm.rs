@@ -74,7 +74,8 @@ arena::shared! {
         /// The slot of that thread's process.
         creator_process: AtomicU32,
         flags: AtomicU32,
-        pad: AtomicU32,
+        /// How often somebody has set about to attach it, or has done so.
+        begun: AtomicU32,
     }
 }
 const _: () = assert!(size_of::<ShmidKernel>() <= 256);
@@ -199,6 +200,7 @@ fn newseg<'a, T: Task>(
     shp.creator.store(ctx.host.caller(), Relaxed);
     shp.creator_process.store(ctx.host.process().0, Relaxed);
     shp.flags.store(if flags & SHM_HUGETLB == 0 { 0 } else { HUGE }, Relaxed);
+    shp.begun.store(0, Relaxed);
     if let Ok(process) = ctx.at::<ProcSlot>(ctx.host.process()) {
         process.made_segments.store(1, Relaxed);
     }
@@ -273,7 +275,7 @@ pub fn do_shmat<T: Task>(ctx: &Ctx<'_, T>, id: i32, addr: u64, flags: i32) -> Re
         }
     };
     match mapped {
-        Ok(at) => shmat_done(ctx, id).map(|()| at).inspect_err(|_| {
+        Ok(at) => shmat_done(ctx, id, write).map(|()| at).inspect_err(|_| {
             let _ = ctx.host.unmap_memory(at, |_| Some((id, 0)));
         }),
         Err(error) => {
@@ -290,13 +292,19 @@ fn shmat_begin<T: Task>(ctx: &Ctx<'_, T>, id: i32, write: bool, execute: bool) -
     let Locked { object: shp, mut tx } = obtain(ctx, id)?;
     let wanted = R | if write { W } else { 0 } | if execute { X } else { 0 };
     ipcperms(ctx.host, &shp.perm, wanted)?;
-    tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) | USED | if write { 0 } else { READ_ONLY });
+    note_use(&mut tx, &shp, if write { 0 } else { READ_ONLY });
     tx.commit();
     Ok((shp.memory.load(Relaxed), shp.segsz.load(Relaxed)))
 }
 
+/// Notes that somebody attaches a segment: a count that was begun before does not say whether it is attached.
+fn note_use<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, shp: &Shp<'a>, how: u32) {
+    tx.set(shp, |s| &s.flags, shp.flags.load(Relaxed) | USED | how);
+    tx.set(shp, |s| &s.begun, shp.begun.load(Relaxed).wrapping_add(1));
+}
+
 /// Counts an attachment that is mapped.
-fn shmat_done<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
+fn shmat_done<T: Task>(ctx: &Ctx<'_, T>, id: i32, write: bool) -> Result<()> {
     if let Ok(process) = ctx.at::<ProcSlot>(ctx.host.process()) {
         table_add(&process, id, 1);
     }
@@ -304,7 +312,7 @@ fn shmat_done<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
     let Locked { object: shp, mut tx } =
         locked.map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e })?;
     tx.set(&shp, |s| &s.nattch, shp.nattch.load(Relaxed) + 1);
-    tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) | USED | MAPPED);
+    note_use(&mut tx, &shp, MAPPED | if write { 0 } else { READ_ONLY });
     tx.set(&shp, |s| &s.atime, ctx.host.now());
     tx.set(&shp, |s| &s.lpid, ctx.host.tgid());
     tx.commit();
@@ -527,16 +535,33 @@ pub fn detached_unseen<T: Task>(ctx: &Ctx<'_, T>, process: Handle, id: i32) {
     }
 }
 
-/// Records how many mappings there are.
+/// A count of a segment's mappings that has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Counting {
+    /// The number of the memory.
+    pub memory: u64,
+    begun: u32,
+}
+
+/// Begins to count a segment's mappings, for [`set_nattch`].
 ///
 /// # Errors
 /// `EINVAL` if the segment is gone.
-pub fn set_nattch<T: Task>(ctx: &Ctx<'_, T>, id: i32, count: u64) -> Result<()> {
+pub fn begin_count<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<Counting> {
+    let shp = obtain_object_check::<ShmidKernel, T>(ctx, id)?.object;
+    Ok(Counting { memory: shp.memory.load(Relaxed), begun: shp.begun.load(Relaxed) })
+}
+
+/// Records how many mappings there are, or were: who has attached it since the count began may not be counted.
+///
+/// # Errors
+/// `EINVAL` if the segment is gone.
+pub fn set_nattch<T: Task>(ctx: &Ctx<'_, T>, id: i32, counting: Counting, count: u64) -> Result<()> {
     let Locked { object: shp, mut tx } = obtain_object_check::<ShmidKernel, T>(ctx, id)?;
     tx.set(&shp, |s| &s.nattch, count);
     // One that was never attached has lost nothing.
     let is_over = shp.is_removed() || count == 0 && shp.is(MAPPED);
-    if count == 0 {
+    if count == 0 && shp.begun.load(Relaxed) == counting.begun {
         tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) & !(USED | READ_ONLY | MAPPED));
     }
     tx.commit();

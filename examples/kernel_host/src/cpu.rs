@@ -345,8 +345,9 @@ impl<M: Memory> Backing for Cpu<'_, M> {
     fn settle(&self, id: Option<i32>) -> Result<(u64, u64)> {
         self.run(|ctx| match id {
             Some(id) => {
-                let count = self.mappings(shm::memory_of(ctx, id)?);
-                shm::set_nattch(ctx, id, count)?;
+                let counting = shm::begin_count(ctx, id)?;
+                let count = self.mappings(counting.memory);
+                shm::set_nattch(ctx, id, counting, count)?;
                 Ok((count, 0))
             }
             None => {
