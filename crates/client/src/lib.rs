@@ -1,6 +1,6 @@
 //! What the doors share: attaching to a namespace, fork and exec, the thread's place in it, credentials, sleeping.
 //!
-//! What users see: nothing. A process attaches at its first call, and keeps no descriptor but those of some segments. A child of fork finds its
+//! What users see: nothing. A process attaches at its first call, and keeps no descriptor but those of some segments and queues. A child of fork finds its
 //! page wiped and attaches anew; a program after exec starts from nothing, and the broker knows it by its id.
 #![no_std]
 #![deny(unsafe_code)]

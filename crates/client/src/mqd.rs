@@ -483,7 +483,12 @@ pub fn of_stranger(fd: i32) -> Result<Mqd> {
 /// # Errors
 /// Those of who may not look.
 pub fn is_held(queue: Handle) -> Result<bool> {
-    queue::fifo_is_open(Path::of(queue)?.text())
+    match queue::open_to_write(Path::of(queue)?.text()) {
+        Err(Errno::ENXIO) => Ok(false),
+        // One that was never opened, where the namespace's directory is sure to be seen: not after `chroot`, or where something is mounted over it.
+        Err(Errno::ENOENT) if memory::is_keeper() => Ok(false),
+        opened => opened.map(|_| true),
+    }
 }
 
 // ---- umask
@@ -563,7 +568,7 @@ impl Descriptors for LinuxHost {
             }
         }
         let held = is_held(queue).or_else(|error| match memory::keeper() {
-            // Who has given the owner's rights up for a while can't tell, but the broker can.
+            // Who has given the owner's rights up for a while, or does not see it, can't tell, but the broker can.
             None => attach::ask(wire::ASK_QUEUE_HELD, [queue.0, 0]).map(|(words, _)| words[2] != 0),
             Some(_) => Err(error),
         });

@@ -58,17 +58,6 @@ pub fn is_fifo_at(path: &CStr, fd: i32) -> Result<bool> {
     Ok(is_fifo(fd) && (there.dev, there.ino) == (here.dev, here.ino))
 }
 
-/// Whether somebody has a FIFO open for reading.
-///
-/// # Errors
-/// Those of `open`: then it can't be found out.
-pub fn fifo_is_open(path: &CStr) -> Result<bool> {
-    match open_to_write(path) {
-        Err(Errno::ENXIO | Errno::ENOENT) => Ok(false),
-        opened => opened.map(|_| true),
-    }
-}
-
 /// Opens a FIFO that somebody has open for reading, for writing only.
 ///
 /// # Errors

@@ -39,6 +39,7 @@ cases! { "mqueue/descriptor":
     is_closed_by_exec.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
     is_held_wherever_it_is.only(&[Door::Kernel, Door::Preload]),
     is_held_again_and_again.only(&[Door::Kernel, Door::Preload]),
+    is_held_though_its_closer_sees_nothing.root().only(&[Door::Kernel, Door::Preload]),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
     stays_where_nothing_is_put.only(REAL),
@@ -484,6 +485,20 @@ fn is_held_wherever_it_is() -> Outcome {
         ok!(close(again));
         end(holder)?;
     }
+    Ok(())
+}
+
+/// Who closes it last here has another root directory meanwhile.
+fn is_held_though_its_closer_sees_nothing() -> Outcome {
+    let fd = ok!(queue("/q", 1));
+    ok!(mq_send(fd, b"x", 0));
+    ok!(mq_unlink("q"));
+    let closer = Task::start(move || {
+        // SAFETY: a terminated string.
+        answer(unsafe { libc::chroot(c"/dev".as_ptr()) }).and_then(|_| close(fd))
+    })?;
+    same!(closer.report()?, Ok(0));
+    same!(mq_receive(fd, 16), Ok((b"x".to_vec(), 0)));
     Ok(())
 }
 
