@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use abi::{
     Errno, Plain,
     ipc::IPC_INFO,
+    mqueue::Sigevent,
     msg::MsgInfo,
     sem::{SEMVMX, SemInfo},
     shm::Shminfo64,
@@ -37,7 +38,7 @@ pub(crate) enum Backend {
     Own,
 }
 
-type Raw = std::result::Result<i64, Errno>;
+pub(crate) type Raw = std::result::Result<i64, Errno>;
 
 impl Backend {
     #[inline]
@@ -60,6 +61,12 @@ impl Backend {
     #[inline]
     pub(crate) fn call<C: Call>(self, name: &'static str, call: &C) -> Result<i64> {
         self.raw(call).map_err(|errno| Error::new(name, errno))
+    }
+
+    /// Whether a call that waits so can be made here at once, without a look at who else could make it.
+    #[inline]
+    pub(crate) fn is_here(self, wait: Wait) -> bool {
+        self == Backend::Own && !matches!(wait, Wait::Until(_))
     }
 
     /// As [`Backend::wait`], for a call that can't be said by registers: none where it would have to be.
@@ -106,6 +113,22 @@ impl Backend {
         match self {
             Backend::Own => client::shmdt(addr),
             Backend::System => by_system(&engine::syscall::Shmdt { addr }),
+        }
+    }
+
+    /// `mq_notify` by a thread, which libc makes where the system answers.
+    ///
+    /// # Safety
+    /// As libc's.
+    pub(crate) unsafe fn notify_by_thread(self, fd: i32, event: &Sigevent) -> Raw {
+        match self {
+            // SAFETY: the caller's promise.
+            Backend::Own => unsafe { client::notify_by_thread(fd, event) },
+            // SAFETY: the caller's promise; the structure is libc's `sigevent`.
+            Backend::System => match unsafe { libc::mq_notify(fd, (&raw const *event).cast()) } {
+                -1 => Err(last_error()),
+                done => Ok(done.into()),
+            },
         }
     }
 
@@ -199,8 +222,11 @@ fn by_system<C: Call>(call: &C) -> Raw {
     if result != -1 {
         return Ok(result);
     }
-    let errno = std::io::Error::last_os_error().raw_os_error();
-    Err(Errno::from_raw(errno.unwrap_or(0)))
+    Err(last_error())
+}
+
+fn last_error() -> Errno {
+    Errno::from_raw(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }
 
 /// Whether libc's calls of this process are those of a library that `ipcspace run` has preloaded.

@@ -96,6 +96,23 @@ pub mod raw {
         ns.backend.detach(addr).map_err(abi::Errno::raw)
     }
 
+    /// `mq_notify` with `SIGEV_THREAD`.
+    ///
+    /// # Errors
+    /// The call's.
+    ///
+    /// # Safety
+    /// As libc's.
+    #[expect(unsafe_code, reason = "for the C library, which has the function from a C program")]
+    pub unsafe fn notify_by_thread(
+        ns: Namespace,
+        fd: i32,
+        event: &abi::mqueue::Sigevent,
+    ) -> Result<i64, i32> {
+        // SAFETY: the caller's promise.
+        unsafe { ns.backend.notify_by_thread(fd, event) }.map_err(abi::Errno::raw)
+    }
+
     /// Closes a descriptor of a POSIX queue by `close`.
     pub fn close_queue<R>(ns: Namespace, fd: i32, close: impl FnOnce() -> R) -> R {
         let queue = match ns.backend {
