@@ -25,7 +25,7 @@ use engine::Call;
 use engine::syscall::{Msgctl, Semctl, Shmctl};
 
 use crate::time::{Wait, left, monotonic_ns};
-use crate::{Error, Limit, Result};
+use crate::{Error, Limit, Namespace, Result};
 
 /// Longest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_millis(5);
@@ -113,22 +113,6 @@ impl Backend {
         match self {
             Backend::Own => client::shmdt(addr),
             Backend::System => by_system(&engine::syscall::Shmdt { addr }),
-        }
-    }
-
-    /// `mq_notify` by a thread, which libc makes where the system answers.
-    ///
-    /// # Safety
-    /// As libc's.
-    pub(crate) unsafe fn notify_by_thread(self, fd: i32, event: &Sigevent) -> Raw {
-        match self {
-            // SAFETY: the caller's promise.
-            Backend::Own => unsafe { client::notify_by_thread(fd, event) },
-            // SAFETY: the caller's promise; the structure is libc's `sigevent`.
-            Backend::System => match unsafe { libc::mq_notify(fd, (&raw const *event).cast()) } {
-                -1 => Err(last_error()),
-                done => Ok(done.into()),
-            },
         }
     }
 
@@ -223,6 +207,26 @@ fn by_system<C: Call>(call: &C) -> Raw {
         return Ok(result);
     }
     Err(last_error())
+}
+
+/// `mq_notify` with `SIGEV_THREAD`, which libc makes where the system answers.
+///
+/// # Errors
+/// The call's.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn notify_by_thread(ns: Namespace, fd: i32, event: &Sigevent) -> std::result::Result<i64, i32> {
+    let done = match ns.backend {
+        // SAFETY: the caller's promise.
+        Backend::Own => unsafe { client::notify_by_thread(fd, event) },
+        // SAFETY: the caller's promise; the structure is libc's `sigevent`.
+        Backend::System => match unsafe { libc::mq_notify(fd, (&raw const *event).cast()) } {
+            -1 => Err(last_error()),
+            done => Ok(done.into()),
+        },
+    };
+    done.map_err(Errno::raw)
 }
 
 fn last_error() -> Errno {

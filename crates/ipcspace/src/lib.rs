@@ -63,6 +63,7 @@ pub mod raw {
     use engine::Syscall;
 
     use super::{Namespace, backend::Backend};
+    pub use crate::backend::notify_by_thread;
     pub use crate::namespace::with_sysctls;
 
     /// Makes a call in a namespace: its value, or its error number.
@@ -94,23 +95,6 @@ pub mod raw {
     /// The call's.
     pub fn detach(ns: Namespace, addr: u64) -> Result<i64, i32> {
         ns.backend.detach(addr).map_err(abi::Errno::raw)
-    }
-
-    /// `mq_notify` with `SIGEV_THREAD`.
-    ///
-    /// # Errors
-    /// The call's.
-    ///
-    /// # Safety
-    /// As libc's.
-    #[expect(unsafe_code, reason = "for the C library, which has the function from a C program")]
-    pub unsafe fn notify_by_thread(
-        ns: Namespace,
-        fd: i32,
-        event: &abi::mqueue::Sigevent,
-    ) -> Result<i64, i32> {
-        // SAFETY: the caller's promise.
-        unsafe { ns.backend.notify_by_thread(fd, event) }.map_err(abi::Errno::raw)
     }
 
     /// Closes a descriptor of a POSIX queue by `close`.
