@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::{cargo, target_directory};
 
@@ -14,14 +14,26 @@ const SONAME: &str = "libipcspace.so.0";
 
 /// Installs it; always true, or why not.
 pub(crate) fn run(root: &Path, prefix: &str) -> Result<bool, Box<dyn Error>> {
-    if !cargo(root, &["build", "--release", "--quiet", "--package", "libipcspace"]).status()?.success() {
-        return Err("the library does not build".into());
-    }
     if !prefix.starts_with('/') {
         return Err(format!("the prefix {prefix} is not an absolute path").into());
     }
-    let to = Path::new(&(std::env::var("DESTDIR").unwrap_or_default() + prefix)).to_owned();
-    let (built, source) = (target_directory(root).join("release"), root.join("crates/libipcspace"));
+    install(root, &std::env::var("DESTDIR").unwrap_or_default(), prefix, prefix)?;
+    Ok(true)
+}
+
+/// Builds it, and puts it below a prefix in what stands for the root directory; pkg-config is told that it is below another one, if need be.
+pub(crate) fn install(
+    root: &Path,
+    destination: &str,
+    prefix: &str,
+    told: &str,
+) -> Result<(), Box<dyn Error>> {
+    let build = ["build", "--profile", "library", "--quiet", "--package", "libipcspace", "--locked"];
+    if !cargo(root, &build).status()?.success() {
+        return Err("the library does not build".into());
+    }
+    let to = PathBuf::from(destination.to_owned() + prefix);
+    let (built, source) = (target_directory(root).join("library"), root.join("crates/libipcspace"));
     for directory in ["include/ipcspace", "lib/pkgconfig", "share/man/man3"] {
         fs::create_dir_all(to.join(directory))?;
     }
@@ -37,8 +49,8 @@ pub(crate) fn run(root: &Path, prefix: &str) -> Result<bool, Box<dyn Error>> {
     fs::copy(source.join("man/libipcspace.3"), to.join("share/man/man3/libipcspace.3"))?;
     for package in ["ipcspace.pc", "ipcspace-names.pc"] {
         let template = fs::read_to_string(source.join(format!("{package}.in")))?;
-        let text = template.replace("@prefix@", prefix).replace("@version@", env!("CARGO_PKG_VERSION"));
+        let text = template.replace("@prefix@", told).replace("@version@", env!("CARGO_PKG_VERSION"));
         fs::write(to.join("lib/pkgconfig").join(package), text)?;
     }
-    Ok(true)
+    Ok(())
 }

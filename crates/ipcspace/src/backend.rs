@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use abi::{
     Errno, Plain,
     ipc::IPC_INFO,
+    mqueue::Sigevent,
     msg::MsgInfo,
     sem::{SEMVMX, SemInfo},
     shm::Shminfo64,
@@ -24,7 +25,7 @@ use engine::Call;
 use engine::syscall::{Msgctl, Semctl, Shmctl};
 
 use crate::time::{Wait, left, monotonic_ns};
-use crate::{Error, Limit, Result};
+use crate::{Error, Limit, Namespace, Result};
 
 /// Longest pause between two looks.
 const PAUSE_MAX: Duration = Duration::from_millis(5);
@@ -37,7 +38,7 @@ pub(crate) enum Backend {
     Own,
 }
 
-type Raw = std::result::Result<i64, Errno>;
+pub(crate) type Raw = std::result::Result<i64, Errno>;
 
 impl Backend {
     #[inline]
@@ -60,6 +61,12 @@ impl Backend {
     #[inline]
     pub(crate) fn call<C: Call>(self, name: &'static str, call: &C) -> Result<i64> {
         self.raw(call).map_err(|errno| Error::new(name, errno))
+    }
+
+    /// Whether a call that waits so can be made here at once, without a look at who else could make it.
+    #[inline]
+    pub(crate) fn is_here(self, wait: Wait) -> bool {
+        self == Backend::Own && !matches!(wait, Wait::Until(_))
     }
 
     /// As [`Backend::wait`], for a call that can't be said by registers: none where it would have to be.
@@ -199,8 +206,31 @@ fn by_system<C: Call>(call: &C) -> Raw {
     if result != -1 {
         return Ok(result);
     }
-    let errno = std::io::Error::last_os_error().raw_os_error();
-    Err(Errno::from_raw(errno.unwrap_or(0)))
+    Err(last_error())
+}
+
+/// `mq_notify` with `SIGEV_THREAD`, which libc makes where the system answers.
+///
+/// # Errors
+/// The call's.
+///
+/// # Safety
+/// As libc's.
+pub unsafe fn notify_by_thread(ns: Namespace, fd: i32, event: &Sigevent) -> std::result::Result<i64, i32> {
+    let done = match ns.backend {
+        // SAFETY: the caller's promise.
+        Backend::Own => unsafe { client::notify_by_thread(fd, event) },
+        // SAFETY: the caller's promise; the structure is libc's `sigevent`.
+        Backend::System => match unsafe { libc::mq_notify(fd, (&raw const *event).cast()) } {
+            -1 => Err(last_error()),
+            done => Ok(done.into()),
+        },
+    };
+    done.map_err(Errno::raw)
+}
+
+fn last_error() -> Errno {
+    Errno::from_raw(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }
 
 /// Whether libc's calls of this process are those of a library that `ipcspace run` has preloaded.

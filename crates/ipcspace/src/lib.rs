@@ -63,6 +63,7 @@ pub mod raw {
     use engine::Syscall;
 
     use super::{Namespace, backend::Backend};
+    pub use crate::backend::notify_by_thread;
     pub use crate::namespace::with_sysctls;
 
     /// Makes a call in a namespace: its value, or its error number.

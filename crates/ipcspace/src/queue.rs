@@ -10,7 +10,7 @@ use abi::{
 };
 use engine::syscall::{Msgctl, Msgget, Msgrcv, Msgsnd};
 
-use crate::backend::{Backend, address_of, address_to_read};
+use crate::backend::{Backend, Raw, address_of, address_to_read};
 use crate::time::Wait;
 use crate::{Error, Key, Limit, MsgType, Result};
 
@@ -138,6 +138,7 @@ pub enum Select {
 }
 
 impl Select {
+    #[inline]
     fn arguments(self) -> (i64, i32) {
         match self {
             Select::Any => (0, 0),
@@ -258,6 +259,31 @@ fn with_room<R>(text: usize, lend: impl FnOnce(&mut [u8]) -> R) -> R {
     }
 }
 
+/// `msgsnd` in the namespace that this process is in, where its text lies.
+#[inline(never)]
+fn send_here(id: i32, number: i64, text: &[u8], flags: i32) -> Raw {
+    let (msgp, size) = (address_to_read(text), text.len() as u64);
+    client::call_here(&Msgsnd { id, msgp, size, flags, mtype: Some(number) })
+}
+
+/// `msgrcv` in the namespace that this process is in, to where its text shall lie.
+#[inline(never)]
+fn receive_here(id: i32, msgtyp: i64, text: &mut [u8], kind: &mut i64, flags: i32) -> Raw {
+    let (size, msgp, text) = (text.len() as u64, address_of(kind), Some(address_of(text)));
+    client::call_here(&Msgrcv { id, msgp, size, msgtyp, flags, text })
+}
+
+#[inline]
+fn wait_flag(wait: Wait) -> i32 {
+    if matches!(wait, Wait::ForEver) { 0 } else { IPC_NOWAIT }
+}
+
+#[inline]
+fn received(got: i64, kind: i64, size: usize) -> Result<Received> {
+    let len = usize::try_from(got).unwrap_or(0).min(size);
+    Ok(Received { kind: MsgType::new(kind)?, len })
+}
+
 impl Queue {
     /// Its identifier, for msgop(2) and ipcs(1).
     pub fn id(&self) -> i32 {
@@ -268,6 +294,7 @@ impl Queue {
     ///
     /// # Errors
     /// Those of msgsnd(2).
+    #[inline]
     pub fn send(&self, kind: MsgType, text: &[u8]) -> Result<()> {
         self.send_by(Wait::ForEver, kind, text)
     }
@@ -276,6 +303,7 @@ impl Queue {
     ///
     /// # Errors
     /// `EAGAIN` if there is none; those of msgsnd(2).
+    #[inline]
     pub fn try_send(&self, kind: MsgType, text: &[u8]) -> Result<()> {
         self.send_by(Wait::Not, kind, text)
     }
@@ -296,13 +324,31 @@ impl Queue {
         self.send_by(Wait::Until(deadline), kind, text)
     }
 
+    /// The way of nearly every call; what else there is, is not the caller's code.
+    #[inline]
     fn send_by(&self, wait: Wait, kind: MsgType, text: &[u8]) -> Result<()> {
+        let mut first = Err(Errno::EACCES);
+        if self.backend.is_here(wait) {
+            first = send_here(self.id, kind.number(), text, wait_flag(wait));
+        }
+        match first {
+            Ok(_) => Ok(()),
+            Err(errno) => self.send_further(wait, kind, text, errno),
+        }
+    }
+
+    /// `EACCES` may be no answer: see [`Backend::here`].
+    #[inline(never)]
+    fn send_further(&self, wait: Wait, kind: MsgType, text: &[u8], first: Errno) -> Result<()> {
         let make = |waits, msgp, mtype| {
             let flags = if waits { 0 } else { IPC_NOWAIT };
             Msgsnd { id: self.id, msgp, size: text.len() as u64, flags, mtype }
         };
         let (at, number) = (address_to_read(text), kind.number());
-        let sent = self.backend.here(wait, |waits| make(waits, at, Some(number)));
+        let sent = match first {
+            Errno::EACCES => self.backend.here(wait, |waits| make(waits, at, Some(number))),
+            errno => Some(Err(errno)),
+        };
         let sent = sent.unwrap_or_else(|| {
             with_room(text.len(), |message| {
                 message[..HEAD].copy_from_slice(&number.to_ne_bytes());
@@ -325,6 +371,7 @@ impl Queue {
     ///
     /// # Errors
     /// `E2BIG` if it is larger than the buffer: it stays in the queue. Those of msgrcv(2).
+    #[inline]
     pub fn recv(&self, select: Select, text: &mut [u8]) -> Result<Received> {
         self.recv_by(Wait::ForEver, select, text, 0)
     }
@@ -333,6 +380,7 @@ impl Queue {
     ///
     /// # Errors
     /// `ENOMSG` if there is none; as [`Queue::recv`].
+    #[inline]
     pub fn try_recv(&self, select: Select, text: &mut [u8]) -> Result<Received> {
         self.recv_by(Wait::Not, select, text, 0)
     }
@@ -370,35 +418,47 @@ impl Queue {
         self.receive(Wait::Not, (place, MSG_COPY), text)
     }
 
+    #[inline]
     fn recv_by(&self, wait: Wait, select: Select, text: &mut [u8], flags: i32) -> Result<Received> {
         let (msgtyp, of_select) = select.arguments();
         self.receive(wait, (msgtyp, of_select | flags), text)
     }
 
+    #[inline]
     fn receive(&self, wait: Wait, (msgtyp, flags): (i64, i32), text: &mut [u8]) -> Result<Received> {
+        // A copy is made by way of the caller's memory, as the kernel makes it.
+        if self.backend.is_here(wait) && flags & MSG_COPY == 0 {
+            let mut kind = 0i64;
+            match receive_here(self.id, msgtyp, text, &mut kind, flags | wait_flag(wait)) {
+                Ok(got) => return received(got, kind, text.len()),
+                // Which may be no answer: see `Backend::here`.
+                Err(Errno::EACCES) => {}
+                Err(errno) => return Err(Error::new("msgrcv", errno)),
+            }
+        }
+        self.receive_further(wait, (msgtyp, flags), text)
+    }
+
+    #[inline(never)]
+    fn receive_further(&self, wait: Wait, (msgtyp, flags): (i64, i32), text: &mut [u8]) -> Result<Received> {
         let size = text.len();
         let make = |waits, msgp, text| {
             let flags = if waits { flags } else { flags | IPC_NOWAIT };
             Msgrcv { id: self.id, msgp, size: size as u64, msgtyp, flags, text }
         };
-        let received = |got: i64, kind| {
-            let len = usize::try_from(got).unwrap_or(0).min(size);
-            Ok(Received { kind: MsgType::new(kind)?, len })
-        };
         let refused = |errno| Error::new("msgrcv", errno);
-        // A copy is made by way of the caller's memory, as the kernel makes it.
         if flags & MSG_COPY == 0 {
             let mut kind = 0i64;
             let (msgp, at) = (address_of(&mut kind), address_of(text));
             if let Some(got) = self.backend.here(wait, |waits| make(waits, msgp, Some(at))) {
-                return received(got.map_err(refused)?, kind);
+                return received(got.map_err(refused)?, kind, size);
             }
         }
         with_room(size, |message| {
             let at = address_of(message);
             let got = self.backend.wait(wait, |waits| make(waits, at, None)).map_err(refused)?;
             let (head, came) = message.split_at(HEAD);
-            let received = received(got, head.try_into().map_or(0, i64::from_ne_bytes))?;
+            let received = received(got, head.try_into().map_or(0, i64::from_ne_bytes), size)?;
             text[..received.len].copy_from_slice(&came[..received.len]);
             Ok(received)
         })

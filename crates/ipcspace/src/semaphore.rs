@@ -11,7 +11,7 @@ use abi::{
 };
 use engine::syscall::{Semctl, Semget, Semtimedop};
 
-use crate::backend::{Backend, address_of, address_to_read};
+use crate::backend::{Backend, Raw, address_of, address_to_read};
 use crate::queue::flags;
 use crate::time::{Wait, left, timespec};
 use crate::{Error, Key, Limit, Result};
@@ -170,6 +170,7 @@ enum Operations {
 
 impl Operations {
     /// One for each semaphore and amount.
+    #[inline]
     fn new(all: &[(u16, u16)], make: impl Fn(u16, i16) -> SemBuf, call: &'static str) -> Result<Operations> {
         let one = |&(at, amount): &(u16, u16)| match i16::try_from(amount) {
             Ok(amount) => Ok(make(at, amount)),
@@ -185,6 +186,7 @@ impl Operations {
         Ok(Operations::Few(few, all.len()))
     }
 
+    #[inline]
     fn all(&self) -> &[SemBuf] {
         match self {
             Operations::Few(few, count) => &few[..*count],
@@ -192,12 +194,20 @@ impl Operations {
         }
     }
 
+    #[inline]
     fn all_mut(&mut self) -> &mut [SemBuf] {
         match self {
             Operations::Few(few, count) => &mut few[..*count],
             Operations::Many(many) => many,
         }
     }
+}
+
+/// `semop` in the namespace that this process is in.
+#[inline(never)]
+fn operate_here(id: i32, all: &[SemBuf]) -> Raw {
+    let (sops, nsops) = (address_to_read(all), all.len() as u64);
+    client::call(&Semtimedop { id, sops, nsops, timeout: 0, time32: false })
 }
 
 impl Semaphores {
@@ -216,6 +226,7 @@ impl Semaphores {
     ///
     /// # Errors
     /// Those of semop(2).
+    #[inline]
     pub fn acquire(&self, wanted: &[(u16, u16)]) -> Result<Guard<'_>> {
         self.acquire_by(Wait::ForEver, wanted)
     }
@@ -224,6 +235,7 @@ impl Semaphores {
     ///
     /// # Errors
     /// `EAGAIN` if it can't; those of semop(2).
+    #[inline]
     pub fn try_acquire(&self, wanted: &[(u16, u16)]) -> Result<Guard<'_>> {
         self.acquire_by(Wait::Not, wanted)
     }
@@ -244,6 +256,7 @@ impl Semaphores {
         self.acquire_by(Wait::Until(deadline), wanted)
     }
 
+    #[inline]
     fn acquire_by(&self, wait: Wait, wanted: &[(u16, u16)]) -> Result<Guard<'_>> {
         let mut taken = Operations::new(wanted, |at, amount| self.one(at, -amount), "semop")?;
         self.operate(wait, &mut taken)?;
@@ -254,6 +267,7 @@ impl Semaphores {
     ///
     /// # Errors
     /// `ERANGE` if one gets too large; those of semop(2).
+    #[inline]
     pub fn release(&self, given: &[(u16, u16)]) -> Result<()> {
         let mut given = Operations::new(given, |at, amount| self.one(at, amount), "semop")?;
         self.operate(Wait::ForEver, &mut given)
@@ -288,6 +302,7 @@ impl Semaphores {
         self.operate(wait, &mut zeros)
     }
 
+    #[inline]
     fn one(&self, at: u16, amount: i16) -> SemBuf {
         SemBuf { sem_num: at, sem_op: amount, sem_flg: if self.undo { SEM_UNDO } else { 0 } }
     }
@@ -298,8 +313,21 @@ impl Semaphores {
         all.chunks(most).try_for_each(|some| self.release(some))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the flag has few bits")]
+    /// The way of nearly every call; what else there is, is not the caller's code.
+    #[inline]
     fn operate(&self, wait: Wait, operations: &mut Operations) -> Result<()> {
+        if self.backend == Backend::Own && matches!(wait, Wait::ForEver) {
+            let all = operations.all();
+            return operate_here(self.id, all)
+                .map(|_| ())
+                .map_err(|errno| self.refused(wait, errno, all.len()));
+        }
+        self.operate_further(wait, operations)
+    }
+
+    #[inline(never)]
+    #[expect(clippy::cast_possible_truncation, reason = "the flag has few bits")]
+    fn operate_further(&self, wait: Wait, operations: &mut Operations) -> Result<()> {
         if matches!(wait, Wait::Not) {
             for one in operations.all_mut() {
                 one.sem_flg |= IPC_NOWAIT as i16;
@@ -313,12 +341,16 @@ impl Semaphores {
         };
         let timeout = left.as_ref().map_or(0, address_to_read);
         let done = self.backend.raw(&Semtimedop { id: self.id, sops, nsops, timeout, time32: false });
-        match (done, wait) {
-            (Ok(_), _) => Ok(()),
-            (Err(Errno::EAGAIN), Wait::Until(_)) => Err(Error::new("semtimedop", Errno::ETIMEDOUT)),
-            (Err(Errno::ERANGE), _) => Err(too_large("semop")),
-            (Err(errno), _) => {
-                Err(self.backend.explain("semop", errno, &[(Errno::E2BIG, Limit::SemOpm, nsops)]))
+        done.map(|_| ()).map_err(|errno| self.refused(wait, errno, all.len()))
+    }
+
+    #[cold]
+    fn refused(&self, wait: Wait, errno: Errno, count: usize) -> Error {
+        match (errno, wait) {
+            (Errno::EAGAIN, Wait::Until(_)) => Error::new("semtimedop", Errno::ETIMEDOUT),
+            (Errno::ERANGE, _) => too_large("semop"),
+            (errno, _) => {
+                self.backend.explain("semop", errno, &[(Errno::E2BIG, Limit::SemOpm, count as u64)])
             }
         }
     }
@@ -432,6 +464,7 @@ impl Guard<'_> {
     ///
     /// # Errors
     /// Those of semop(2): the set may have been removed.
+    #[inline]
     pub fn release(mut self) -> Result<()> {
         let given = self.give_back();
         mem::forget(self);
@@ -444,6 +477,7 @@ impl Guard<'_> {
         self.taken = Operations::Few(Default::default(), 0);
     }
 
+    #[inline]
     fn give_back(&mut self) -> Result<()> {
         let mut taken = mem::replace(&mut self.taken, Operations::Few(Default::default(), 0));
         if taken.all().is_empty() {
@@ -457,6 +491,7 @@ impl Guard<'_> {
 }
 
 impl Drop for Guard<'_> {
+    #[inline]
     fn drop(&mut self) {
         // A set that was removed needs nothing back.
         let _ = self.give_back();

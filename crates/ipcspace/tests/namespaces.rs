@@ -59,6 +59,67 @@ fn what_can_be_no_namespace_is_an_error() {
     .join();
 }
 
+/// Answers whoever connects to a socket of that path, once for each of these answers.
+fn answer(path: &Path, answers: &[&[u8]]) {
+    // SAFETY: a structure that may be zero, filled in below the room it has; descriptors of this function's own.
+    unsafe {
+        let mut address: libc::sockaddr_un = std::mem::zeroed();
+        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+        let text = path.as_os_str().as_encoded_bytes();
+        for (to, from) in address.sun_path[..107].iter_mut().zip(text) {
+            *to = from.cast_signed();
+        }
+        let size = size_of_val(&address) as libc::socklen_t;
+        let listener = libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0);
+        assert_eq!(libc::bind(listener, (&raw const address).cast(), size), 0, "{path:?}");
+        assert_eq!(libc::listen(listener, 8), 0);
+        let answers: Vec<Vec<u8>> = answers.iter().map(|answer| answer.to_vec()).collect();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let link = libc::accept(listener, std::ptr::null_mut(), std::ptr::null_mut());
+                libc::send(link, answer.as_ptr().cast(), answer.len(), libc::MSG_NOSIGNAL);
+                // It is the asker who closes.
+                libc::recv(link, [0u8; 64].as_mut_ptr().cast(), 64, 0);
+                libc::recv(link, [0u8; 64].as_mut_ptr().cast(), 64, 0);
+                libc::close(link);
+            }
+        });
+    }
+}
+
+#[test]
+fn one_of_another_version_is_an_error() {
+    let name = name("version");
+    let (mut made, make) = io::pipe().unwrap();
+    let (mut done, finish) = io::pipe().unwrap();
+    let maker = fork(|| {
+        let _ns = Namespace::builder(&name).create().unwrap();
+        (&make).write_all(b"x").unwrap();
+        done.read_exact(&mut [0]).unwrap();
+    });
+    made.read_exact(&mut [0]).unwrap();
+    fork(|| {
+        let socket = broker::service::Service::join(&name).unwrap().unwrap().socket().to_owned();
+        let aside = socket.with_extension("aside");
+        fs::rename(&socket, &aside).unwrap();
+        // The next layout's name; no name at all; too little.
+        let next = (client::wire::MAGIC + 1).to_ne_bytes().repeat(4);
+        let answers: [&[u8]; 3] = [&next, &[7; 16], b"hi"];
+        answer(&socket, &answers);
+        for _ in answers {
+            let error = Namespace::open(&name).unwrap_err();
+            assert_eq!(error.errno(), libc::EPROTO, "{error}");
+            let text = error.to_string();
+            assert!(text.contains(&name) && text.contains("another version of ipcspace"), "{text}");
+        }
+        fs::rename(&aside, &socket).unwrap();
+        Namespace::open(&name).unwrap();
+    })
+    .join();
+    (&finish).write_all(b"x").unwrap();
+    maker.join();
+}
+
 /// The broker of this process's namespace, by whom it has at the other end of a connection.
 fn broker() -> i32 {
     let stat = |pid: &str| fs::read_to_string(Path::new("/proc").join(pid).join("comm"));

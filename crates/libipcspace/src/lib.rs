@@ -2,7 +2,7 @@
 //!
 //! What users see: libipcspace(3). Each function is the call of its name, in the namespace that the program has chosen, or else in the one that is found at the first call: that of
 //! `ipcspace run`, that of the variable `IPCSPACE_NAMESPACE`, or a private one.
-//! What is missing: `mq_notify` by a thread (`SIGEV_THREAD` is `ENOSYS`); cancellation but in the sleeps of `msgsnd` and `msgrcv`.
+//! What is missing: cancellation but in the sleeps of `msgsnd` and `msgrcv`.
 //!
 //! No logic here, but for that choice: decode, call, encode.
 //!
@@ -15,10 +15,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint};
 use std::sync::OnceLock;
 
-use abi::{
-    Errno,
-    mqueue::{O_CREAT, SIGEV_THREAD, Sigevent},
-};
+use abi::mqueue::{O_CREAT, SIGEV_THREAD, Sigevent};
 use engine::Call;
 use engine::syscall::{
     MqGetsetattr, MqNotify, MqOpen, MqTimedreceive, MqTimedsend, MqUnlink, Msgctl, Msgget, Msgrcv, Msgsnd,
@@ -362,16 +359,17 @@ pub extern "C" fn ipcspace_mq_setattr(fd: c_int, new: usize, old: usize) -> c_in
     finish_int(call(&MqGetsetattr { fd, new: new as u64, old: old as u64 }))
 }
 
-/// `mq_notify(3)`, but for `SIGEV_THREAD`.
+/// `mq_notify(3)`.
 ///
 /// # Safety
 /// As libc's.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipcspace_mq_notify(fd: c_int, event: *const Sigevent) -> c_int {
     // SAFETY: the caller's promise: null, or what libc reads as well.
-    let by_thread = unsafe { event.as_ref() }.is_some_and(|event| event.sigev_notify == SIGEV_THREAD);
-    if by_thread {
-        return finish_int(Err(Errno::ENOSYS.raw()));
-    }
-    finish_int(call(&MqNotify { fd, sevp: event.expose_provenance() as u64 }))
+    let by_thread = unsafe { event.as_ref() }.filter(|event| event.sigev_notify == SIGEV_THREAD);
+    finish_int(match by_thread {
+        // SAFETY: the caller's promise.
+        Some(event) => place().and_then(|place| unsafe { raw::notify_by_thread(place, fd, event) }),
+        None => call(&MqNotify { fd, sevp: event.expose_provenance() as u64 }),
+    })
 }

@@ -62,26 +62,39 @@ fn run(program: &Path, variables: &[(&str, &str)]) -> String {
     said
 }
 
-#[test]
-fn a_program_for_the_kernel_says_the_same() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernel.c");
+/// Builds a program for the kernel, with the shared and with the static library; the last two say what the first says, which is given back.
+fn say_the_same(name: &str) -> String {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name).with_extension("c");
     let mut whole = flags("ipcspace-names");
     whole.retain(|flag| flag != "-lipcspace");
     whole.push(format!("{}/lib/libipcspace.a", prefix().display()));
     whole.extend(["-lm", "-ldl"].map(str::to_owned));
-    let kernels = compile("kernels", &source, &[]);
-    let dynamic = compile("dynamic", &source, &flags("ipcspace-names"));
-    let whole = compile("whole", &source, &whole);
+    let kernels = compile(&format!("{name}-kernels"), &source, &[]);
+    let dynamic = compile(&format!("{name}-dynamic"), &source, &flags("ipcspace-names"));
+    let whole = compile(&format!("{name}-whole"), &source, &whole);
 
     let expected = run(&kernels, &[]);
-    assert!(expected.contains("200 jobs done, 200 by all workers, sum 20100\n"), "{expected}");
-    assert!(expected.contains("shmdt(&large): Invalid argument\n"), "{expected}");
-    let name = format!("c-{}", std::process::id());
+    let place = format!("c-{name}-{}", std::process::id());
     for program in [&dynamic, &whole] {
-        for variables in [&[][..], &[("IPCSPACE_NAMESPACE", &*name)]] {
+        for variables in [&[][..], &[("IPCSPACE_NAMESPACE", &*place)]] {
             assert_eq!(run(program, variables), expected, "{}", program.display());
         }
     }
+    expected
+}
+
+#[test]
+fn a_program_for_the_kernel_says_the_same() {
+    let said = say_the_same("kernel");
+    assert!(said.contains("200 jobs done, 200 by all workers, sum 20100\n"), "{said}");
+    assert!(said.contains("shmdt(&large): Invalid argument\n"), "{said}");
+}
+
+#[test]
+fn a_queue_tells_by_a_thread() {
+    let said = say_the_same("notify");
+    assert!(said.contains("message 2: 42, another thread: 1, SIGUSR1 blocked: 0\n"), "{said}");
+    assert!(said.ends_with("done\n"), "{said}");
 }
 
 #[test]

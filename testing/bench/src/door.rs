@@ -167,8 +167,11 @@ fn ipcspace(bench: &Path) -> Outcome<PathBuf> {
         return Ok(named.into());
     }
     let beside = bench.with_file_name("ipcspace");
-    if beside.exists() {
-        return Ok(beside);
+    // The bench may be built with another profile than the command.
+    let found =
+        [beside.clone(), bench.with_file_name("../release/ipcspace")].into_iter().find(|at| at.exists());
+    if let Some(found) = found {
+        return Ok(found);
     }
     Err(format!(
         "{} does not exist: build it with `cargo build --release -p cli`, or name another by IPCSPACE_BIN",

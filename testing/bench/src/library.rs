@@ -1,7 +1,7 @@
 //! The library for programs: its typed calls, and the C library's, on the same payloads as the plain rows.
 //!
-//! The worker behind the kernel uses the kernel's objects by the same types; that of ours makes a namespace of its own, beside the one that it was started in. The C library
-//! is opened as a program's plugin would be: the Rust crate is in this program already.
+//! The worker behind the kernel uses the kernel's objects by the same types; that of ours makes a namespace of its own, beside the one that it was started in, or is in that one,
+//! where it was started without the preload library. The C library is opened as a program's plugin would be: the Rust crate is in this program already.
 
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::path::PathBuf;
@@ -19,16 +19,32 @@ fn place() -> Outcome<Namespace> {
     if let Some(place) = PLACE.get() {
         return Ok(*place);
     }
-    let made = match is_kernels() {
-        true => Namespace::kernel(),
-        false => Namespace::builder("").limit(Limit::MsgMnb, crate::door::MSGMNB.into()).create()?,
+    let made = match whose() {
+        Whose::Kernels => Namespace::kernel(),
+        Whose::Run => Namespace::current()?,
+        Whose::Own => Namespace::builder("").limit(Limit::MsgMnb, crate::door::MSGMNB.into()).create()?,
     };
     Ok(*PLACE.get_or_init(|| made))
 }
 
-/// Whether nobody has started this worker but the bench itself.
-fn is_kernels() -> bool {
-    env::var_os("IPCSPACE_SOCKET").is_none()
+/// Whose objects this worker uses.
+enum Whose {
+    /// The kernel's: nobody has started it but the bench itself.
+    Kernels,
+    /// Those of `ipcspace run`, without the preload library in the way.
+    Run,
+    /// Those of a namespace of its own.
+    Own,
+}
+
+fn whose() -> Whose {
+    // valgrind has libraries of its own there.
+    let is_preloaded = env::var("LD_PRELOAD").is_ok_and(|libraries| libraries.contains("ipcspace"));
+    match env::var_os("IPCSPACE_SOCKET") {
+        None => Whose::Kernels,
+        Some(_) if is_preloaded => Whose::Own,
+        Some(_) => Whose::Run,
+    }
 }
 
 pub(crate) fn msg_pair(clock: &mut Clock, size: usize) -> Outcome<()> {
@@ -78,21 +94,27 @@ impl Library {
         }
         let path = match env::var_os("IPCSPACE_LIBRARY") {
             Some(named) => PathBuf::from(named),
-            None => env::current_exe()?.with_file_name("libipcspace.so"),
+            None => env::current_exe()?.with_file_name("../library/libipcspace.so"),
         };
         let text = path.display();
         let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
         // SAFETY: a library of ours, which does nothing when it is opened.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
-            return Err(format!("{text} can't be opened: `cargo build --release -p libipcspace`").into());
+            return Err(
+                format!("{text} can't be opened: `cargo build --profile library -p libipcspace`").into()
+            );
         }
         let symbol = |name: &CStr| -> Outcome<*mut c_void> {
             // SAFETY: an open library, and a terminated string.
             let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
             if found.is_null() { Err(format!("{text} has no {name:?}").into()) } else { Ok(found) }
         };
-        let choice = if is_kernels() { c"ipcspace_kernel" } else { c"ipcspace_private" };
+        let choice = match whose() {
+            Whose::Kernels => c"ipcspace_kernel",
+            Whose::Run => c"ipcspace_current",
+            Whose::Own => c"ipcspace_private",
+        };
         // SAFETY: each is the function of that name in ipcspace.h.
         let (choose, library) = unsafe {
             (

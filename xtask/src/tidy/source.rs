@@ -14,6 +14,7 @@ const UNSAFE: &[&str] = &[
     "crates/client/src/host.rs",
     "crates/client/src/leave.rs",
     "crates/client/src/memory.rs",
+    "crates/client/src/notify.rs",
     "crates/client/src/signal.rs",
     "crates/client/src/stranger.rs",
     "crates/client/src/tls.rs",
