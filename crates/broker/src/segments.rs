@@ -27,7 +27,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, recv, socket,
     sockopt,
 };
-use sys::memory::{Mapping, find_mapping};
+use sys::memory::{Mapping, find_shared_mapping};
 
 use crate::caller;
 use crate::locked::Locked;
@@ -337,7 +337,7 @@ pub(crate) fn can_see(pid: i32) -> bool {
 pub(crate) fn mapped(pid: i32) -> Option<HashMap<u64, usize>> {
     let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
     let mut seen = HashMap::<_, usize>::new();
-    find_mapping(maps.as_raw_fd(), 0, |mapping: &Mapping| {
+    find_shared_mapping(maps.as_raw_fd(), 0, |mapping: &Mapping| {
         *seen.entry((mapping.ino, mapping.dev)).or_default() += 1;
         false
     })
@@ -356,18 +356,17 @@ fn mappings_in(pid: i32, dev: u64, ino: u64) -> Option<u64> {
         count += u64::from(mapping.ino == ino && mapping.dev == dev);
         false
     };
-    find_mapping(maps.as_raw_fd(), 0, look).ok()?;
+    find_shared_mapping(maps.as_raw_fd(), 0, look).ok()?;
     Some(count)
 }
 
 /// These processes, the descendants of each, and those of the broker.
 fn with_descendants(clients: BTreeSet<i32>) -> BTreeSet<i32> {
-    let mut next: Vec<i32> = clients.iter().copied().collect();
     let mut all = clients;
-    next.extend(children(std::process::id().cast_signed()));
+    all.extend(children(std::process::id().cast_signed()));
+    let mut next: Vec<i32> = all.iter().copied().collect();
     while let Some(pid) = next.pop() {
-        all.insert(pid);
-        next.extend(children(pid).into_iter().filter(|child| !all.contains(child)));
+        next.extend(children(pid).into_iter().filter(|child| all.insert(*child)));
     }
     all
 }

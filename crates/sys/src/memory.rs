@@ -210,6 +210,8 @@ pub struct Mapping {
     pub dev: u64,
     /// The file's inode, 0 if there is no file.
     pub ino: u64,
+    /// Whether it is shared, if only to be read.
+    pub is_shared: bool,
 }
 
 /// Room for all of a line but the file's name.
@@ -220,11 +222,12 @@ impl Mapping {
     fn parse(line: &[u8]) -> Option<Mapping> {
         let mut fields = line.split(|b| *b == b' ').filter(|f| !f.is_empty());
         let (start, end) = pair(fields.next()?, b'-')?;
-        let offset = hex(fields.nth(1)?)?;
+        let is_shared = fields.next()?.ends_with(b"s");
+        let offset = hex(fields.next()?)?;
         let (major, minor) = pair(fields.next()?, b':')?;
         let ino = core::str::from_utf8(fields.next()?).ok()?.trim_end().parse().ok()?;
         let dev = device(major, minor);
-        Some(Mapping { start: start as usize, end: end as usize, offset, dev, ino })
+        Some(Mapping { start: start as usize, end: end as usize, offset, dev, ino, is_shared })
     }
 }
 
@@ -242,26 +245,48 @@ fn pair(field: &[u8], between: u8) -> Option<(u64, u64)> {
     Some((hex(field.get(..at)?)?, hex(field.get(at + 1..)?)?))
 }
 
-/// The first mapping of a file in this process that ends above `from` and for which `wanted` says so.
+/// What a mapping must be to be looked at, as PROCMAP_QUERY has it.
+const SHARED_VMA: u64 = 0x08;
+const FILE_BACKED_VMA: u64 = 0x20;
+
+/// The first shared mapping of a file in this process that ends above `from` and for which `wanted` says so.
 ///
 /// # Errors
 /// If /proc can't be read.
 pub fn find_own_mapping(from: usize, wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
-    find_mapping(open(c"/proc/self/maps")?.raw(), from, wanted)
+    find_shared_mapping(open(c"/proc/self/maps")?.raw(), from, wanted)
 }
 
 /// The same in the process whose /proc/PID/maps this is. One that has ended has none.
 ///
 /// # Errors
 /// If that can't be read.
-pub fn find_mapping(
+pub fn find_shared_mapping(
     maps: i32,
     from: usize,
     mut wanted: impl FnMut(&Mapping) -> bool,
 ) -> Result<Option<Mapping>> {
+    find(maps, from, FILE_BACKED_VMA | SHARED_VMA, |m| m.is_shared && wanted(m))
+}
+
+/// Whether the process whose /proc/PID/maps this was has anything of a file mapped: it ended or executed another program if not.
+///
+/// # Errors
+/// If that can't be read.
+pub fn has_mappings(maps: i32) -> Result<bool> {
+    find(maps, 0, FILE_BACKED_VMA, |_| true).map(|found| found.is_some())
+}
+
+/// The first mapping of a file that ends above `from` and for which `wanted` says so. The kernel may leave out what is not of this kind.
+fn find(
+    maps: i32,
+    from: usize,
+    kind: u64,
+    mut wanted: impl FnMut(&Mapping) -> bool,
+) -> Result<Option<Mapping>> {
     let mut above = from;
     loop {
-        match query(maps, above) {
+        match query(maps, above, kind) {
             Ok(None) | Err(Errno::ESRCH) => return Ok(None),
             Ok(Some(mapping)) if wanted(&mapping) => return Ok(Some(mapping)),
             Ok(Some(mapping)) => above = mapping.end,
@@ -270,18 +295,17 @@ pub fn find_mapping(
     }
 }
 
-/// The first mapping of a file that ends above `from`, asked of an open /proc/PID/maps. That costs half of what reading the text costs, and nothing
-/// for what lies below, or has no file.
+/// The first mapping of a kind that ends above `from`, asked of an open /proc/PID/maps. That costs half of what reading the text costs, and nothing
+/// for what lies below, or is of another kind.
 ///
 /// # Errors
 /// `ENOTTY` before Linux 6.11; `ESRCH` if the process has ended.
-fn query(maps: i32, from: usize) -> Result<Option<Mapping>> {
+fn query(maps: i32, from: usize, kind: u64) -> Result<Option<Mapping>> {
     const PROCMAP_QUERY: usize = 0xc068_6611;
     const COVERING_OR_NEXT_VMA: u64 = 0x10;
-    const FILE_BACKED_VMA: u64 = 0x20;
     let mut query = [0u64; 13];
     query[0] = size_of_val(&query) as u64;
-    query[1] = COVERING_OR_NEXT_VMA | FILE_BACKED_VMA;
+    query[1] = COVERING_OR_NEXT_VMA | kind;
     query[2] = from as u64;
     // SAFETY: a `struct procmap_query`, which says its size and names no other places.
     let done =
@@ -292,12 +316,13 @@ fn query(maps: i32, from: usize) -> Result<Option<Mapping>> {
         Ok(_) => {
             let dev = device(query[9] & u64::from(u32::MAX), query[9] >> 32);
             let [start, end] = [query[3], query[4]].map(|address| address as usize);
-            Ok(Some(Mapping { start, end, offset: query[7], dev, ino: query[8] }))
+            let is_shared = query[5] & SHARED_VMA != 0;
+            Ok(Some(Mapping { start, end, offset: query[7], dev, ino: query[8], is_shared }))
         }
     }
 }
 
-/// [`find_mapping`] for kernels that can't be asked for a single mapping.
+/// [`find`] for kernels that can't be asked for a single mapping.
 fn find_in_text(maps: i32, from: usize, mut wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
     let mut buffer = [0; 512];
     let mut line = [0; FIELDS];
@@ -332,45 +357,69 @@ mod tests {
     #[test]
     fn a_line_of_maps_is_read() {
         let line = b"7f4d8140e000-7f4d81410000 rwxs 00001000 00:01 6                          /SYSV00000000";
-        let mapping =
-            Mapping { start: 0x7f4d_8140_e000, end: 0x7f4d_8141_0000, offset: 4096, dev: 1, ino: 6 };
+        let mapping = Mapping {
+            start: 0x7f4d_8140_e000,
+            end: 0x7f4d_8141_0000,
+            offset: 4096,
+            dev: 1,
+            ino: 6,
+            is_shared: true,
+        };
         assert_eq!(Mapping::parse(line), Some(mapping));
         assert_eq!(
-            Mapping::parse(b"7f4d8140e000-7f4d81410000 rw-p 00000000 103:02 77").map(|m| m.dev),
-            Some(0x1_0302)
+            Mapping::parse(b"7f4d8140e000-7f4d81410000 rw-p 00000000 103:02 77")
+                .map(|m| (m.dev, m.is_shared)),
+            Some((0x1_0302, false))
         );
+
         assert_eq!(Mapping::parse(b"nonsense"), None);
     }
 
     /// Both ways to look at mappings see the same ones, also when the text is read a second time.
     #[test]
     fn the_text_tells_what_the_query_tells() {
+        const MAP_SHARED: usize = 1;
+        const MAP_PRIVATE: usize = 2;
+        const MAP_FIXED: usize = 0x10;
         let file = memfd(c"looked at", MFD_CLOEXEC).unwrap();
-        resize(&file, 3 << 12).unwrap();
+        resize(&file, 4 << 12).unwrap();
+        let read_only = crate::file::reopen(file.raw(), 0).unwrap();
         let Stat { dev, ino, .. } = stat(file.raw()).unwrap();
         // SAFETY: it goes where there is room.
-        let at = unsafe { map_file(&file, 3 << 12, Place::Anywhere, true, false) }.unwrap();
+        let at = unsafe { map_file(&file, 4 << 12, Place::Anywhere, true, false) }.unwrap();
         // SAFETY: our own mapping, which nobody uses.
         unsafe { unmap_range(at + (1 << 12), 1 << 12) }.unwrap();
+        for (page, how, file) in [(2, MAP_PRIVATE, &file), (3, MAP_SHARED, &read_only)] {
+            // SAFETY: as above.
+            let placed = unsafe {
+                syscall6(9, at + (page << 12), 1 << 12, 1, how | MAP_FIXED, file.raw() as usize, page << 12)
+            };
+            assert_eq!(check(placed), Ok(at + (page << 12)));
+        }
         let piece = |page: usize| Mapping {
             start: at + (page << 12),
             end: at + ((page + 1) << 12),
             offset: (page as u64) << 12,
             dev,
             ino,
+            is_shared: page != 2,
         };
         let maps = open(c"/proc/self/maps").unwrap();
         let its = |m: &Mapping| m.ino == ino && m.dev == dev;
-        for (from, found) in [
-            (0, Some(piece(0))),
-            (at + 4095, Some(piece(0))),
-            (at + 4096, Some(piece(2))),
-            (at + 3 * 4096, None),
+        for (from, found, shared) in [
+            (0, Some(piece(0)), Some(piece(0))),
+            (at + 4095, Some(piece(0)), Some(piece(0))),
+            (at + 4096, Some(piece(2)), Some(piece(3))),
+            (at + 3 * 4096, Some(piece(3)), Some(piece(3))),
+            (at + 4 * 4096, None, None),
         ] {
-            assert_eq!(find_mapping(maps.raw(), from, its), Ok(found));
+            assert_eq!(find(maps.raw(), from, FILE_BACKED_VMA, its), Ok(found));
             assert_eq!(find_in_text(maps.raw(), from, its), Ok(found));
+            assert_eq!(find_shared_mapping(maps.raw(), from, its), Ok(shared));
+            assert_eq!(find_in_text(maps.raw(), from, |m| m.is_shared && its(m)), Ok(shared));
         }
+        assert_eq!(has_mappings(maps.raw()), Ok(true));
         // SAFETY: as above.
-        unsafe { unmap_range(at, 3 << 12) }.unwrap();
+        unsafe { unmap_range(at, 4 << 12) }.unwrap();
     }
 }

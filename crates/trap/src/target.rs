@@ -28,7 +28,7 @@ use engine::{Cred, MapPlace, MapRequest, Syscall};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
-use sys::memory::{Mapping, find_mapping, is_write_sealed};
+use sys::memory::{Mapping, find_shared_mapping, has_mappings, is_write_sealed};
 use sys::{file, net::Fd};
 
 use crate::notices;
@@ -219,7 +219,7 @@ impl Targets {
     /// Detaches what programs had attached that have executed others.
     pub(crate) fn see_programs(&mut self) {
         for process in self.processes.values_mut() {
-            let is_there = |maps: &File| matches!(find_mapping(maps.as_raw_fd(), 0, |_| true), Ok(Some(_)));
+            let is_there = |maps: &File| has_mappings(maps.as_raw_fd()) == Ok(true);
             if process.maps.take_if(|maps| !is_there(maps)).is_some() {
                 let _ = client::with(|ctx| {
                     engine::shm::detach_all(ctx, process.handle);
@@ -432,7 +432,7 @@ impl<'l> Errand<'l> {
     /// What would be lost of attachments if something else came to be there. That may be memory files of the program's own as well.
     fn attached_at(&self, start: u64, size: u64) -> Result<Vec<(u64, bool)>> {
         let mut all: Vec<Mapping> = Vec::new();
-        find_mapping(self.maps()?.as_raw_fd(), 0, |m| {
+        find_shared_mapping(self.maps()?.as_raw_fd(), 0, |m| {
             all.extend(behalf::is_segments_device(m.dev).then_some(*m));
             false
         })
@@ -601,7 +601,7 @@ impl Caller for Errand<'_> {
     fn unmap(&self, addr: u64, segment_of: impl Fn(u64) -> Option<(i32, u64)>) -> Result<i32> {
         let maps = self.maps()?;
         let find = |from, wanted: &mut dyn FnMut(&Mapping) -> bool| {
-            find_mapping(maps.as_raw_fd(), from, wanted).map_err(|_| Errno::EINVAL)
+            find_shared_mapping(maps.as_raw_fd(), from, wanted).map_err(|_| Errno::EINVAL)
         };
         let fits = |m: &Mapping| {
             (m.start as u64).checked_sub(addr) == Some(m.offset) && behalf::is_segments_device(m.dev)
