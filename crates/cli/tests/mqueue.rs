@@ -157,6 +157,26 @@ same(held(), before)
 }
 
 #[test]
+fn a_programs_own_descriptor_is_not_taken_for_the_kept_end() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+CLONE_NEWIPC, KEPT = 0x8000000, 100
+for round in range(2):
+    fd = open_queue("/q", O_CREAT | os.O_RDWR)
+    same((call("mq_unlink", b"/q"), call("mq_close", fd)), (0, 0))
+same(fcntl.fcntl(KEPT, fcntl.F_GETFL) & os.O_ACCMODE, os.O_WRONLY)
+fd = open_queue("/q", O_CREAT | os.O_RDWR)
+os.dup2(fd, KEPT)
+same(call("unshare", CLONE_NEWIPC), 0)
+same(os.path.sameopenfile(fd, KEPT), True)
+"#
+        ),
+    );
+}
+
+#[test]
 fn a_thread_is_told_of_a_message() {
     python(
         &[],
