@@ -83,11 +83,15 @@ impl Kind {
         args[usize::from(self.is_relative())]
     }
 
-    /// What has a call of a 64-bit program pass.
-    fn passes(self) -> Option<Sign> {
+    /// What has a call pass.
+    fn passes(self, compat: bool) -> Option<Sign> {
+        const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
         match self {
-            // What a library of ours opens, which is the program's too.
-            Kind::Openat => Some(Sign { argument: 5, test: Test::Equals, value: file::MARK }),
+            // What a library of ours opens; there is none of 32 bits.
+            Kind::Openat if !compat => Some(Sign { argument: 5, test: Test::Equals, value: file::MARK }),
+            // Of a descriptor: as some libcs make `fstat`.
+            Kind::Fstatat => Some(Sign { argument: 3, test: Test::HasBit, value: EMPTY_PATH }),
+            Kind::Statx => Some(Sign { argument: 2, test: Test::HasBit, value: EMPTY_PATH }),
             _ => None,
         }
     }
@@ -95,7 +99,7 @@ impl Kind {
 
 /// The numbers that are asked about, and what has a call pass nevertheless.
 pub(crate) fn numbers(compat: bool) -> [(u32, Option<Sign>); COUNT] {
-    CALLS.map(|(kind, native, of_32)| if compat { (of_32, None) } else { (native, kind.passes()) })
+    CALLS.map(|(kind, native, of_32)| (if compat { of_32 } else { native }, kind.passes(compat)))
 }
 
 /// What is wanted of a file.

@@ -2,7 +2,7 @@
 //!
 //! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know, by the numbers of x86-64 and of i386, which a 64-bit
 //! program can use too (`int 0x80`). Of those who open files it may ask for a part only ([`Files`]), by where their instruction lies, and never for
-//! what a library of ours opens for itself ([`sys::file::MARK`]). Of all other calls it looks at nothing but the number, so that the kernel finds out once that they
+//! what a library of ours opens for itself ([`sys::file::MARK`]), nor for `stat` of a descriptor. Of all other calls it looks at nothing but the number, so that the kernel finds out once that they
 //! pass, and does not run it for them. Calls of x86-64 with the bit of
 //! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
 //!
@@ -81,6 +81,7 @@ pub(crate) struct Sign {
 #[derive(Clone, Copy)]
 pub(crate) enum Test {
     Equals,
+    HasBit,
 }
 
 /// A program that is written from its end on, as jumps lead forward only.
@@ -159,6 +160,7 @@ impl Program {
             let place = sign.map_or(look, |Sign { argument, test, value }| {
                 let test = match test {
                     Test::Equals => BPF_JEQ,
+                    Test::HasBit => BPF_JSET,
                 };
                 self.branch(test, value, pass, look);
                 self.load(Program::ARGUMENTS + 8 * argument)
@@ -298,6 +300,19 @@ mod tests {
             for files in [Files::OfAll, Files::OfLowCode] {
                 assert_eq!(run(files, &call(arch, number, LOW, marked)).0, wanted, "{arch:#x} {number}");
             }
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_not_asked_about() {
+        let empty_path = libc::AT_EMPTY_PATH as u64;
+        let with = |at: usize, flags| std::array::from_fn(|place| if place == at { flags } else { 0 });
+        // newfstatat, statx; fstatat64, statx.
+        for (arch, number, at) in [(ARCH_64, 262, 3), (ARCH_64, 332, 2), (ARCH_32, 300, 3), (ARCH_32, 383, 2)]
+        {
+            let verdict = |flags| run(Files::OfAll, &call(arch, number, LOW, with(at, flags))).0;
+            assert_eq!(verdict(empty_path), SECCOMP_RET_ALLOW, "{arch:#x} {number}");
+            assert_eq!(verdict(!empty_path), SECCOMP_RET_USER_NOTIF, "{arch:#x} {number}");
         }
     }
 
