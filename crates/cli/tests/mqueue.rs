@@ -241,6 +241,9 @@ same([attempt(os.open, at("x" * 256), os.O_CREAT | os.O_RDWR), attempt(os.rmdir,
 # Descriptors and rights are as of any file.
 fd = os.open(at("q"), os.O_RDONLY)
 same((os.get_inheritable(fd), attempt(os.write, fd, b"x"), len(os.read(fd, 100)), os.lseek(fd, 6, 0), os.read(fd, 2)), (False, "EBADF", 60, 6, b"5 "))
+# A name only, which asks for no right and makes nothing.
+fd = os.open(at("q"), os.O_PATH | os.O_RDWR)
+same((attempt(os.read, fd, 1), attempt(os.open, at("none"), os.O_PATH | os.O_CREAT)), ("EBADF", "ENOENT"))
 # A bad address is the kernel's affair still.
 same([call("open", ctypes.c_void_p(1), flags, 0) for flags in (os.O_RDONLY, os.O_CREAT | os.O_RDWR)], ["EFAULT"] * 2)
 same([call("unlink", ctypes.c_void_p(1)), call("stat", ctypes.c_void_p(1), None), call("access", ctypes.c_void_p(1), 0)], ["EFAULT"] * 3)
