@@ -26,7 +26,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, io};
 
-use ::trap::filter::Files;
 use nix::unistd::{ForkResult, fork, getpid};
 
 pub(crate) use self::start::open_descriptors;
@@ -52,8 +51,6 @@ pub struct Job {
     pub preload: Option<Preload>,
     /// How its system calls reach the namespace.
     pub door: Door,
-    /// Whose files the trap is asked about.
-    pub files: Files,
     /// Whether it sees the namespace's files in the place of the kernel's: see [`views::be_able_to_mount`].
     pub shows_files: bool,
     /// Whether the rest of its descendants are killed when the command has ended.

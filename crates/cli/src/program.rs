@@ -13,8 +13,6 @@ use nix::unistd::{AccessFlags, access, getgid, getuid};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unserved {
     Static,
-    /// Statically linked, and put anywhere: where others have libc.
-    StaticPie,
     OtherWordSize,
     SetId,
 }
@@ -22,7 +20,7 @@ pub(crate) enum Unserved {
 impl Unserved {
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Unserved::Static | Unserved::StaticPie => "is statically linked",
+            Unserved::Static => "is statically linked",
             Unserved::OtherWordSize => "is not a 64-bit program",
             Unserved::SetId => "gains rights when it starts (setuid, setgid or file capabilities)",
         }
@@ -77,11 +75,7 @@ fn inspect(path: &Path, depth: u32) -> io::Result<Option<Unserved>> {
     if head.get(4) != Some(&ELFCLASS64) {
         return Ok(Some(Unserved::OtherWordSize));
     }
-    /// `e_type`, and what it is of those that can be put anywhere.
-    const TYPE: std::ops::Range<usize> = 16..18;
-    const ET_DYN: [u8; 2] = [3, 0];
-    let linked = if head.get(TYPE) == Some(&ET_DYN) { Unserved::StaticPie } else { Unserved::Static };
-    Ok((!has_loader(&file, head)?).then_some(linked))
+    Ok((!has_loader(&file, head)?).then_some(Unserved::Static))
 }
 
 /// The program that a script names in its first line.
@@ -146,16 +140,14 @@ mod tests {
     fn other_programs_are_named() {
         let dir = env::temp_dir().join(format!("ipcspace-programs-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        let program = |name: &str, class: u8, kind: u8| {
+        let program = |name: &str, class: u8| {
             let mut elf = vec![0; 64];
             elf[..5].copy_from_slice(&[0x7f, b'E', b'L', b'F', class]);
-            elf[16] = kind;
             let path = dir.join(name);
             fs::write(&path, elf).unwrap();
             path
         };
-        let (fixed, moved, small) = (program("fixed", 2, 2), program("moved", 2, 3), program("small", 1, 2));
-        assert_eq!(unserved(moved.as_os_str()), Some((moved, Unserved::StaticPie)));
+        let (fixed, small) = (program("fixed", 2), program("small", 1));
         assert_eq!(unserved(fixed.as_os_str()), Some((fixed, Unserved::Static)));
         assert_eq!(unserved(small.as_os_str()), Some((small, Unserved::OtherWordSize)));
         fs::remove_dir_all(dir).unwrap();

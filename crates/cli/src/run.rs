@@ -9,12 +9,10 @@ use broker::service::{Error, Service};
 use broker::supervise::{self, Failure, Job, Namespace, Outcome};
 use clap::Args;
 use nix::errno::Errno;
-use trap::filter::Files;
 
 use crate::config::{Config, Invalid};
 use crate::library::{self, NoPlace};
-use crate::program::{self, Unserved};
-use crate::source;
+use crate::{program, source};
 
 /// ipcspace itself failed, as env(1) has it.
 pub(crate) const FAILED: u8 = 125;
@@ -138,10 +136,8 @@ fn start(
     how: How,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> ExitCode {
-    let unserved = command.first().and_then(|command| program::unserved(command));
-    let is_anywhere = matches!(unserved, Some((_, Unserved::StaticPie)));
     if how.door == Door::Preload
-        && let Some((path, why)) = unserved
+        && let Some((path, why)) = command.first().and_then(|command| program::unserved(command))
     {
         eprintln!(
             "ipcspace: warning: {} {}: its own IPC calls go to the kernel, not to this namespace",
@@ -150,7 +146,7 @@ fn start(
         );
     }
     let name = command.first().map(|name| name.display().to_string()).unwrap_or_default();
-    match supervise(command, how, is_anywhere, open) {
+    match supervise(command, how, open) {
         Ok(Outcome::Exited(code)) => ExitCode::from(code as u8),
         Ok(Outcome::Killed(signal)) => supervise::die_by(signal),
         Ok(Outcome::CannotExec(errno)) => {
@@ -179,7 +175,6 @@ enum NotStarted {
 fn supervise(
     command: Vec<OsString>,
     How { door, mount, kill }: How,
-    is_anywhere: bool,
     open: impl FnOnce() -> Result<Namespace, NoNamespace>,
 ) -> Result<Outcome, NotStarted> {
     let preload = match door {
@@ -187,9 +182,7 @@ fn supervise(
         Door::Trap => None,
     };
     let is_elsewhere = mount && views::be_able_to_mount()?;
-    // Its files are asked about by the address of its code, which tells nothing then: all are.
-    let files = if door == Door::Trap || is_anywhere { Files::OfAll } else { Files::OfLowCode };
-    let job = Job { command, preload, door: door.into(), files, shows_files: mount, kill_rest: kill };
+    let job = Job { command, preload, door: door.into(), shows_files: mount, kill_rest: kill };
     Ok(supervise::run(&job, || match open() {
         Err(NoNamespace::Service(Error::System(Errno::EACCES))) if is_elsewhere => {
             Err(NoNamespace::Elsewhere)

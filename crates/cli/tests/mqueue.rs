@@ -157,6 +157,26 @@ same(held(), before)
 }
 
 #[test]
+fn a_programs_own_descriptor_is_not_taken_for_the_kept_end() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+CLONE_NEWIPC, KEPT = 0x8000000, 100
+for round in range(2):
+    fd = open_queue("/q", O_CREAT | os.O_RDWR)
+    same((call("mq_unlink", b"/q"), call("mq_close", fd)), (0, 0))
+same(fcntl.fcntl(KEPT, fcntl.F_GETFL) & os.O_ACCMODE, os.O_WRONLY)
+fd = open_queue("/q", O_CREAT | os.O_RDWR)
+os.dup2(fd, KEPT)
+same(call("unshare", CLONE_NEWIPC), 0)
+same(os.path.sameopenfile(fd, KEPT), True)
+"#
+        ),
+    );
+}
+
+#[test]
 fn a_thread_is_told_of_a_message() {
     python(
         &[],
@@ -221,6 +241,9 @@ same([attempt(os.open, at("x" * 256), os.O_CREAT | os.O_RDWR), attempt(os.rmdir,
 # Descriptors and rights are as of any file.
 fd = os.open(at("q"), os.O_RDONLY)
 same((os.get_inheritable(fd), attempt(os.write, fd, b"x"), len(os.read(fd, 100)), os.lseek(fd, 6, 0), os.read(fd, 2)), (False, "EBADF", 60, 6, b"5 "))
+# A name only, which asks for no right and makes nothing.
+fd = os.open(at("q"), os.O_PATH | os.O_RDWR)
+same((attempt(os.read, fd, 1), attempt(os.open, at("none"), os.O_PATH | os.O_CREAT)), ("EBADF", "ENOENT"))
 # A bad address is the kernel's affair still.
 same([call("open", ctypes.c_void_p(1), flags, 0) for flags in (os.O_RDONLY, os.O_CREAT | os.O_RDWR)], ["EFAULT"] * 2)
 same([call("unlink", ctypes.c_void_p(1)), call("stat", ctypes.c_void_p(1), None), call("access", ctypes.c_void_p(1), 0)], ["EFAULT"] * 3)

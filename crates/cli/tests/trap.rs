@@ -18,8 +18,15 @@ const KINDS: [(&str, &[&str]); 4] = [
 fn peers() -> &'static [(&'static str, PathBuf)] {
     static PEERS: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
     PEERS.get_or_init(|| {
+        let source = beside("peer.c");
         let compiled = KINDS.into_iter().filter_map(|(kind, flags)| {
-            let (mut compile, program) = compile(kind, flags);
+            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("trap-peer-{kind}"));
+            let mut compile = Command::new("cc");
+            compile
+                .args(["-O1", "-Wall", "-Werror", "-pthread", "-o"])
+                .arg(&program)
+                .arg(&source)
+                .args(flags);
             let is_there = compile.output().expect("a C compiler").status.success();
             if !is_there {
                 assert!(kind.ends_with("32"), "{compile:?}");
@@ -29,18 +36,6 @@ fn peers() -> &'static [(&'static str, PathBuf)] {
         });
         compiled.collect()
     })
-}
-
-/// What compiles a peer, and where it comes to be.
-fn compile(kind: &str, flags: &[&str]) -> (Command, PathBuf) {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("trap-peer-{kind}"));
-    let mut compile = Command::new("cc");
-    compile
-        .args(["-O1", "-Wall", "-Werror", "-pthread", "-o"])
-        .arg(&program)
-        .arg(beside("peer.c"))
-        .args(flags);
-    (compile, program)
 }
 
 /// A file in the tests' directory.
@@ -216,17 +211,6 @@ fn the_directory_of_queues_is_the_namespaces_for_programs_of_any_kind() {
                 assert_eq!(text(&output), "as it should be\n", "{kind}, {door}");
             }
         }
-    }
-}
-
-#[test]
-fn so_it_is_for_a_command_that_is_static_and_can_be_anywhere() {
-    let (mut compile, program) = compile("static-pie", &["-static-pie"]);
-    assert!(compile.status().unwrap().success(), "{compile:?}");
-    for door in ["auto", "trap"] {
-        let mut command = Command::new(IPCSPACE);
-        command.args(["run", "--kill", "--door", door, "--"]).arg(&program).arg("directory");
-        assert_eq!(text(&command.output().unwrap()), "as it should be\n", "{door}");
     }
 }
 

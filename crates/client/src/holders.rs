@@ -9,9 +9,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
-use abi::Result;
+use abi::{Result, mqueue::O_WRONLY};
 use arena::Handle;
 use sys::{file, memory, net::Fd, queue};
+
+use crate::files::O_ACCMODE;
 
 struct End {
     /// Whether a thread is at it. If one was while another forked, it stays so in the child, which then asks by opening.
@@ -64,9 +66,11 @@ impl End {
     }
 
     fn drop_end(&self) {
-        // Another number is the program's.
-        if self.queue.swap(0, Relaxed) != 0 && self.look().0 {
-            file::close(self.fd.load(Relaxed));
+        let fd = self.fd.load(Relaxed);
+        // Another number is the program's, and so is one of the same FIFO that can be read, which holds a queue.
+        let is_ours = || self.look().0 && file::flags(fd).is_ok_and(|flags| flags & O_ACCMODE == O_WRONLY);
+        if self.queue.swap(0, Relaxed) != 0 && is_ours() {
+            file::close(fd);
         }
     }
 }

@@ -98,9 +98,11 @@ pub fn wait_awake(waker: Option<u32>, is_over: impl FnMut() -> bool) -> bool {
 }
 
 fn awake(tls: &'static Tls, waker: Option<u32>, in_line: bool, mut is_over: impl FnMut() -> bool) -> bool {
-    let at_once = tls.asleep_at_once.load(Relaxed);
+    // What one of them came to says nothing of the other.
+    let paid = if in_line { &tls.awake_in_line } else { &tls.awake };
+    let at_once = paid.asleep_at_once.load(Relaxed);
     if at_once != 0 {
-        tls.asleep_at_once.store(at_once - 1, Relaxed);
+        paid.asleep_at_once.store(at_once - 1, Relaxed);
         return false;
     }
     let woken = match waker {
@@ -108,7 +110,7 @@ fn awake(tls: &'static Tls, waker: Option<u32>, in_line: bool, mut is_over: impl
         None => return false,
         // It would keep the CPU from whoever is to wake it. To ask costs a system call, so not before each sleep.
         Some(_) if sys::is_real_time() => {
-            tls.asleep_at_once.store((1 << RELUCTANCE) - 1, Relaxed);
+            paid.asleep_at_once.store((1 << RELUCTANCE) - 1, Relaxed);
             return false;
         }
         Some(_) if in_line => let_line_run(tls, is_over),
@@ -118,9 +120,9 @@ fn awake(tls: &'static Tls, waker: Option<u32>, in_line: bool, mut is_over: impl
         }),
         Some(_) => spin(tls, is_over),
     };
-    let in_vain = if woken { 0 } else { (tls.in_vain.load(Relaxed) + 1).min(RELUCTANCE) };
-    tls.in_vain.store(in_vain, Relaxed);
-    tls.asleep_at_once.store((1 << in_vain) - 1, Relaxed);
+    let in_vain = if woken { 0 } else { (paid.in_vain.load(Relaxed) + 1).min(RELUCTANCE) };
+    paid.in_vain.store(in_vain, Relaxed);
+    paid.asleep_at_once.store((1 << in_vain) - 1, Relaxed);
     woken
 }
 

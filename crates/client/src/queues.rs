@@ -50,7 +50,7 @@ pub fn make(of: &MqStat, flags: i32) -> Result<Fd> {
     let fd = file::memfd(c"/dev/mqueue")?;
     file::write_all(&fd, line.text())?;
     file::seal(&fd, file::SEALED)?;
-    file::reopen(fd.raw(), flags & O_ACCMODE | file::O_CLOEXEC)
+    file::reopen(fd.raw(), flags & (O_ACCMODE | file::O_PATH) | file::O_CLOEXEC)
 }
 
 /// What `access` asks of a queue.

@@ -43,10 +43,9 @@ pub(crate) struct Tls {
     pub(crate) uncancellable: AtomicU32,
     /// Which handlers of the program's have run since the thread's last restartable call began: [`crate::signal::RAN`], and more.
     pub(crate) handled: AtomicU32,
-    /// How often in a row it did not pay to wait awake.
-    pub(crate) in_vain: AtomicU32,
-    /// How many sleeps are to be slept before it is tried again.
-    pub(crate) asleep_at_once: AtomicU32,
+    /// Of waits for a peer, and of those in line.
+    pub(crate) awake: Awake,
+    pub(crate) awake_in_line: Awake,
     /// The credentials, as their generation, with which the process was told that it is a stranger; 0 if it was not. And its id.
     pub(crate) stranger: AtomicU32,
     pub(crate) stranger_pid: AtomicU32,
@@ -62,6 +61,15 @@ pub(crate) struct Tls {
     pub(crate) vfork: Vfork,
 }
 const _: () = assert!(size_of::<Tls>() <= 256);
+
+/// How it paid to wait awake.
+#[repr(C)]
+pub(crate) struct Awake {
+    /// How often in a row it did not.
+    pub(crate) in_vain: AtomicU32,
+    /// How many sleeps are to be slept before it is tried again.
+    pub(crate) asleep_at_once: AtomicU32,
+}
 
 global_asm!(
     ".pushsection .tbss,\"awT\",@nobits",

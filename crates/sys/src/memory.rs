@@ -8,7 +8,12 @@ use core::ffi::CStr;
 
 use abi::{Errno, Result};
 
-use crate::{check, net::Fd, syscall6};
+use crate::{
+    check,
+    file::{AT_FDCWD, O_CLOEXEC, openat},
+    net::Fd,
+    syscall6,
+};
 
 /// `memfd_create`: closed by exec.
 pub const MFD_CLOEXEC: u32 = 1;
@@ -172,11 +177,8 @@ pub fn total_memory() -> u64 {
 }
 
 fn open(path: &CStr) -> Result<Fd> {
-    const AT_FDCWD: usize = -100isize as usize;
-    const O_CLOEXEC: usize = 0o2_000_000;
     // SAFETY: a terminated path.
-    let fd = check(unsafe { syscall6(257, AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC, 0, 0, 0) })?;
-    Ok(Fd::new(fd as i32))
+    unsafe { openat(AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC) }
 }
 
 fn read(file: i32, at: usize, to: &mut [u8]) -> Result<usize> {

@@ -25,7 +25,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use sys::{file, net::Fd};
 
-use crate::filter::ARCH_64;
+use crate::filter::{ARCH_64, Sign, Test};
 use crate::notify::{Listener, Notification};
 use crate::queues::{self, Listing};
 use crate::stub;
@@ -82,11 +82,24 @@ impl Kind {
     fn path(self, args: [u64; 6]) -> u64 {
         args[usize::from(self.is_relative())]
     }
+
+    /// What has a call pass.
+    fn passes(self, compat: bool) -> Option<Sign> {
+        const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
+        match self {
+            // What a library of ours opens; there is none of 32 bits.
+            Kind::Openat if !compat => Some(Sign { argument: 5, test: Test::Equals, value: file::MARK }),
+            // Of a descriptor: as some libcs make `fstat`.
+            Kind::Fstatat => Some(Sign { argument: 3, test: Test::HasBit, value: EMPTY_PATH }),
+            Kind::Statx => Some(Sign { argument: 2, test: Test::HasBit, value: EMPTY_PATH }),
+            _ => None,
+        }
+    }
 }
 
-/// The numbers that are asked about.
-pub(crate) fn numbers(compat: bool) -> [u32; COUNT] {
-    CALLS.map(|(_, native, of_32)| if compat { of_32 } else { native })
+/// The numbers that are asked about, and what has a call pass nevertheless.
+pub(crate) fn numbers(compat: bool) -> [(u32, Option<Sign>); COUNT] {
+    CALLS.map(|(kind, native, of_32)| (if compat { of_32 } else { native }, kind.passes(compat)))
 }
 
 /// What is wanted of a file.

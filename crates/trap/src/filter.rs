@@ -1,7 +1,9 @@
 //! The filter that has the kernel ask us about the engine's system calls, and pass all others.
 //!
 //! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know, by the numbers of x86-64 and of i386, which a 64-bit
-//! program can use too (`int 0x80`). Of those who open files it may ask for a part only ([`Files`]), by where their instruction lies. Calls of x86-64 with the bit of
+//! program can use too (`int 0x80`). Of those who open files it may ask for a part only ([`Files`]), by where their instruction lies, and never for
+//! what a library of ours opens for itself ([`sys::file::MARK`]), nor for `stat` of a descriptor. Of all other calls it looks at nothing but the number, so that the kernel finds out once that they
+//! pass, and does not run it for them. Calls of x86-64 with the bit of
 //! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
 //!
 //! # Safety
@@ -11,8 +13,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 use engine::{Syscall, compat};
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
-    SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter, sock_fprog,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W,
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter, sock_fprog,
 };
 use nix::errno::Errno;
 
@@ -58,15 +60,6 @@ fn ours() -> Vec<u32> {
     NUMBERS.filter(is_ours).collect()
 }
 
-fn statement(code: u32, k: u32) -> sock_filter {
-    jump(code, k, 0, 0)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "codes are of 16 bits")]
-fn jump(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
-    sock_filter { code: code as u16, jt, jf, k }
-}
-
 /// Whose opening of files is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Files {
@@ -77,67 +70,124 @@ pub enum Files {
     OfLowCode,
 }
 
-/// Compares the loaded number with each of `numbers`, and returns `action` for them and `ALLOW` for others.
-fn pick(numbers: &[u32], action: u32) -> Vec<sock_filter> {
-    let count = numbers.len();
-    let compare = |(at, number): (usize, &u32)| {
-        // Over those that are left, and over the return for all others.
-        let to_action = u8::try_from(count - at).expect("fewer numbers than a jump is long");
-        jump(BPF_JMP | BPF_JEQ | BPF_K, *number, to_action, 0)
-    };
-    let mut program: Vec<_> = numbers.iter().enumerate().map(compare).collect();
-    program.push(statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
-    program.push(statement(BPF_RET | BPF_K, action));
-    program
+/// What an argument says to let a call pass, by its lower half.
+#[derive(Clone, Copy)]
+pub(crate) struct Sign {
+    pub(crate) argument: u32,
+    pub(crate) test: Test,
+    pub(crate) value: u32,
 }
 
-/// As [`pick`] to ask about `numbers`, and about those of files.
-fn ask(numbers: &[u32], compat: bool, of: Files) -> Vec<sock_filter> {
-    /// The upper half of the instruction's address.
-    const HIGH: u32 = 12;
-    let files = numbers_of_files(compat);
-    // Behind the comparisons: to let pass, to look where the instruction lies, to ask.
-    let (pass, look) = (numbers.len() + files.len(), numbers.len() + files.len() + 1);
-    let asks = look + 2;
-    let to_look = if of == Files::OfAll { asks } else { look };
-    let wanted =
-        numbers.iter().map(|number| (number, asks)).chain(files.iter().map(|number| (number, to_look)));
-    let compare = |(at, (number, to)): (usize, (&u32, usize))| {
-        let over = u8::try_from(to - at - 1).expect("fewer numbers than a jump is long");
-        jump(BPF_JMP | BPF_JEQ | BPF_K, *number, over, 0)
-    };
-    let mut program: Vec<_> = wanted.enumerate().map(compare).collect();
-    debug_assert_eq!(program.len(), pass);
-    program.extend([
-        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        statement(BPF_LD | BPF_W | BPF_ABS, HIGH),
-        jump(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
-        statement(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
-        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    ]);
-    program
+#[derive(Clone, Copy)]
+pub(crate) enum Test {
+    Equals,
+    HasBit,
+}
+
+/// A program that is written from its end on, as jumps lead forward only.
+#[derive(Default)]
+struct Program(Vec<sock_filter>);
+
+/// Where an instruction is, counted from the end.
+type Place = usize;
+
+impl Program {
+    /// The field of a call.
+    const NUMBER: u32 = 0;
+    const ARCH: u32 = 4;
+    /// Of the instruction's address, the upper half.
+    const CODE: u32 = 12;
+    const ARGUMENTS: u32 = 16;
+
+    #[expect(clippy::cast_possible_truncation, reason = "codes are of 16 bits")]
+    fn put(&mut self, code: u32, k: u32) -> Place {
+        self.0.push(sock_filter { code: code as u16, jt: 0, jf: 0, k });
+        self.0.len()
+    }
+
+    fn end(&mut self, action: u32) -> Place {
+        self.put(BPF_RET | BPF_K, action)
+    }
+
+    fn load(&mut self, field: u32) -> Place {
+        self.put(BPF_LD | BPF_W | BPF_ABS, field)
+    }
+
+    fn branch(&mut self, test: u32, k: u32, so: Place, otherwise: Place) -> Place {
+        let here = self.0.len();
+        let over = |place: Place| u8::try_from(here - place).expect("no longer than a jump");
+        let (jt, jf) = (over(so), over(otherwise));
+        let place = self.put(BPF_JMP | test | BPF_K, k);
+        (self.0[here].jt, self.0[here].jf) = (jt, jf);
+        place
+    }
+
+    /// Goes where the loaded number is to go, of `calls` in rising order.
+    fn search(&mut self, calls: &[(u32, Place)], other: Place) -> Place {
+        match *calls {
+            [] => other,
+            [(number, place)] => self.branch(BPF_JEQ, number, place, other),
+            _ => {
+                let (low, high) = calls.split_at(calls.len() / 2);
+                let from = high[0].0;
+                let (high, low) = (self.search(high, other), self.search(low, other));
+                self.branch(BPF_JGE, from, high, low)
+            }
+        }
+    }
+
+    /// Goes to `action` with one of `numbers`.
+    fn pick(&mut self, numbers: &[u32], action: u32) -> Place {
+        let pass = self.end(SECCOMP_RET_ALLOW);
+        let action = self.end(action);
+        let calls: Vec<_> = numbers.iter().map(|number| (*number, action)).collect();
+        self.search(&calls, pass)
+    }
+
+    /// Asks about `numbers`, and about those of files.
+    fn ask(&mut self, numbers: &[u32], compat: bool, of: Files) -> Place {
+        let pass = self.end(SECCOMP_RET_ALLOW);
+        let ask = self.end(SECCOMP_RET_USER_NOTIF);
+        let look = match of {
+            Files::OfAll => ask,
+            Files::OfLowCode => {
+                self.branch(BPF_JEQ, 0, ask, pass);
+                self.load(Program::CODE)
+            }
+        };
+        let mut calls: Vec<_> = numbers.iter().map(|number| (*number, ask)).collect();
+        for (number, sign) in numbers_of_files(compat) {
+            let place = sign.map_or(look, |Sign { argument, test, value }| {
+                let test = match test {
+                    Test::Equals => BPF_JEQ,
+                    Test::HasBit => BPF_JSET,
+                };
+                self.branch(test, value, pass, look);
+                self.load(Program::ARGUMENTS + 8 * argument)
+            });
+            calls.push((number, place));
+        }
+        calls.sort_unstable();
+        self.search(&calls, pass)
+    }
 }
 
 fn program(files: Files) -> Vec<sock_filter> {
-    const NUMBER: u32 = 0;
-    const ARCH: u32 = 4;
-    let load = |field| statement(BPF_LD | BPF_W | BPF_ABS, field);
-    let over = |part: &[sock_filter]| u8::try_from(part.len()).expect("no longer than a jump");
+    let mut program = Program::default();
     let numbers = ours();
-    let plain = ask(&numbers, false, files);
-    let mut native = vec![load(NUMBER), jump(BPF_JMP | BPF_JSET | BPF_K, X32, over(&plain), 0)];
-    native.extend(plain);
-    native.push(statement(BPF_ALU | BPF_AND | BPF_K, !X32));
-    native.extend(pick(&numbers, SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned()));
-    let mut program = vec![load(ARCH), jump(BPF_JMP | BPF_JEQ | BPF_K, ARCH_64, 0, over(&native))];
-    program.extend(native);
-    program.extend([
-        jump(BPF_JMP | BPF_JEQ | BPF_K, ARCH_32, 1, 0),
-        statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        load(NUMBER),
-    ]);
-    program.extend(ask(&compat::NUMBERS, true, files));
-    program
+    let pass = program.end(SECCOMP_RET_ALLOW);
+    program.ask(&compat::NUMBERS, true, files);
+    let of_32 = program.load(Program::NUMBER);
+    let not_64 = program.branch(BPF_JEQ, ARCH_32, of_32, pass);
+    program.pick(&numbers, SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
+    let x32 = program.put(BPF_ALU | BPF_AND | BPF_K, !X32);
+    let plain = program.ask(&numbers, false, files);
+    program.branch(BPF_JSET, X32, x32, plain);
+    let of_64 = program.load(Program::NUMBER);
+    program.branch(BPF_JEQ, ARCH_64, of_64, not_64);
+    program.load(Program::ARCH);
+    program.0.reverse();
+    program.0
 }
 
 /// Installs the filter for the calling thread and all that it will start, and returns the listener. The calling process must have
@@ -174,36 +224,113 @@ fn set(program: &mut [sock_filter]) -> nix::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use libc::seccomp_data;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+    use sys::file;
+
     use super::*;
 
-    /// What the filter says to a call: a machine for the few instructions that it has.
-    fn verdict(arch: u32, number: u32) -> u32 {
-        verdict_at(arch, number, 0x7f00_0000_0000, Files::OfLowCode)
-    }
+    const HIGH: u64 = 0x7f12_0040_1000;
+    const LOW: u64 = 0x40_1000;
 
-    /// The same, with the address of the instruction.
-    fn verdict_at(arch: u32, number: u32, instruction: u64, files: Files) -> u32 {
+    /// What the filter says to a call, and whether it looks at more than its number and machine: a machine for the few instructions that it has.
+    fn run(files: Files, call: &seccomp_data) -> (u32, bool) {
         let program = program(files);
-        let (mut at, mut value) = (0, 0);
+        let (mut at, mut value, mut looks_closer) = (0, 0, false);
         loop {
             let sock_filter { code, jt, jf, k } = program[at];
             at += 1;
             let branch = |taken: bool| usize::from(if taken { jt } else { jf });
             match u32::from(code) {
                 c if c == BPF_LD | BPF_W | BPF_ABS => {
+                    looks_closer |= k > Program::ARCH;
                     value = match k {
-                        0 => number,
-                        4 => arch,
-                        _ => (instruction >> 32) as u32,
+                        Program::NUMBER => call.nr.cast_unsigned(),
+                        Program::ARCH => call.arch,
+                        Program::CODE => (call.instruction_pointer >> 32) as u32,
+                        lower => {
+                            assert_eq!(lower % 8, 0);
+                            call.args[(lower - Program::ARGUMENTS) as usize / 8] as u32
+                        }
                     };
                 }
                 c if c == BPF_JMP | BPF_JEQ | BPF_K => at += branch(value == k),
+                c if c == BPF_JMP | BPF_JGE | BPF_K => at += branch(value >= k),
                 c if c == BPF_JMP | BPF_JSET | BPF_K => at += branch(value & k != 0),
                 c if c == BPF_ALU | BPF_AND | BPF_K => value &= k,
-                c if c == BPF_RET | BPF_K => return k,
+                c if c == BPF_RET | BPF_K => return (k, looks_closer),
                 other => panic!("{other:#x}"),
             }
         }
+    }
+
+    fn call(arch: u32, number: u32, instruction_pointer: u64, args: [u64; 6]) -> seccomp_data {
+        seccomp_data { nr: number.cast_signed(), arch, instruction_pointer, args }
+    }
+
+    fn verdict(arch: u32, number: u32) -> u32 {
+        verdict_at(arch, number, HIGH, Files::OfLowCode)
+    }
+
+    fn verdict_at(arch: u32, number: u32, instruction: u64, files: Files) -> u32 {
+        run(files, &call(arch, number, instruction, [0; 6])).0
+    }
+
+    #[test]
+    fn of_other_calls_nothing_but_the_number_is_looked_at() {
+        for (arch, compat) in [(ARCH_64, false), (ARCH_32, true)] {
+            let files = numbers_of_files(compat).map(|(number, _)| number);
+            for number in NUMBERS.filter(|number| !files.contains(number)) {
+                let (_, looks_closer) = run(Files::OfLowCode, &call(arch, number, LOW, [0; 6]));
+                assert!(!looks_closer, "{arch:#x} {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_library_of_ours_opens_passes() {
+        let marked = [0, 0, 0, 0, 0, file::MARK.into()];
+        for (arch, number, wanted) in [
+            (ARCH_64, 257, SECCOMP_RET_ALLOW),
+            (ARCH_64, 437, SECCOMP_RET_USER_NOTIF),
+            // They have no library.
+            (ARCH_32, 295, SECCOMP_RET_USER_NOTIF),
+        ] {
+            for files in [Files::OfAll, Files::OfLowCode] {
+                assert_eq!(run(files, &call(arch, number, LOW, marked)).0, wanted, "{arch:#x} {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_not_asked_about() {
+        let empty_path = libc::AT_EMPTY_PATH as u64;
+        let with = |at: usize, flags| std::array::from_fn(|place| if place == at { flags } else { 0 });
+        // newfstatat, statx; fstatat64, statx.
+        for (arch, number, at) in [(ARCH_64, 262, 3), (ARCH_64, 332, 2), (ARCH_32, 300, 3), (ARCH_32, 383, 2)]
+        {
+            let verdict = |flags| run(Files::OfAll, &call(arch, number, LOW, with(at, flags))).0;
+            assert_eq!(verdict(empty_path), SECCOMP_RET_ALLOW, "{arch:#x} {number}");
+            assert_eq!(verdict(!empty_path), SECCOMP_RET_USER_NOTIF, "{arch:#x} {number}");
+        }
+    }
+
+    #[test]
+    fn nobody_needs_to_answer_for_what_it_opens() {
+        // SAFETY: the child ends without returning; besides system calls it allocates memory, which libc sees to in forks.
+        let child = match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                // SAFETY: it takes an integer. A child that waits is ended.
+                unsafe { libc::alarm(10) };
+                let listener = install(Files::OfAll);
+                let is_open = listener.is_ok() && file::open_root().is_ok();
+                // SAFETY: it takes an integer.
+                unsafe { libc::_exit(i32::from(!is_open)) }
+            }
+        };
+        assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
     }
 
     #[test]
@@ -218,27 +345,26 @@ mod tests {
 
     #[test]
     fn who_opens_files_is_asked_where_the_library_is_not() {
-        let (low, high) = (0x40_1000, 0x7f12_0040_1000);
         // open, access, creat, openat, faccessat, openat2, faccessat2; stat, lstat, newfstatat, statx, unlink, unlinkat, getdents, getdents64.
         for number in [2, 21, 85, 257, 269, 437, 439, 4, 6, 262, 332, 87, 263, 78, 217] {
             assert_eq!(
-                verdict_at(ARCH_64, number, low, Files::OfLowCode),
+                verdict_at(ARCH_64, number, LOW, Files::OfLowCode),
                 SECCOMP_RET_USER_NOTIF,
                 "{number}"
             );
-            assert_eq!(verdict_at(ARCH_64, number, high, Files::OfLowCode), SECCOMP_RET_ALLOW, "{number}");
-            assert_eq!(verdict_at(ARCH_64, number, high, Files::OfAll), SECCOMP_RET_USER_NOTIF, "{number}");
+            assert_eq!(verdict_at(ARCH_64, number, HIGH, Files::OfLowCode), SECCOMP_RET_ALLOW, "{number}");
+            assert_eq!(verdict_at(ARCH_64, number, HIGH, Files::OfAll), SECCOMP_RET_USER_NOTIF, "{number}");
         }
         // The same of i386, and what has those numbers there.
         for number in [5, 33, 8, 295, 307, 437, 439, 195, 196, 300, 383, 10, 301, 141, 220] {
             assert_eq!(
-                verdict_at(ARCH_32, number, low, Files::OfLowCode),
+                verdict_at(ARCH_32, number, LOW, Files::OfLowCode),
                 SECCOMP_RET_USER_NOTIF,
                 "{number}"
             );
         }
         for number in [2, 21, 85, 257, 269, 4, 6, 262, 332, 87, 263, 78, 217] {
-            assert_eq!(verdict_at(ARCH_32, number, low, Files::OfAll), SECCOMP_RET_ALLOW, "{number}");
+            assert_eq!(verdict_at(ARCH_32, number, LOW, Files::OfAll), SECCOMP_RET_ALLOW, "{number}");
         }
     }
 

@@ -252,7 +252,7 @@ impl Request {
 fn of_directory<T: Task>(ctx: &Ctx<'_, T>, act: Act) -> Result<Answer> {
     const WRITES: i32 = libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT;
     match act {
-        Act::Open(flags, _) if flags & WRITES != 0 => Err(Errno::EISDIR),
+        Act::Open(flags, _) if flags & libc::O_PATH == 0 && flags & WRITES != 0 => Err(Errno::EISDIR),
         Act::Open(flags, _) => Ok(Answer::Descriptor(open_directory()?, flags)),
         Act::Access(_) => Ok(Answer::Value(0)),
         Act::Unlink(flags) if flags & libc::AT_REMOVEDIR != 0 => Err(Errno::EBUSY),
@@ -265,6 +265,11 @@ fn of_queue<T: Task>(ctx: &Ctx<'_, T>, name: &[u8], at: u64, act: Act) -> Result
     match act {
         Act::Open(flags, _) if flags & libc::O_DIRECTORY != 0 => {
             queues::find(ctx, name, Access::Exists).and(Err(Errno::ENOTDIR))
+        }
+        Act::Open(flags, _) if flags & libc::O_PATH != 0 => {
+            let seen = queues::find(ctx, name, Access::Exists)?;
+            // Of `O_PATH` itself none can be given; this one can't be read either, nor written, as it is sealed.
+            Ok(Answer::Descriptor(queues::make(&seen, libc::O_WRONLY)?, flags))
         }
         Act::Open(flags, mode) => {
             // Nobody told us of what was closed.

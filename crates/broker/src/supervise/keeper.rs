@@ -106,7 +106,7 @@ impl Keeper {
         let env = |trapped| environment(job, &namespace, trapped);
         let envs = Envs { trapped: env(true)?, alone: env(false)? };
         let (server, show) = show::pair(job.shows_files)?;
-        let (mut listener, snare) = trap::pair(job.door, job.files)?;
+        let (mut listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
         let command = match unsafe { unistd::fork() }? {
             ForkResult::Child => {

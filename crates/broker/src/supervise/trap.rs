@@ -33,23 +33,24 @@ pub(super) struct Listener {
 pub(super) struct Snare {
     link: Option<OwnedFd>,
     door: Door,
-    files: Files,
 }
 
 /// Both ends, without anything between where no trap is wanted.
-pub(super) fn pair(door: Door, files: Files) -> nix::Result<(Listener, Snare)> {
+pub(super) fn pair(door: Door) -> nix::Result<(Listener, Snare)> {
     if door == Door::Preload {
-        return Ok((Listener { link: None, door, joined: false }, Snare { link: None, door, files }));
+        return Ok((Listener { link: None, door, joined: false }, Snare { link: None, door }));
     }
     let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    Ok((Listener { link: Some(one), door, joined: false }, Snare { link: Some(other), door, files }))
+    Ok((Listener { link: Some(one), door, joined: false }, Snare { link: Some(other), door }))
 }
 
 impl Snare {
     /// Sets the trap, and tells the broker. Whether there is one then; where it must be, and can't, the process ends.
     pub(super) fn spring(self) -> nix::Result<bool> {
         let Some(link) = self.link else { return Ok(false) };
-        let set = filter::install(self.files);
+        // Where the library is loaded, it sees to the files of those that it serves.
+        let files = if self.door == Door::Trap { Files::OfAll } else { Files::OfLowCode };
+        let set = filter::install(files);
         let text = set.as_ref().map_or_else(ToString::to_string, |_| String::new());
         let files = set.as_ref().map(|fd| [fd.as_raw_fd()]);
         let rights = files.as_ref().map(|files| [ControlMessage::ScmRights(files)]);

@@ -258,6 +258,14 @@ static void directory(void)
     need(syscall(SYS_getdents, dirfd(all), text, sizeof text) == 0, "the end");
     need(fchdir(dirfd(all)) == 0 && stat("./q", &seen) == 0 && seen.st_size == 80 && closedir(all) == 0, "a relative path");
     need(unlink("q") == 0, "unlink");
+    /* Who is asked for no right gives a name only; root has every right. */
+    need(geteuid() != 0 || seteuid(65534) == 0, "seteuid");
+    need(mq_open("/w", O_WRONLY | O_CREAT, 0200, 0) != (mqd_t)-1, "mq_open of one to write to");
+    is_refused(open("/dev/mqueue/w", O_RDONLY), EACCES, "open for reading");
+    fd = open("/dev/mqueue/w", O_PATH | O_RDWR | O_CREAT);
+    need(fd >= 0 && read(fd, text, 1) == -1 && errno == EBADF && close(fd) == 0, "O_PATH");
+    is_refused(open("/dev/mqueue/none", O_PATH | O_CREAT), ENOENT, "O_PATH of none");
+    need(unlink("/dev/mqueue/w") == 0, "unlink of another");
     is_refused(stat("/dev/mqueue/q", &seen), ENOENT, "stat of what is removed");
     /* Others' files are what they were. */
     need(stat("/dev/null", &seen) == 0 && S_ISCHR(seen.st_mode), "/dev/null");

@@ -92,9 +92,14 @@ fn find(name: usize, access: Access) -> Result<MqStat> {
 
 /// A descriptor of a file with the queue's line, which is made if it is to be.
 fn open_queue(name: usize, flags: c_int, mode: c_uint) -> Result<i64> {
-    let mqd = with(|ctx, _| do_mq_open(ctx, name as u64, queues::asked(flags), mode, 0))?;
-    let seen = with(|ctx, _| engine::mqueue::stat_mqd(ctx, mqd));
-    close_number(mqd);
+    let seen = if flags & file::O_PATH != 0 {
+        find(name, Access::Exists)
+    } else {
+        let mqd = with(|ctx, _| do_mq_open(ctx, name as u64, queues::asked(flags), mode, 0))?;
+        let seen = with(|ctx, _| engine::mqueue::stat_mqd(ctx, mqd));
+        close_number(mqd);
+        seen
+    };
     let opened = queues::make(&seen?, flags)?.leak();
     if flags & file::O_CLOEXEC == 0 {
         file::keep_over_exec(opened)?;
@@ -159,7 +164,8 @@ pub(super) extern "C" fn before_fopen(path: usize, mode: *const c_char) -> usize
 }
 
 fn before_openat(_: c_int, path: usize, flags: c_int, ours: usize) -> usize {
-    if flags & O_CREAT != 0 && place_unread(path).is_some() { ours } else { 0 }
+    let makes = flags & (O_CREAT | file::O_PATH) == O_CREAT;
+    if makes && place_unread(path).is_some() { ours } else { 0 }
 }
 
 // ---- access, unlink
