@@ -68,7 +68,7 @@ crate::shared! {
         pub caller: AtomicU64,
         /// That call's number.
         pub call: AtomicU64,
-        /// What came of it: one of `CALL_...`.
+        /// What came of it: one of `CALL_...` in the low half; the message that it has taken in the high one.
         pub came: AtomicU64,
         pub(crate) wakes: [AtomicU64; WAKES],
         pub(crate) log_ext: [AtomicU32; LOG_EXTENTS],
@@ -119,7 +119,7 @@ impl ThreadSlot {
 pub const CALL_BEGUN: u64 = 0;
 /// What came of a call: it has done what it was to do. Stored as one change with that.
 pub const CALL_DONE: u64 = 1;
-/// What came of a call: a message, if the thread has one in its hands.
+/// What came of a call: a message, if one is named with this or was given to the thread's sleep.
 pub const CALL_RECEIVES: u64 = 2;
 
 /// Bytes of a process slot: one page, mapped on its own.

@@ -166,13 +166,14 @@ fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User
         ctx.flush_wakes();
         stranger.given.take();
         let is_told = stranger.answer(result);
-        // A message that was received is the stranger's now.
+        // A message that was received is the stranger's now. In this order, so that what is free is never taken for one.
+        ctx.slot.caller.store(0, Release);
+        arena::sync::ordered(&stranger);
         ctx.free_chain();
         if !is_told {
             break;
         }
     }
-    ctx.slot.caller.store(0, Release);
     stranger.turn.take();
     ctx.quit();
     Ok(())

@@ -34,11 +34,13 @@ def value(id, number): return check(libc.semctl(id, number, GETVAL), "GETVAL")
 
 class Queue:
     def __init__(self): self.id = check(libc.msgget(0, 0o666 | CREAT), "msgget")
-    def send(self, number): check(libc.msgsnd(self.id, struct.pack("qq", 1, number), 8, 0), "msgsnd")
-    def receive(self):
+    def send(self, number, type=1): check(libc.msgsnd(self.id, struct.pack("qq", type, number), 8, 0), "msgsnd")
+    def receive(self, type=0):
         room = ctypes.create_string_buffer(16)
-        if check(libc.msgrcv(self.id, room, 8, 0, 0), "msgrcv") != 8: raise Exception("a message of another size")
-        return struct.unpack("qq", room.raw)[1]
+        if check(libc.msgrcv(self.id, room, 8, type, 0), "msgrcv") != 8: raise Exception("a message of another size")
+        got, number = struct.unpack("qq", room.raw)
+        if type not in (0, got): raise Exception("a message of type %d in the place of %d" % (got, type))
+        return number
 
 class PosixQueue:
     def __init__(self, name):
@@ -48,10 +50,10 @@ class PosixQueue:
         # Each process has its own descriptor.
         if self.fd is None: self.fd = check(libc.mq_open(self.name, os.O_RDWR), "mq_open")
         return self.fd
-    def send(self, number): check(libc.mq_send(self.mqd(), struct.pack("q", number), 8, 3), "mq_send")
-    def receive(self):
+    def send(self, number, priority=3): check(libc.mq_send(self.mqd(), struct.pack("q", number), 8, priority), "mq_send")
+    def receive(self, expected=3):
         room, priority = ctypes.create_string_buffer(8), ctypes.c_uint()
-        if check(libc.mq_receive(self.mqd(), room, 8, ctypes.byref(priority)), "mq_receive") != 8 or priority.value != 3:
+        if check(libc.mq_receive(self.mqd(), room, 8, ctypes.byref(priority)), "mq_receive") != 8 or priority.value != expected:
             raise Exception("a message of another size or priority")
         return struct.unpack("q", room.raw)[0]
 
@@ -108,6 +110,15 @@ def receive(queue):
         next += 1
     if next < 100: raise Exception("only %d messages" % next)
 
+def alternate(queue):
+    # Each type and priority is without messages half of the time.
+    number = 0
+    while goes_on():
+        for kind in 2, 1: queue.send(number + kind, kind)
+        for kind in 2, 1:
+            if queue.receive(kind) != number + kind: raise Exception("another message of kind %d" % kind)
+        number += 2
+
 def turns(set, own, other):
     done = 0
     while goes_on():
@@ -157,7 +168,12 @@ def pair(first, second):
     return set
 
 sets = [pair(0, 0)]
-if os.geteuid() == 0: sets += [pair(1000, 1001), pair(1000, 0)]
+begin(working(alternate), Queue()); begin(working(alternate), PosixQueue("/own"))
+if os.geteuid() == 0:
+    sets += [pair(1000, 1001), pair(1000, 0)]
+    # Of users of their own, as a user's calls are made one at a time.
+    for uid in range(2000, 2004):
+        for queue in Queue(), PosixQueue("/of-%d" % uid): begin(as_other(uid, working(alternate)), queue)
 begin(working(undo), set_of(0o600))
 begin(working(segments))
 print("at work", flush=True)
@@ -200,6 +216,47 @@ for queue, number in (full, 16384 // 8), (posix_full, 8):
     if got != list(range(1, number)) + [8]: print("not what was sent:", got, flush=True)
 if (value(set, 0), value(set, 1)) != (0, 0): print("changed", value(set, 0), value(set, 1), flush=True)
 for queue, number in (empty, 1), (posix_empty, 1): begin(as_other(1000, receive), queue); queue.send(7)
+await_all()
+print("done", flush=True)
+"#;
+
+/// Strangers whose kind of messages is not the only one without any. They are stopped after the first line, while a message is on its way to
+/// them that their connection has no room for; and go on after the second.
+const HALF_GIVEN: &str = r#"
+text = bytes(range(256)) * 1200
+size = len(text)
+queue = check(libc.msgget(0, 0o666 | CREAT), "msgget")
+posix = check(libc.mq_open(b"/large", os.O_CREAT | os.O_RDWR, 0o666, struct.pack("8q", 0, 2, size, 0, 0, 0, 0, 0)), "mq_open")
+
+def msgrcv(kind):
+    room = ctypes.create_string_buffer(8 + size)
+    length = check(libc.msgrcv(queue, room, size, kind, 0), "msgrcv")
+    return struct.unpack_from("q", room)[0], room.raw[8:8 + length]
+def mq_receive(kind):
+    room, priority = ctypes.create_string_buffer(size), ctypes.c_uint()
+    length = check(libc.mq_receive(mqd, room, size, ctypes.byref(priority)), "mq_receive")
+    return priority.value, room.raw[:length]
+def stranger(receive):
+    global mqd
+    mqd = check(libc.mq_open(b"/large", os.O_RDWR), "mq_open")
+    if receive(2) != (2, b"first"): raise Exception("another message at first")
+    os.write(ready, b"r"); os.read(go, 1)
+    if receive(1) != (1, text): raise Exception("another message")
+
+for kind, sent in (2, b"first"), (1, text):
+    check(libc.msgsnd(queue, struct.pack("q", kind) + sent, len(sent), 0), "msgsnd")
+    check(libc.mq_send(posix, sent, len(sent), kind), "mq_send")
+(go, going), (heard, ready) = os.pipe(), os.pipe()
+for uid, receive in (1000, msgrcv), (1001, mq_receive):
+    begin(as_other(uid, stranger), receive); os.read(heard, 1)
+print("ready", flush=True)
+sys.stdin.readline()
+os.write(going, b"gg")
+time.sleep(0.3)
+for pid in workers: os.kill(pid, signal.SIGSTOP)
+print("stopped", flush=True)
+sys.stdin.readline()
+for pid in workers: os.kill(pid, signal.SIGCONT)
 await_all()
 print("done", flush=True)
 "#;
@@ -393,6 +450,35 @@ fn strangers_that_sleep_go_on_with_the_next() {
         served.signal(Signal::SIGTERM);
         assert_eq!(served.0.wait().unwrap().code(), Some(0));
     }
+}
+
+#[test]
+fn a_message_that_was_on_its_way_comes_with_the_next() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let name = name("half-given");
+    let limits = ["kernel.msgmax=1000000", "kernel.msgmnb=1000000", "fs.mqueue.msgsize_max=1000000"];
+    let serve = || {
+        let mut command = Command::new(IPCSPACE);
+        command.args(["serve", "--ulimit", "msgqueue=unlimited"]);
+        command.args(limits.iter().flat_map(|limit| ["--sysctl", limit])).arg(&name);
+        Served::by(&mut command)
+    };
+    let mut served = serve();
+    let mut strangers = begin(&name, HALF_GIVEN, "ready");
+    served.signal(Signal::SIGSTOP);
+    go_on(&mut strangers);
+    hear(&mut strangers, "stopped");
+    served.signal(Signal::SIGCONT);
+    thread::sleep(Duration::from_millis(300));
+    served.signal(Signal::SIGKILL);
+    served.0.wait().unwrap();
+    served = serve();
+    go_on(&mut strangers);
+    assert_eq!(text(&strangers.wait_with_output().unwrap()), "done\n");
+    served.signal(Signal::SIGTERM);
+    assert_eq!(served.0.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -46,9 +46,9 @@ use crate::{
         CORRUPT, Ends, GUTTED, Head, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS,
         STATE_DYING, STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing,
         ensure_span, ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave,
-        lock_object, missing_table, new_object, note_done, note_was_done, object_at, obtain_object_idx,
-        outcome_of, own_block, prepare_sleep, release_sleepers, rm_id, set_chain, set_dying, sleeper, taken,
-        unlink_key,
+        lock_object, missing_table, new_object, note_done, note_taken, note_was_done, note_was_given,
+        object_at, obtain_object_idx, outcome_of, own_block, prepare_sleep, release_sleepers, rm_id,
+        set_chain, set_dying, sleeper, taken, unlink_key,
     },
 };
 
@@ -1523,6 +1523,7 @@ fn receive<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedreceive, handle: Handle) -> 
         let highest = outermost(ctx, &q.types, 1)?.ok_or(CORRUPT)?;
         let msg = message(ctx, highest.head.load(Relaxed))?;
         let of = take(&mut tx, &q, &msg)?;
+        note_taken(&mut tx, msg.handle());
         touch(&mut tx, &q);
         let senders = List::Senders.first(&q) != 0;
         if senders {
@@ -1571,6 +1572,7 @@ pub fn resume_mq_timedreceive<T: Task>(
     }
     me.end();
     outcome_of(&me)?;
+    note_was_given(ctx, &me);
     let block = own_block(ctx, &me);
     let delivered = ctx.at(block).or_errno().and_then(|msg| deliver(ctx, &msg, call));
     heed_queue(ctx, queue, delivered)

@@ -42,8 +42,8 @@ use crate::{
         CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, check_owner, complete_sleep, find_object, free_object, gut, insist, ipc_update_perm,
         ipcget, ipcperms, is_object, kernel_to_ipc64_perm, leave, lock_object, new_object, note_done,
-        obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of, own_block, release_sleepers,
-        rm_id, set_chain, set_dying, settle_ids, taken,
+        note_taken, note_was_given, obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of,
+        own_block, release_sleepers, rm_id, set_chain, set_dying, settle_ids, taken,
     },
     util::{Ends, SLEEPERS, begin_sleep, end_listing, has_ended, sleeper},
 };
@@ -781,6 +781,7 @@ pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> 
         return again;
     }
     outcome_of(&me)?;
+    note_was_given(ctx, &me);
     deliver(ctx, &ctx.at(own_block(ctx, &me)).or_errno()?, call)
 }
 
@@ -819,6 +820,7 @@ fn receive_undisturbed<'a, T: Task>(ctx: &Ctx<'a, T>, call: &Msgrcv) -> Option<R
         tx.renew(&q, |q| &q.lrpid, ctx.host.tgid());
         tx.renew(&q, |q| &q.rtime, ctx.host.now());
         tx.set(&ctx.slot, |s| &s.in_flight.chain, msg.handle().0);
+        note_taken(&mut tx, msg.handle());
         tx.commit();
         q.types.recent.store(of.handle().0, Relaxed);
         Some(msg)
@@ -851,6 +853,7 @@ fn receive_in_full<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv) -> Result<Outcome> 
         return Err(Errno::E2BIG);
     }
     take(&mut tx, &q, &msg)?;
+    note_taken(&mut tx, msg.handle());
     tx.renew(&q, |q| &q.lrpid, ctx.host.tgid());
     tx.renew(&q, |q| &q.rtime, ctx.host.now());
     let senders = q.send_head.load(Relaxed) != 0;

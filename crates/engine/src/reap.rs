@@ -42,7 +42,9 @@ fn settle<'a, T: Task>(
     let caller = slot.caller.swap(0, Relaxed);
     if caller != 0 {
         let came = slot.came.load(Relaxed);
-        let given = [&who.block, &slot.get().in_flight.chain].map(|place| Handle(place.load(Relaxed)));
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
+        let (came, taken) = (u64::from(came as u32), (came >> 32) as u32);
+        let given = [taken, who.block.load(Relaxed)].map(Handle);
         let message = given.into_iter().find(|block| came == CALL_RECEIVES && !block.is_null());
         heard(Left {
             caller,

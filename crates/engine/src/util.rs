@@ -11,7 +11,8 @@ use abi::{
     },
 };
 use arena::{
-    ArenaError, CALL_DONE, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Shared, Tx, Waiter,
+    ArenaError, CALL_DONE, CALL_RECEIVES, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Shared, Tx,
+    Waiter,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -925,6 +926,23 @@ pub(crate) fn note_done<T: Task>(tx: &mut Tx<'_, '_, T>) {
 pub(crate) fn note_was_done<T: Task>(ctx: &Ctx<'_, T>, done: bool) {
     if T::ASKS_LATER && done {
         ctx.slot.came.store(CALL_DONE, Relaxed);
+        arena::sync::ordered(ctx.host);
+    }
+}
+
+/// The call has taken this message, as one change with that: there may be other blocks in front of it in the thread's hands.
+#[inline(always)]
+pub(crate) fn note_taken<T: Task>(tx: &mut Tx<'_, '_, T>, message: Handle) {
+    if T::ASKS_LATER {
+        let slot = tx.ctx().slot;
+        tx.set(&slot, |s| &s.came, u64::from(message.0) << 32 | CALL_RECEIVES);
+    }
+}
+
+/// As [`note_taken`], where somebody else has given it to a sleep: before that is forgotten, too.
+pub(crate) fn note_was_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
+    if T::ASKS_LATER {
+        ctx.slot.came.store(u64::from(who.block.load(Relaxed)) << 32 | CALL_RECEIVES, Relaxed);
         arena::sync::ordered(ctx.host);
     }
 }
