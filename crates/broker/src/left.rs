@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use abi::Result;
 use arena::{Ctx, Handle};
 use client::LinuxHost;
 use engine::reap;
@@ -18,15 +19,15 @@ use crate::quota::locked;
 /// A call that was being made.
 #[derive(Debug)]
 pub(crate) struct Left {
-    call: u64,
-    /// Whether it had done what it was to do, if that was to send or to change semaphores.
-    pub(crate) is_done: bool,
+    /// What it had come to, if it was to send or to change semaphores; or why its sleep had ended.
+    pub(crate) outcome: Option<Result<()>>,
     /// What it had received: type or priority, and text.
     pub(crate) message: Option<(i64, Vec<u8>)>,
 }
 
-/// By the caller: its process slot in the high half, and its thread in the low one.
-static ALL: Mutex<BTreeMap<u64, Left>> = Mutex::new(BTreeMap::new());
+/// By the caller, its process slot in the high half and its thread in the low one, and the call's number: a handler makes calls in the
+/// middle of another one.
+static ALL: Mutex<BTreeMap<(u64, u64), Left>> = Mutex::new(BTreeMap::new());
 
 /// Remembers one.
 pub(crate) fn note(ctx: &Ctx<'_, LinuxHost>, left: &reap::Left<'_>) {
@@ -35,16 +36,16 @@ pub(crate) fn note(ctx: &Ctx<'_, LinuxHost>, left: &reap::Left<'_>) {
         left.copy(ctx, text.as_mut_ptr().addr() as u64).ok()?;
         Some((mtype, text))
     });
-    let known = Left { call: left.call, is_done: left.is_done, message };
-    locked(&ALL).insert(left.caller, known);
+    let known = Left { outcome: left.outcome, message };
+    locked(&ALL).insert((left.caller, left.call), known);
 }
 
-/// What is known of this call, whose caller makes it anew. Of an earlier one of that caller's nothing need be known any more.
+/// What is known of this call, whose caller makes it anew.
 pub(crate) fn take(caller: u64, call: u64) -> Option<Left> {
-    locked(&ALL).remove(&caller).filter(|left| left.call == call)
+    locked(&ALL).remove(&(caller, call))
 }
 
 /// A process has ended.
 pub(crate) fn forget(process: Handle) {
-    locked(&ALL).retain(|caller, _| caller >> 32 != u64::from(process.0));
+    locked(&ALL).retain(|(caller, _), _| caller >> 32 != u64::from(process.0));
 }

@@ -841,7 +841,10 @@ impl<'a> Stranger<'a> {
             return Some(self.deliver(call, mtype, &text));
         }
         let sends = matches!(call, Syscall::Msgsnd(_) | Syscall::Semtimedop(_) | Syscall::MqTimedsend(_));
-        (sends && left.is_done).then_some(Ok(0))
+        match left.outcome? {
+            Ok(()) => sends.then_some(Ok(0)),
+            Err(error) => (sends || receives(call)).then_some(Err(error)),
+        }
     }
 
     /// Gives the stranger a message that was received for it.

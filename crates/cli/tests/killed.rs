@@ -21,10 +21,10 @@ const KILLS: u32 = 5;
 
 /// Calls by libc, which fail loudly. For a queue of either kind, what sends a number and what receives one.
 const CALLS: &str = r#"
-import ctypes, os, select, signal, struct, sys, time
+import ctypes, errno, os, select, signal, struct, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
 libc.shmat.restype = ctypes.c_void_p
-CREAT, UNDO, SETVAL, GETVAL = 0o1000, 0x1000, 16, 12
+CREAT, UNDO, SETVAL, GETVAL, GETNCNT = 0o1000, 0x1000, 16, 12, 14
 
 def check(value, what):
     if value in (-1, 2**64 - 1): raise OSError(ctypes.get_errno(), what + ": " + os.strerror(ctypes.get_errno()))
@@ -75,6 +75,7 @@ def begin(run, *args):
             print(run.__name__, error, flush=True); os._exit(1)
         os._exit(0)
     workers[pid] = run.__name__
+    return pid
 def await_all():
     while workers:
         pid, status = os.wait()
@@ -198,14 +199,42 @@ def receive(queue):
 def send(queue): queue.send(8)
 def change(set): semop(set, 0, -1)
 def wait(set): semop(set, 1, 0)
+def is_told(call, *args):
+    try: call(*args)
+    except OSError as error:
+        if error.errno == errno.EIDRM: return
+        raise
+    raise Exception("nothing of the removal")
+def within(outer, inner):
+    def handle(_):
+        if inner.receive() != 7: raise Exception("another message within")
+    function = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+    check(libc.signal(signal.SIGUSR1, function), "signal")
+    while True:
+        try: got = outer.receive()
+        except OSError as error:
+            if error.errno == errno.EINTR: continue
+            raise
+        if got != 7: raise Exception("another message after")
+        return
 
 semop(set, 1, 1)
 for run, *args in (receive, empty), (receive, posix_empty), (send, full), (send, posix_full), (change, set), (wait, set):
     begin(as_other(1000, run), *args)
+removed, removed_set = Queue(), check(libc.semget(0, 2, 0o666 | CREAT), "semget")
+for call, *args in (removed.receive,), (change, removed_set): begin(as_other(1000, is_told), call, *args)
+nested = Queue(), Queue()
+both = begin(as_other(1000, within), *nested)
+time.sleep(0.3)
+os.kill(both, signal.SIGUSR1)
 time.sleep(0.3)
 print("asleep", flush=True)
 sys.stdin.readline()
-empty.send(7); posix_empty.send(7)
+for queue in empty, posix_empty, *nested: queue.send(7)
+# With the next broker, they have to be asleep again first.
+while check(libc.semctl(removed_set, 0, GETNCNT), "GETNCNT") == 0: time.sleep(0.01)
+time.sleep(0.3)
+check(libc.msgctl(removed.id, 0, None), "IPC_RMID"); check(libc.semctl(removed_set, 0, 0), "IPC_RMID")
 got = [full.receive(), posix_full.receive()]
 semop(set, 0, 1); semop(set, 1, -1)
 print("helped", flush=True)

@@ -235,7 +235,7 @@ fn exchange(
     let mut made = None;
     let mut heard = false;
     if *interrupted {
-        send(connection.raw(), &[calls::INTERRUPT], (0, 0)).map_err(|_| Lost::Begun)?;
+        interrupt(connection.raw()).map_err(|_| Lost::Begun)?;
     }
     let mut talk = Talk { heard: &mut heard, made: &mut made, interrupted };
     let expected = results(number, registers);
@@ -327,7 +327,7 @@ fn converse(
                     Err(Errno::EINTR) if !**interrupted => {
                         **interrupted = true;
                         **heard = true;
-                        send(fd, &[calls::INTERRUPT], (0, 0))?;
+                        interrupt(fd)?;
                     }
                     Err(Errno::EINTR) => {}
                     other => other?,
@@ -566,6 +566,14 @@ fn send(fd: i32, words: &[u64], range: (usize, usize)) -> Result<()> {
         *to = *from;
     }
     net::send_parts(fd, &head, [range, (0, 0)], None, None)
+}
+
+/// Tells that a signal has come. If the broker has ended, its answer may lie there nevertheless: the next message tells.
+fn interrupt(fd: i32) -> Result<()> {
+    match send(fd, &[calls::INTERRUPT], (0, 0)) {
+        Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+        sent => sent,
+    }
 }
 
 fn reply(fd: i32, done: Result<i64>) -> Result<()> {

@@ -49,7 +49,10 @@ fn settle<'a, T: Task>(
         heard(Left {
             caller,
             call: slot.call.load(Relaxed),
-            is_done: came == CALL_DONE || was_completed && outcome_of(&who).is_ok(),
+            outcome: match came {
+                CALL_DONE => Some(Ok(())),
+                _ => was_completed.then(|| outcome_of(&who).map(drop)),
+            },
             message: message.and_then(|block| ctx.at(block).ok()),
         });
     }
@@ -90,8 +93,8 @@ pub struct Left<'a> {
     pub caller: u64,
     /// Its number.
     pub call: u64,
-    /// Whether it had done what it was to do, if that was to send or to change semaphores.
-    pub is_done: bool,
+    /// What it had come to, or the sleep in the middle of it; none if to nothing yet.
+    pub outcome: Option<Result<()>>,
     /// The message that it had taken, if it was to receive one.
     message: Option<Ref<'a, MsgMsg>>,
 }
