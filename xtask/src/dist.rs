@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: the packages, below `target/dist`.
 //!
-//! - `ipcspace-VERSION-x86_64-linux.tar.gz`: the command, manual pages, completions, units of systemd, documents and licences, as below a prefix.
+//! - `ipcspace-VERSION-x86_64-linux.tar.gz`: the command, libipcspace for C programs with its headers, manual pages, completions, units of systemd, documents and licences, as below a prefix.
 //! - `ipcspace_VERSION_amd64.deb`: the same for Debian and its kin, where there is dpkg-deb.
 //!
 //! The command is linked with all of its C library, so it runs on any distribution; the preload library in it needs only what all C libraries have.
@@ -11,6 +11,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::library;
 
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -28,6 +30,9 @@ pub(crate) fn run(root: &Path) -> Done<bool> {
         fs::remove_dir_all(&dist)?;
     }
     let command = build(root, &target)?;
+    let destination = tree.to_str().ok_or("the target directory's path is not UTF-8")?;
+    // A tarball is unpacked anywhere.
+    library::install(root, destination, "/usr", "${pcfiledir}/../..")?;
     fill(root, &command, &tree.join("usr"))?;
     let time = said(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(root))?;
     let files = pack(&dist, &tree, &time)?;
@@ -55,8 +60,10 @@ fn fill(root: &Path, command: &Path, usr: &Path) -> Done {
     fs::create_dir_all(&documents)?;
     fs::copy(command, bin.join("ipcspace"))?;
     succeed(Command::new(command).arg("pages").arg(&share))?;
-    for page in fs::read_dir(share.join("man/man1"))? {
-        compress(&page?.path())?;
+    for section in ["man/man1", "man/man3"] {
+        for page in fs::read_dir(share.join(section))? {
+            compress(&page?.path())?;
+        }
     }
     for document in DOCUMENTS {
         fs::copy(root.join(document), documents.join(document))?;
@@ -87,6 +94,10 @@ License: MIT or Apache-2.0
 
 /// Whatever the umask was.
 fn plain_modes(path: &Path) -> Done {
+    // Its modes are those of what it names.
+    if path.is_symlink() {
+        return Ok(());
+    }
     let executable = path.is_dir() || path.ends_with("bin/ipcspace");
     fs::set_permissions(path, fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
     if path.is_dir() {
@@ -146,6 +157,9 @@ Description: System V IPC in namespaces of your own
  Runs a command, and all it starts, in a private namespace of message queues,
  semaphores and shared memory, without privileges and with limits of its own.
  The programs are not changed.
+ .
+ For C programs that want to be in one by themselves, libipcspace is there too,
+ as a shared and a static library, with headers and a manual page.
 "
     ))
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask library PREFIX`: builds libipcspace, and installs it below a prefix: shared and static library, headers, what pkg-config asks for, manual page.
 //!
-//! As with make, `DESTDIR` is put before the prefix for where files are written, and not for where they say they are.
+//! As with make, `DESTDIR` is put before the prefix for where files are written, and not for where they say they are. The packages have it installed too ([`crate::dist`]).
 
 use std::error::Error;
 use std::fs;
