@@ -474,6 +474,7 @@ fn error(number: u64) -> Errno {
 
 /// Sends a call with what it is known to read. Where that can't be read, without: what is read first then decides.
 fn send_call(fd: i32, number: i64, registers: [u64; 6], known_as: u64) -> Result<()> {
+    const NOTHING: ((usize, usize), (usize, usize)) = ((0, 0), (0, 0));
     let [a, b, c, d, e, f] = registers;
     let [mut first, mut second] = known(number, registers);
     let mut file = descriptor(number, registers);
@@ -505,7 +506,8 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6], known_as: u64) -> Result
             }
             // It has been closed meanwhile.
             Err(Errno::EBADF) if file.is_some() => file = None,
-            Err(Errno::EFAULT) if first.1 + second.1 > 0 => (first, second) = ((0, 0), (0, 0)),
+            // Where nothing is read the address counts as well.
+            Err(Errno::EFAULT) if (first, second) != NOTHING => (first, second) = NOTHING,
             done => return done,
         }
     }

@@ -5,8 +5,8 @@ use std::{ptr, time::Duration};
 use crate::{
     Door,
     call::{
-        Answer, SEM_NOWAIT, UNDO, getall, getval, op, sem_remove, sem_stat, semctl, semget, semop, semop_raw,
-        semtimedop_for, semtimedop_raw, set_of, setall, setval, waiting,
+        Answer, SEM_NOWAIT, UNDO, getall, getval, is_32_bit, op, sem_remove, sem_stat, semctl, semget, semop,
+        semop_raw, semtimedop_for, semtimedop_raw, set_of, setall, setval, waiting,
     },
     case::cases,
     check::{Outcome, ok, same},
@@ -145,6 +145,10 @@ fn count_before_pointer() -> Outcome {
     same!(semop_raw(0, ptr::null(), 501), Err(E2BIG));
     same!(semop_raw(0, ptr::null(), usize::MAX), Err(E2BIG));
     same!(semop_raw(-1, ptr::null(), 1), Err(EFAULT));
+    // No address of any program's.
+    let wild = if is_32_bit() { ptr::null() } else { ptr::without_provenance(0xdead << 48) };
+    same!(semop_raw(0, wild, 0), Err(EINVAL));
+    same!(semop_raw(-1, wild, 1), Err(EFAULT));
     Ok(())
 }
 
