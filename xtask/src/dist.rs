@@ -4,6 +4,7 @@
 //! - `ipcspace_VERSION_amd64.deb`: the same for Debian and its kin, where there is dpkg-deb.
 //!
 //! The command is linked with all of its C library, so it runs on any distribution; the preload library in it needs only what all C libraries have.
+//! libipcspace is linked with the builder's glibc, and needs one not older.
 //! The same commit gives the same packages: every time in them is the commit's.
 
 use std::error::Error;

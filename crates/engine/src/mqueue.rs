@@ -337,7 +337,16 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
             None if oflag & O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
                 let by = Creator::of(ctx.host, IpcNamespace::of(ctx.arena, ctx.host)?.get());
-                if let Some(fd) = mq_create(ctx, &name, Some(oflag), mode, attr, &by)? {
+                let create = || mq_create(ctx, &name, Some(oflag), mode, attr, &by);
+                let made = match create() {
+                    // What the dead held counts until somebody looks.
+                    Err(Errno::ENOSPC | Errno::EMFILE) => {
+                        settle_unlinked(ctx)?;
+                        create()
+                    }
+                    made => made,
+                };
+                if let Some(fd) = made? {
                     return Ok(fd);
                 }
             }
@@ -685,8 +694,8 @@ fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
             return Ok(());
         }
         // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
-        let sleeps = |list: List| list.first(&q) != 0;
-        if sleeps(List::Receivers) || sleeps(List::Senders) || ctx.host.queue_held(q.handle()) {
+        let mut sleeps = |list| Ok(wq_get_first_waiter(&mut tx, &q, list)?.is_some());
+        if sleeps(List::Receivers)? || sleeps(List::Senders)? || ctx.host.queue_held(q.handle()) {
             drop(tx);
             ctx.host.watch_unlinked();
             return Ok(());

@@ -616,7 +616,7 @@ fn destroy_if_over<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
 /// Destroys a segment unless somebody has it mapped.
 fn destroy_unmapped<'a, T: Task>(ctx: &Ctx<'a, T>, shp: &Shp<'a>, id: i32) -> Result<()> {
     let memory = shp.memory.load(Relaxed);
-    // Who is making it may yet die, or fail, and take it back.
+    // Who has begun to make it may yet die, or fail, and take it back.
     settle_ids::<ShmidKernel, T>(ctx)?;
     if !ctx.host.retire_memory(memory, shp.is(READ_ONLY).then_some(id))? {
         return Ok(());

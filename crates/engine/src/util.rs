@@ -409,7 +409,7 @@ pub(crate) fn obtain_to_remove<'c, 'a, O: Object + 'a, T: Task>(
     id: i32,
 ) -> Result<Locked<'c, 'a, O, T>> {
     let object = find_object::<O, T>(ctx, id)?;
-    // Who is making it may yet die, or fail, and take it back.
+    // Who has begun to make it may yet die, or fail, and take it back.
     settle_ids::<O, T>(ctx)?;
     let locked = lock_object(ctx, object)?;
     let perm = locked.object.perm();

@@ -49,6 +49,7 @@ cases! { "mqueue":
     an_unlinked_queue_lives_on,
     a_name_is_free_at_once,
     a_call_holds_its_queue.root().limits(&[("fs.mqueue.queues_max", "1")]),
+    what_the_dead_held_counts_no_more.root().limits(&[("fs.mqueue.queues_max", "1")]),
     bad_addresses,
     by_priority,
     fifo_in_a_priority,
@@ -332,6 +333,23 @@ fn a_call_holds_its_queue() -> Outcome {
     same!(mq_open("/other", RW, 0o600, sized(1, 8)), Err(ENOSPC));
     same!(waiting.join(), Some(Err(ETIMEDOUT)));
     same!(mq_open("/other", RW, 0o600, sized(1, 8)).is_ok(), true);
+    Ok(())
+}
+
+fn what_the_dead_held_counts_no_more() -> Outcome {
+    become_user(1000, 1000, &[]);
+    for _ in 0..5 {
+        let fd = ok!(mq_open("/q", RW, 0o600, sized(1, 8)));
+        let waiting = Task::start(move || mq_receive(fd, 16))?;
+        let_others_run();
+        ok!(mq_unlink("q"));
+        ok!(close(fd));
+        same!(mq_open("/other", RW, 0o600, sized(1, 8)), Err(ENOSPC));
+        waiting.kill();
+        let other = ok!(mq_open("/other", RW, 0o600, sized(1, 8)));
+        ok!(mq_unlink("other"));
+        ok!(close(other));
+    }
     Ok(())
 }
 
