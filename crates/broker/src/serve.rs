@@ -73,26 +73,20 @@ fn open(name: &str, sysctls: &[(String, String)]) -> Result<(Service, bool), Err
         sockets.as_ref().map_or_else(|| place::socket_of(name), |sockets| Ok(sockets.path.clone()))?;
     let store = place::store_beside(&socket);
     let left = match Store::of_dead(&store)? {
+        None if stored.is_empty() => None,
         // The supervisor has ended it.
-        None if !stored.is_empty() => Some((Store::begin(&store)?, stored)),
+        None => Some((Store::begin(&store)?, stored)),
         // It may be one that was just begun in the place of another, and not have all yet.
-        Some((store, files)) => {
-            let files: Files = stored.into_iter().chain(files).collect();
-            if service::has_arena(&files) {
-                Some((store, files))
-            } else {
-                // Nobody can go on without, and a store that is asked again and again never ends.
-                drop(files);
-                store.end_now();
-                None
-            }
-        }
-        None => None,
+        Some((store, files)) => Some((store, stored.into_iter().chain(files).collect())),
     };
-    match left {
-        Some((store, files)) => Ok((Service::succeed(&socket, sockets, store, files)?, true)),
-        None => Ok((Service::served(name, sockets, sysctls)?, false)),
+    if let Some((store, files)) = left {
+        if service::has_arena(&files) {
+            return Ok((Service::succeed(&socket, sockets, store, files)?, true));
+        }
+        // Nobody can go on without, and what is kept by those who are asked again and again never ends.
+        store.end_now(files);
     }
+    Ok((Service::served(name, sockets, sysctls)?, false))
 }
 
 /// What a supervisor has passed on: sockets at which it has listened, and what it has stored.

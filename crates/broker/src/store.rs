@@ -132,8 +132,9 @@ impl Store {
         Ok(None)
     }
 
-    /// As [`Store::end`], and waits until it has let go of all.
-    pub(crate) fn end_now(self) {
+    /// As [`Store::end`], of one that has these, or whose supervisor has; waits until it has let go of all.
+    pub(crate) fn end_now(self, files: Files) {
+        locked(&self.names).extend(files.into_keys());
         self.end();
         while receive(&self.link).is_some() {}
     }

@@ -516,17 +516,8 @@ fn send_call(fd: i32, number: i64, registers: [u64; 6], known_as: u64) -> Result
 /// The descriptor that a call is about, if it can be a queue's.
 #[expect(clippy::cast_possible_truncation, reason = "an int")]
 fn descriptor(number: i64, [fd, ..]: [u64; 6]) -> Option<i32> {
-    const ON_QUEUES: [i64; 7] = [
-        nr::MQ_TIMEDSEND,
-        nr::MQ_TIMEDRECEIVE,
-        nr::MQ_NOTIFY,
-        nr::MQ_GETSETATTR,
-        calls::MQ_WATCH,
-        calls::MQ_NOTIFY_THREAD,
-        calls::MQ_STAT,
-    ];
     let fd = (fd as u32).cast_signed();
-    (ON_QUEUES.contains(&number) && queue::is_fifo(fd)).then_some(fd)
+    (calls::ON_QUEUES.contains(&number) && queue::is_fifo(fd)).then_some(fd)
 }
 
 /// As much of a name as is likely to be all of it, on its page.

@@ -100,6 +100,8 @@ pub fn decode(bytes: &[u8; 16]) -> [u32; 4] {
 /// The calls of strangers: one at a time on a connection. Each message has a head of [`HEAD`] words, the first of which is its kind; bytes of the
 /// stranger's memory may follow.
 pub mod calls {
+    use abi::syscall as nr;
+
     /// Words of a head. In those to the stranger, the last one is the message's number.
     pub const HEAD: usize = 13;
     /// Most bytes behind a head.
@@ -118,6 +120,16 @@ pub mod calls {
     pub const MQ_NOTIFY_THREAD: i64 = -6;
     /// Store what is to be seen of the queue at the place in the second register: words of `MqStat`.
     pub const MQ_STAT: i64 = -7;
+    /// Calls with a queue's descriptor, which goes along.
+    pub const ON_QUEUES: [i64; 7] = [
+        nr::MQ_TIMEDSEND,
+        nr::MQ_TIMEDRECEIVE,
+        nr::MQ_NOTIFY,
+        nr::MQ_GETSETATTR,
+        MQ_WATCH,
+        MQ_NOTIFY_THREAD,
+        MQ_STAT,
+    ];
     // On segments.
     /// Something of what I have attached of the segment in the first register is unmapped; if the second one is not 0, nothing is left of that attachment.
     pub const SHM_UNMAPPED: i64 = -8;

@@ -35,17 +35,6 @@ pub(crate) struct Options {
     seed: u64,
 }
 
-/// Calls that are about a queue's descriptor.
-const OF_QUEUES: [i64; 7] = [
-    nr::MQ_TIMEDSEND,
-    nr::MQ_TIMEDRECEIVE,
-    nr::MQ_NOTIFY,
-    nr::MQ_GETSETATTR,
-    calls::MQ_WATCH,
-    calls::MQ_NOTIFY_THREAD,
-    calls::MQ_STAT,
-];
-
 /// Limits that are met.
 pub(crate) fn sysctls() -> Vec<String> {
     vec!["ipcspace.stranger_objects=20".to_owned(), "ipcspace.stranger_bytes=200000".to_owned()]
@@ -249,7 +238,7 @@ impl Fuzzer {
         if self.random.random_ratio(1, 50) {
             bytes.truncate(self.random.random_range(0..bytes.len()));
         }
-        let is_of_queue = head[0] == calls::CALL && OF_QUEUES.contains(&head[1].cast_signed());
+        let is_of_queue = head[0] == calls::CALL && calls::ON_QUEUES.contains(&head[1].cast_signed());
         let queue = if is_of_queue && self.random.random_ratio(9, 10) { self.some_queue() } else { None };
         let file = queue.or_else(|| self.some_files());
         let _ = link.send(&bytes, file.as_ref().map(|(file, count)| (file.as_fd(), *count)));
