@@ -58,6 +58,11 @@ pub trait Caller {
     fn memlock_limit(&self) -> u64;
     /// Gives it a descriptor of ours, closed by exec, when the call has ended well; returns a number that stands for it until then.
     fn give(&self, file: Fd) -> i32;
+    /// Whether it has a number free for one.
+    ///
+    /// # Errors
+    /// `EMFILE`.
+    fn can_be_given(&self) -> Result<()>;
     /// It is not to be given that descriptor.
     fn take_back(&self, fd: i32);
     /// What a descriptor of its is: the link in /proc, and the flags of `open`.
@@ -325,7 +330,12 @@ impl<C: Caller> Backing for Behalf<'_, C> {
 /// Descriptors are the caller's; what is done without them is done with ours.
 impl<C: Caller> Descriptors for Behalf<'_, C> {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
+        self.caller.can_be_given()?;
         Ok(self.caller.give(mqd::open_new(queue, oflag)?))
+    }
+
+    fn mqd_possible(&self) -> Result<()> {
+        self.caller.can_be_given()
     }
 
     fn drop_mqd(&self, fd: i32) {

@@ -59,6 +59,19 @@ pub fn soft_limit(pid: u32, name: &str) -> u64 {
     }
 }
 
+/// Whether a thread has a number free for another descriptor, as far as can be seen.
+pub fn has_free_descriptor(tid: u32) -> bool {
+    let limit = soft_limit(tid, "Max open files");
+    let directory = format!("/proc/{tid}/fd");
+    // Since Linux 6.2 the directory's size is how many there are, of which some may lie beyond a limit that was lowered.
+    if fs::metadata(&directory).is_ok_and(|fds| (1..limit).contains(&fds.len())) {
+        return true;
+    }
+    let Ok(fds) = fs::read_dir(directory) else { return true };
+    let numbers = fds.flatten().filter_map(|fd| fd.file_name().to_str()?.parse().ok());
+    (numbers.filter(|number: &u64| *number < limit).count() as u64) < limit
+}
+
 /// A process's umask, or the usual one if that can't be read.
 pub fn umask(pid: u32) -> u32 {
     let status = Status::of(pid);

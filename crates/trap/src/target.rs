@@ -33,7 +33,7 @@ use sys::{file, net::Fd};
 
 use crate::notices;
 use crate::notify::Listener;
-use crate::process::{has_ended, pidfd_open, soft_limit, start_time, umask};
+use crate::process::{has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, umask};
 use crate::trace::Held;
 
 /// How long a mapping is tried while somebody may be trying to seal its memory.
@@ -638,6 +638,10 @@ impl Caller for Errand<'_> {
     fn give(&self, file: Fd) -> i32 {
         *self.made.borrow_mut() = Some(file);
         TO_BE_GIVEN
+    }
+
+    fn can_be_given(&self) -> Result<()> {
+        if has_free_descriptor(self.subject.tid) { Ok(()) } else { Err(Errno::EMFILE) }
     }
 
     fn take_back(&self, _: i32) {

@@ -22,7 +22,10 @@ use crate::{
     task::{Task, become_user, let_others_run, own_pid, umask},
 };
 
-const REAL: &[Door] = &[Door::Kernel, Door::Preload, Door::Stranger];
+/// The api has no numbers of its own, and the simulated machine has no files.
+const REAL: &[Door] = &[Door::Kernel, Door::Preload, Door::Stranger, Door::Trap, Door::Trap32];
+/// What is read from the descriptor by the trap is a FIFO's.
+const READ: &[Door] = &[Door::Kernel, Door::Preload, Door::Stranger];
 
 cases! { "mqueue/descriptor":
     shows_what_the_queue_has.only(REAL),
@@ -32,20 +35,25 @@ cases! { "mqueue/descriptor":
     wakes_all_who_poll.only(REAL),
     a_killed_poller_is_passed_over.only(REAL),
     a_poller_does_not_disturb.only(REAL),
-    has_a_line_to_read.only(REAL),
-    is_not_written_to.only(REAL),
-    is_a_regular_file.only(REAL),
-    times.only(REAL),
+    has_a_line_to_read.only(READ),
+    is_not_written_to.only(READ),
+    is_a_regular_file.only(READ),
+    times.only(READ),
     is_closed_by_exec.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
-    is_held_wherever_it_is.only(&[Door::Kernel, Door::Preload]),
-    is_held_again_and_again.only(&[Door::Kernel, Door::Preload]),
-    is_held_though_its_closer_sees_nothing.root().only(&[Door::Kernel, Door::Preload]),
+    is_held_wherever_it_is.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
+    is_held_again_and_again.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
+    is_held_though_its_closer_sees_nothing.root().only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
-    stays_where_nothing_is_put.only(REAL),
+    stays_where_nothing_is_put.only(REAL).differs(
+        &[Door::Trap, Door::Trap32],
+        "that a number was put to another description of its queue is not seen"
+    ),
+    stays_at_where_it_was_read_to.only(READ),
     a_registration_goes_with_exec.only(REAL),
+    a_registration_is_shown_until_exec.only(READ),
     a_notice_goes_to_netlink.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Stranger]),
-    libc_names_it_otherwise.root().only(&[Door::Kernel, Door::Preload]),
+    libc_names_it_otherwise.root().only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
 }
 
 const IN: i16 = POLLIN;
@@ -594,30 +602,41 @@ fn closed_by_range() -> Outcome {
     Ok(())
 }
 
-/// `dup2` and `dup3` that fail leave the number what it was, and where its reading stands; those that don't fail end its registration.
+fn dup2(from: i32, to: i32) -> Answer<i32> {
+    // SAFETY: no memory; descriptors of the case's own.
+    answer(unsafe { libc::dup2(from, to) })
+}
+
+fn dup3(from: i32, to: i32, flags: c_int) -> Answer<i32> {
+    // SAFETY: as above.
+    answer(unsafe { libc::dup3(from, to, flags) })
+}
+
+/// `dup2` and `dup3` that fail leave the number what it was; those that don't fail end its registration.
 fn stays_where_nothing_is_put() -> Outcome {
     let fd = ok!(queue("/q", 1));
     let other = ok!(mq_open("/q", O_RDONLY, 0, None));
-    let dup2 = |from| {
-        // SAFETY: no memory; a descriptor of the case's own.
-        answer(unsafe { libc::dup2(from, other) })
-    };
-    let dup3 = |from, flags| {
-        // SAFETY: as above.
-        answer(unsafe { libc::dup3(from, other, flags) })
-    };
-    same!(read(other, 5), Ok("QSIZE".to_owned()));
     ok!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))));
-    same!(dup2(-1), Err(EBADF));
-    same!(dup3(-1, 0), Err(EBADF));
-    same!(dup3(fd, O_RDONLY | O_NONBLOCK), Err(EINVAL));
-    same!(read(other, 1), Ok(":".to_owned()));
+    same!(dup2(-1, other), Err(EBADF));
+    same!(dup3(-1, other, 0), Err(EBADF));
+    same!(dup3(fd, other, O_RDONLY | O_NONBLOCK), Err(EINVAL));
     same!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))), Err(EBUSY));
     ok!(mq_send(fd, b"x", 0));
     same!(mq_receive(other, 16), Ok((b"x".to_vec(), 0)));
     ok!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))));
-    same!(dup2(fd), Ok(other));
+    same!(dup2(fd, other), Ok(other));
     same!(mq_notify(other, Some((SIGEV_NONE, 0, 0))), Ok(0));
+    Ok(())
+}
+
+fn stays_at_where_it_was_read_to() -> Outcome {
+    let fd = ok!(queue("/q", 1));
+    let other = ok!(mq_open("/q", O_RDONLY, 0, None));
+    same!(read(other, 5), Ok("QSIZE".to_owned()));
+    same!(dup2(-1, other), Err(EBADF));
+    same!(dup3(-1, other, 0), Err(EBADF));
+    same!(dup3(fd, other, O_RDONLY | O_NONBLOCK), Err(EINVAL));
+    same!(read(other, 1), Ok(":".to_owned()));
     Ok(())
 }
 
@@ -659,7 +678,6 @@ fn end(child: c_int) -> Outcome {
 fn a_registration_goes_with_exec() -> Outcome {
     let fd = ok!(queue("/q", 2));
     let child = executes(fd, (SIGEV_NONE, 0, 0))?;
-    same!(pread(fd, 100, 0), Ok(line(0, 0, 0, 0)));
     same!(mq_notify(fd, Some((SIGEV_NONE, 0, 0))), Ok(0));
     ok!(mq_notify(fd, None));
     end(child)?;
@@ -667,6 +685,13 @@ fn a_registration_goes_with_exec() -> Outcome {
     let child = executes(fd, (SIGEV_SIGNAL, libc::SIGUSR1, 0))?;
     ok!(mq_send(fd, b"x", 0));
     let_others_run();
+    end(child)
+}
+
+fn a_registration_is_shown_until_exec() -> Outcome {
+    let fd = ok!(queue("/q", 2));
+    let child = executes(fd, (SIGEV_NONE, 0, 0))?;
+    same!(pread(fd, 100, 0), Ok(line(0, 0, 0, 0)));
     end(child)
 }
 
