@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,9 @@ use sys::{file, net::Fd};
 
 use crate::notices;
 use crate::notify::Listener;
-use crate::process::{has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, umask};
+use crate::process::{
+    descriptor_of, has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, thread_pidfd, umask,
+};
 use crate::trace::Held;
 
 /// How long a mapping is tried while somebody may be trying to seal its memory.
@@ -96,6 +98,8 @@ struct Thread {
     subject: Subject,
     /// `/proc/TID`, and when the way there was gone last.
     directory: Option<OwnedFd>,
+    /// It itself, once its descriptors were asked about.
+    pidfd: Option<Arc<OwnedFd>>,
     looked: Instant,
 }
 
@@ -163,8 +167,17 @@ impl Targets {
         if self.threads.len() >= REMEMBERED {
             self.threads.clear();
         }
-        self.threads.insert(tid, Thread { seen, subject, directory, looked: now });
+        self.threads.insert(tid, Thread { seen, subject, directory, pidfd: None, looked: now });
         Ok((subject, false))
+    }
+
+    /// The way to the descriptors of a thread that was met, where the kernel has one and it may be kept.
+    pub(crate) fn descriptors_of(&mut self, tid: u32) -> Option<Arc<OwnedFd>> {
+        let thread = self.threads.get_mut(&tid).filter(|thread| thread.directory.is_some())?;
+        if thread.pidfd.is_none() {
+            thread.pidfd = Some(Arc::new(thread_pidfd(tid)?));
+        }
+        thread.pidfd.clone()
     }
 
     /// Whether the directory of one more thread may be kept open.
@@ -310,6 +323,8 @@ pub(crate) struct Errand<'l> {
     replaced: RefCell<Vec<(u64, bool)>>,
     /// The socket that a notification goes to, and the cookie that it is told.
     pub(crate) told: Cell<Option<(i32, [u64; 4])>>,
+    /// The way to its descriptors, where there is a short one.
+    descriptors: Option<Arc<OwnedFd>>,
     /// What it is given with the answer.
     made: RefCell<Option<Fd>>,
     /// What was read last, and what is behind it on its page: a message's text comes behind its type.
@@ -344,6 +359,7 @@ impl<'l> Errand<'l> {
             held: RefCell::default(),
             replaced: RefCell::default(),
             told: Cell::default(),
+            descriptors: None,
             made: RefCell::default(),
             ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
             behind: RefCell::default(),
@@ -358,12 +374,18 @@ impl<'l> Errand<'l> {
         ));
     }
 
+    /// It asks about descriptors.
+    pub(crate) fn reaching(mut self, descriptors: Option<Arc<OwnedFd>>) -> Errand<'l> {
+        self.descriptors = descriptors;
+        self
+    }
+
     /// Makes the write that waits.
     fn flush(&self) -> Result<()> {
         match self.behind.take() {
             None => Ok(()),
             Some((to, mut bytes, len)) => {
-                self.copy(&[part(NonNull::from(&mut bytes).cast(), len)], to, len, true)
+                self.copy(&[part(NonNull::from(&mut bytes).cast(), len)], &[its(to, len)], true)
             }
         }
     }
@@ -452,14 +474,20 @@ impl<'l> Errand<'l> {
     }
 
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
-    fn copy(&self, ours: &[libc::iovec], theirs: u64, len: usize, write: bool) -> Result<()> {
-        let theirs = libc::iovec { iov_base: theirs as *mut libc::c_void, iov_len: len };
+    fn copy(&self, ours: &[libc::iovec], theirs: &[libc::iovec], write: bool) -> Result<()> {
         let call = if write { libc::process_vm_writev } else { libc::process_vm_readv };
         let tid = self.subject.tid.cast_signed();
+        let count = |parts: &[libc::iovec]| parts.len() as libc::c_ulong;
         // SAFETY: our parts are valid for their lengths.
-        let copied = unsafe { call(tid, ours.as_ptr(), ours.len() as libc::c_ulong, &theirs, 1, 0) };
-        if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
+        let copied = unsafe { call(tid, ours.as_ptr(), count(ours), theirs.as_ptr(), count(theirs), 0) };
+        let wanted = theirs.iter().map(|part| part.iov_len).sum();
+        if usize::try_from(copied) == Ok(wanted) { Ok(()) } else { Err(Errno::EFAULT) }
     }
+}
+
+/// A part of the target's memory.
+fn its(at: u64, len: usize) -> libc::iovec {
+    libc::iovec { iov_base: at as *mut libc::c_void, iov_len: len }
 }
 
 fn part(at: NonNull<u8>, len: usize) -> libc::iovec {
@@ -528,11 +556,11 @@ impl Caller for Errand<'_> {
             // What is on the same page can be read as well.
             let on_page = usize::try_from(PAGE - from % PAGE).unwrap_or(0).min(AHEAD);
             if len > on_page {
-                return self.copy(&[part(to, len)], from, len, false);
+                return self.copy(&[part(to, len)], &[its(from, len)], false);
             }
             let into = NonNull::from(&mut ahead.bytes).cast();
             ahead.len = 0;
-            self.copy(&[part(into, on_page)], from, on_page, false)?;
+            self.copy(&[part(into, on_page)], &[its(from, on_page)], false)?;
             (ahead.from, ahead.len) = (from, on_page);
         }
         let start = usize::try_from(from - ahead.from).map_err(|_| Errno::EFAULT)?;
@@ -549,10 +577,7 @@ impl Caller for Errand<'_> {
         }
         if let Some((before, mut bytes, length)) = self.behind.take() {
             let first = part(NonNull::from(&mut bytes).cast(), length);
-            if before + length as u64 == to {
-                return self.copy(&[first, part(from, len)], before, length + len, true);
-            }
-            self.copy(&[first], before, length, true)?;
+            return self.copy(&[first, part(from, len)], &[its(before, length), its(to, len)], true);
         }
         if len <= SMALL {
             let mut bytes = [0; SMALL];
@@ -561,7 +586,7 @@ impl Caller for Errand<'_> {
             *self.behind.borrow_mut() = Some((to, bytes, len));
             return Ok(());
         }
-        self.copy(&[part(from, len)], to, len, true)
+        self.copy(&[part(from, len)], &[its(to, len)], true)
     }
 
     fn map(&self, wanted: &MapRequest, file: &Fd, size: u64, _: impl FnMut(i32, bool)) -> Result<u64> {
@@ -651,6 +676,10 @@ impl Caller for Errand<'_> {
     fn descriptor<'t>(&self, fd: i32, link: &'t mut [u8]) -> Result<(&'t [u8], i32)> {
         if let (TO_BE_GIVEN, Some(file)) = (fd, &*self.made.borrow()) {
             return Ok((file::link_of(file.raw(), link)?, file::flags(file.raw())?));
+        }
+        if let Some(pidfd) = &self.descriptors {
+            let file = descriptor_of(pidfd, fd)?;
+            return Ok((file::link_of(file.as_raw_fd(), link)?, file::flags(file.as_raw_fd())?));
         }
         let tid = self.subject.tid;
         let path = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
