@@ -10,7 +10,10 @@ use std::fs;
 use std::path::Path;
 
 use quote::{ToTokens, quote};
-use syn::{Attribute, Fields, ImplItem, Item, ItemImpl, ItemUse, Meta, TraitItem, UseTree, Visibility};
+use syn::{
+    Attribute, Expr, ExprLit, Fields, ImplItem, Item, ItemImpl, ItemUse, Lit, Meta, MetaNameValue, TraitItem,
+    UseTree, Visibility,
+};
 
 /// The list, below the repository.
 const LIST: &str = "crates/ipcspace/public-items.txt";
@@ -18,10 +21,13 @@ const SOURCES: &str = "crates/ipcspace/src";
 
 /// Compares, or writes; whether the list is right.
 pub(crate) fn run(root: &Path, write: bool) -> Result<bool, Box<dyn Error>> {
-    let now = items(root)?;
+    let Found { lines: now, without_example, .. } = found(root)?;
+    for name in &without_example {
+        println!("{name} has no example in its documentation");
+    }
     if write {
         fs::write(root.join(LIST), lines(&now))?;
-        return Ok(true);
+        return Ok(without_example.is_empty());
     }
     let text = fs::read_to_string(root.join(LIST))?;
     let listed: BTreeSet<String> = text.lines().map(str::to_owned).collect();
@@ -35,31 +41,19 @@ pub(crate) fn run(root: &Path, write: bool) -> Result<bool, Box<dyn Error>> {
     if !same {
         println!("the public items are not those of {LIST}; `cargo xtask public --write` writes it anew");
     }
-    Ok(same)
+    Ok(same && without_example.is_empty())
 }
 
 fn lines(items: &BTreeSet<String>) -> String {
     items.iter().map(|item| format!("{item}\n")).collect()
 }
 
-/// A line for each.
-fn items(root: &Path) -> Result<BTreeSet<String>, Box<dyn Error>> {
+fn found(root: &Path) -> Result<Found, Box<dyn Error>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(root.join(SOURCES))? {
         files.push(syn::parse_file(&fs::read_to_string(entry?.path())?)?);
     }
-    let mut found = Found::default();
-    let exports = files.iter().flat_map(|file| &file.items).filter_map(|item| match item {
-        Item::Use(exported) if is_public(&exported.vis) => Some(exported),
-        _ => None,
-    });
-    for ItemUse { tree, .. } in exports {
-        names(tree, &mut found.exported);
-    }
-    for file in &files {
-        found.of_module(&file.items, "");
-    }
-    Ok(found.lines)
+    Ok(Found::of(&files))
 }
 
 fn is_public(vis: &Visibility) -> bool {
@@ -109,10 +103,28 @@ fn text(tokens: impl ToTokens) -> String {
 #[derive(Default)]
 struct Found {
     exported: BTreeSet<String>,
+    /// A line for each item.
     lines: BTreeSet<String>,
+    /// Those that are to have an example and don't.
+    without_example: BTreeSet<String>,
 }
 
 impl Found {
+    fn of(files: &[syn::File]) -> Found {
+        let mut found = Found::default();
+        let exports = files.iter().flat_map(|file| &file.items).filter_map(|item| match item {
+            Item::Use(exported) if is_public(&exported.vis) => Some(exported),
+            _ => None,
+        });
+        for ItemUse { tree, .. } in exports {
+            names(tree, &mut found.exported);
+        }
+        for file in files {
+            found.of_module(&file.items, "");
+        }
+        found
+    }
+
     fn of_module(&mut self, items: &[Item], condition: &str) {
         for item in items {
             self.of_item(item, condition);
@@ -121,6 +133,12 @@ impl Found {
 
     fn add(&mut self, condition: &str, line: String) {
         self.lines.insert(format!("{line}{condition}"));
+    }
+
+    fn wants_example(&mut self, name: &syn::Ident, attributes: &[Attribute]) {
+        if !has_example(attributes) {
+            self.without_example.insert(name.to_string());
+        }
     }
 
     fn has(&self, name: &impl ToString) -> bool {
@@ -135,12 +153,14 @@ impl Found {
                 }
             }
             Item::Struct(of) if self.has(&of.ident) => {
+                self.wants_example(&of.ident, &of.attrs);
                 let (name, generics, marks) = (&of.ident, &of.generics, marks(&of.attrs));
                 self.add(outer, format!("{marks}struct {}", text(quote!(#name #generics))));
                 self.fields(name, &of.fields, outer);
                 self.derives(&of.attrs, &text(name), outer);
             }
             Item::Enum(of) if self.has(&of.ident) => {
+                self.wants_example(&of.ident, &of.attrs);
                 let (name, generics, marks) = (&of.ident, &of.generics, marks(&of.attrs));
                 self.add(outer, format!("{marks}enum {}", text(quote!(#name #generics))));
                 for variant in &of.variants {
@@ -150,6 +170,7 @@ impl Found {
                 self.derives(&of.attrs, &text(name), outer);
             }
             Item::Trait(of) if self.has(&of.ident) => {
+                self.wants_example(&of.ident, &of.attrs);
                 let (name, unsafety, bounds) = (&of.ident, &of.unsafety, &of.supertraits);
                 self.add(outer, text(quote!(#unsafety trait #name: #bounds)));
                 for item in &of.items {
@@ -159,11 +180,13 @@ impl Found {
                 }
             }
             Item::Type(of) if self.has(&of.ident) => {
+                self.wants_example(&of.ident, &of.attrs);
                 let (name, generics, ty) = (&of.ident, &of.generics, &of.ty);
                 self.add(outer, format!("type {} = {}", text(quote!(#name #generics)), text(ty)));
             }
             Item::Macro(of) if of.attrs.iter().any(|a| a.path().is_ident("macro_export")) => {
                 if let Some(name) = &of.ident {
+                    self.wants_example(name, &of.attrs);
                     self.add(outer, format!("macro {name}!"));
                 }
             }
@@ -227,6 +250,22 @@ fn is_hidden(attributes: &[Attribute]) -> bool {
     })
 }
 
+/// Whether the documentation has code that is run: not only some that is to be refused.
+fn has_example(attributes: &[Attribute]) -> bool {
+    let mut inside = false;
+    attributes.iter().filter(|attribute| attribute.path().is_ident("doc")).any(|attribute| {
+        let Meta::NameValue(MetaNameValue { value: Expr::Lit(ExprLit { lit: Lit::Str(line), .. }), .. }) =
+            &attribute.meta
+        else {
+            return false;
+        };
+        let fence = line.value().trim().strip_prefix("```").map(str::to_owned);
+        let begins = !inside && fence.as_deref().is_some_and(|info| matches!(info, "" | "rust"));
+        inside ^= fence.is_some();
+        begins
+    })
+}
+
 /// What a change would break as much as of the item itself.
 fn marks(attributes: &[Attribute]) -> String {
     let marks = ["non_exhaustive", "must_use"].map(|mark| {
@@ -250,8 +289,30 @@ mod tests {
     }
 
     #[test]
+    fn a_type_without_an_example_is_named() {
+        let file = syn::parse_file(
+            "pub use of::{Bare, Refused, Shown, bare};
+            /// ```
+            /// let shown = 1;
+            /// ```
+            pub struct Shown;
+            /// Text.
+            pub enum Bare {}
+            /// ```compile_fail
+            /// let refused: u8 = 300;
+            /// ```
+            pub trait Refused {}
+            struct Own;
+            #[macro_export]
+            macro_rules! bare { () => {} }",
+        );
+        let found = super::Found::of(&[file.unwrap()]);
+        assert_eq!(found.without_example.into_iter().collect::<Vec<_>>(), ["Bare", "Refused", "bare"]);
+    }
+
+    #[test]
     fn what_others_rely_on_is_listed() {
-        let items = super::items(&crate::root()).unwrap();
+        let items = super::found(&crate::root()).unwrap().lines;
         for item in [
             "struct Queue",
             "#[non_exhaustive] enum Limit",

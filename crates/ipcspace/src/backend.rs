@@ -17,9 +17,9 @@ use abi::{
     Errno, Plain,
     ipc::IPC_INFO,
     mqueue::Sigevent,
-    msg::MsgInfo,
-    sem::{SEMVMX, SemInfo},
-    shm::Shminfo64,
+    msg::{MSG_INFO, MsgInfo},
+    sem::{SEM_INFO, SEMVMX, SemInfo},
+    shm::{SHM_INFO, ShmInfo, Shminfo64},
 };
 use engine::Call;
 use engine::syscall::{Msgctl, Semctl, Shmctl};
@@ -164,13 +164,34 @@ impl Backend {
         Ok(value)
     }
 
-    /// The error, and the limit that it is about: of these, the first that is less than what was wanted of it.
+    /// How much of what a limit bounds is in use; 0 where the limit is of single objects, or it is not known.
+    fn used(self, limit: Limit) -> Result<u64> {
+        let number = |value: i32| u64::try_from(value).unwrap_or(0);
+        Ok(match limit {
+            Limit::MsgMni => {
+                let info = self.info::<MsgInfo, _>("msgctl", |buf| Msgctl { id: 0, cmd: MSG_INFO, buf })?;
+                number(info.msgpool)
+            }
+            Limit::SemMns | Limit::SemMni => {
+                let info =
+                    self.info::<SemInfo, _>("semctl", |arg| Semctl { id: 0, num: 0, cmd: SEM_INFO, arg })?;
+                number(if limit == Limit::SemMni { info.semusz } else { info.semaem })
+            }
+            Limit::ShmAll | Limit::ShmMni => {
+                let info = self.info::<ShmInfo, _>("shmctl", |buf| Shmctl { id: 0, cmd: SHM_INFO, buf })?;
+                if limit == Limit::ShmMni { number(info.used_ids) } else { info.shm_tot }
+            }
+            _ => 0,
+        })
+    }
+
+    /// The error, and the limit that it is about: of these, the first that has less left than was wanted of it.
     #[cold]
     pub(crate) fn explain(self, name: &'static str, errno: Errno, wanted: &[(Errno, Limit, u64)]) -> Error {
         let error = Error::new(name, errno);
         for (_, limit, wanted) in wanted.iter().filter(|(of, ..)| *of == errno) {
-            if let Ok(value) = self.limit(*limit)
-                && *wanted > value
+            if let (Ok(value), Ok(used)) = (self.limit(*limit), self.used(*limit))
+                && used.saturating_add(*wanted) > value
             {
                 return error.with_limit(*limit, Some(value));
             }

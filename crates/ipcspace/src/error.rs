@@ -7,6 +7,17 @@ use abi::Errno;
 use crate::Limit;
 
 /// The result of a call of this crate.
+///
+/// ```
+/// use ipcspace::{Key, MsgType, Namespace, Queue, Result};
+///
+/// fn first(queue: &Queue) -> Result<()> {
+///     queue.send(MsgType::FIRST, b"begin")
+/// }
+///
+/// assert_eq!(first(&Namespace::private()?.queue(Key::PRIVATE).open()?), Ok(()));
+/// # Ok::<(), ipcspace::Error>(())
+/// ```
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why a call failed: an error number, the call that gave it, and the limit that stood in the way, if one did.

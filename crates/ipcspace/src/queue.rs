@@ -95,13 +95,8 @@ impl QueueOptions {
     pub fn open(&self) -> Result<Queue> {
         let flags = flags("msgget", self.create, self.create_new, self.mode)?;
         let got = self.backend.raw(&Msgget { key: self.key.0, flags });
-        let id = got.map_err(|errno| match errno {
-            Errno::ENOSPC => {
-                let most = self.backend.limit(Limit::MsgMni).ok();
-                Error::new("msgget", errno).with_limit(Limit::MsgMni, most)
-            }
-            errno => Error::new("msgget", errno),
-        })?;
+        let id =
+            got.map_err(|errno| self.backend.explain("msgget", errno, &[(Errno::ENOSPC, Limit::MsgMni, 1)]))?;
         // An identifier is an int.
         Ok(Queue { backend: self.backend, id: id as i32 })
     }

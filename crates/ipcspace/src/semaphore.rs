@@ -125,8 +125,7 @@ impl SemaphoresOptions {
                 &[
                     (Errno::EINVAL, Limit::SemMsl, self.count as u64),
                     (Errno::ENOSPC, Limit::SemMns, self.count as u64),
-                    // What there is of sets is as many as there may be.
-                    (Errno::ENOSPC, Limit::SemMni, u64::MAX),
+                    (Errno::ENOSPC, Limit::SemMni, 1),
                 ],
             )),
         }

@@ -27,6 +27,19 @@ use crate::{Error, Key, Limit, Result};
 
 /// What can lie in shared memory: atomics, arrays of them, and structures that [`shared!`](crate::shared!) makes of them.
 ///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// use ipcspace::{Namespace, Share, Shared};
+///
+/// fn place<T: Share>() -> ipcspace::Result<Shared<T>> {
+///     Namespace::private()?.shared().open()
+/// }
+///
+/// let counters = place::<[AtomicU64; 4]>()?;
+/// assert_eq!(counters[3].fetch_add(2, Relaxed), 0);
+/// # Ok::<(), ipcspace::Error>(())
+/// ```
+///
 /// A plain number is not among them, though it is `Sync`: another process could change it while it is read.
 ///
 /// ```compile_fail
@@ -158,8 +171,7 @@ impl<T: Share> SharedOptions<T> {
             let wanted = [
                 (Errno::EINVAL, Limit::ShmMax, size),
                 (Errno::ENOSPC, Limit::ShmAll, pages),
-                // What there is of segments is as many as there may be.
-                (Errno::ENOSPC, Limit::ShmMni, u64::MAX),
+                (Errno::ENOSPC, Limit::ShmMni, 1),
             ];
             self.backend.explain("shmget", errno, &wanted)
         })?;

@@ -4,10 +4,11 @@ mod forked;
 
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::{fs, io, process};
 
 use forked::fork;
-use ipcspace::{Key, Limit, MsgType, Namespace, Select};
+use ipcspace::{Error, Key, Limit, MsgType, Namespace, Select};
 
 fn name(of: &str) -> String {
     format!("test-{of}-{}", process::id())
@@ -55,6 +56,75 @@ fn what_can_be_no_namespace_is_an_error() {
         assert_eq!(Namespace::builder("a/b").create().unwrap_err().errno(), libc::EINVAL);
         // None of this was a step into one.
         Namespace::private().unwrap();
+    })
+    .join();
+}
+
+/// Takes the rights away from this process to go beyond the limits of queues, which root may have.
+fn be_bound_by_limits() {
+    const VERSION_3: u32 = 0x2008_0522;
+    let (head, none) = ([VERSION_3, 0], [0u32; 6]);
+    // SAFETY: a version and no pid, and two times three words.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_capset, head.as_ptr(), none.as_ptr()) }, 0);
+}
+
+#[test]
+fn an_exhausted_limit_is_named() {
+    fork(|| {
+        let limits = [
+            (Limit::MsgMni, 1),
+            (Limit::SemMns, 4),
+            (Limit::SemMni, 2),
+            (Limit::ShmMax, 4 * 4096),
+            (Limit::ShmAll, 3),
+            (Limit::ShmMni, 2),
+            (Limit::MqQueuesMax, 1),
+            (Limit::MqMsgMax, 5),
+            (Limit::MqMsgsizeMax, 200),
+        ];
+        let builder = Namespace::builder("");
+        let builder = limits.into_iter().fold(builder, |builder, (limit, value)| builder.limit(limit, value));
+        let ns = builder.create().unwrap();
+        be_bound_by_limits();
+        let named = |result: Result<(), Error>, call: &str, limit: Limit| {
+            let error = result.unwrap_err();
+            let value = ns.limit(limit).unwrap();
+            assert_eq!(
+                (error.call(), error.limit(), error.limit_value()),
+                (call, Some(limit), Some(value)),
+                "{error}"
+            );
+            assert!(error.to_string().ends_with(&format!("({limit} is {value})")), "{error}");
+        };
+        let queue = || ns.queue(Key::PRIVATE).open();
+        let _queue = queue().unwrap();
+        named(queue().map(drop), "msgget", Limit::MsgMni);
+
+        let set = |count| ns.semaphores(count).open();
+        let _set = set(3).unwrap();
+        named(set(2).map(drop), "semget", Limit::SemMns);
+        let _set = set(1).unwrap();
+        named(set(1).map(drop), "semget", Limit::SemMns);
+
+        named(ns.shared::<[AtomicU64; 4096]>().open().map(drop), "shmget", Limit::ShmMax);
+        let _two_pages = ns.shared::<[AtomicU64; 1024]>().open().unwrap();
+        named(ns.shared::<[AtomicU64; 1024]>().open().map(drop), "shmget", Limit::ShmAll);
+
+        let mqueue =
+            |name: &str, messages, size| ns.mqueue(name).create_new(true).size(messages, size).open();
+        named(mqueue("/long", 6, 8).map(drop), "mq_open", Limit::MqMsgMax);
+        named(mqueue("/wide", 2, 201).map(drop), "mq_open", Limit::MqMsgsizeMax);
+        let _queue = mqueue("/one", 2, 8).unwrap();
+        named(mqueue("/two", 2, 8).map(drop), "mq_open", Limit::MqQueuesMax);
+    })
+    .join();
+    // Of two limits that may be in the way, it is the one that is.
+    fork(|| {
+        let ns = Namespace::builder("").limit(Limit::SemMni, 1).limit(Limit::ShmMni, 1).create().unwrap();
+        let _set = ns.semaphores(1).open().unwrap();
+        assert_eq!(ns.semaphores(1).open().unwrap_err().limit(), Some(Limit::SemMni));
+        let _segment = ns.shared::<AtomicU64>().open().unwrap();
+        assert_eq!(ns.shared::<AtomicU64>().open().unwrap_err().limit(), Some(Limit::ShmMni));
     })
     .join();
 }

@@ -145,7 +145,7 @@ impl AddressSpace {
         gone: &mut Vec<Gone>,
     ) -> Result<u64> {
         let bytes = segment.bytes();
-        let end_of = |at: u64| at.checked_add(bytes).ok_or(Errno::EINVAL);
+        let end_of = |at: u64| at.checked_add(bytes).ok_or(Errno::ENOMEM);
         let at = match wanted.place {
             MapPlace::Anywhere => self.room(bytes)?,
             MapPlace::Free(at) if !self.is_free(at, end_of(at)?) => return Err(Errno::EINVAL),

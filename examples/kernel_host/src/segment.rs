@@ -1,9 +1,9 @@
-//! The memory of shared memory segments, which the host owns: as many pages as were written, the rest are zeros.
+//! The memory of shared memory segments, which the host owns: as many pages as were touched, the rest are zeros.
 //!
 //! What users of the module see: [`Segment`]. The machine holds each one as long as the engine needs it, and each area of an address space in which it is
 //! mapped does: so how often it is mapped is known at any time.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -61,7 +61,7 @@ impl Segment {
         self.bytes
     }
 
-    /// Pages that were written.
+    /// Pages that were touched.
     pub(crate) fn resident(&self) -> u64 {
         self.pages.borrow().len() as u64
     }
@@ -85,17 +85,19 @@ impl Segment {
     /// Reads bytes of one page.
     pub(crate) fn read(&self, at: u64, to: &mut [u8]) {
         let (page, within) = split(at);
-        match self.pages.borrow().get(&page) {
-            Some(page) => to.copy_from_slice(&page[within..within + to.len()]),
-            None => to.fill(0),
-        }
+        to.copy_from_slice(&self.touch(page)[within..within + to.len()]);
     }
 
     /// Writes bytes of one page.
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) {
         let (page, within) = split(at);
-        let mut pages = self.pages.borrow_mut();
-        let page = pages.entry(page).or_insert_with(|| Box::new([0; PAGE]));
-        page[within..within + bytes.len()].copy_from_slice(bytes);
+        self.touch(page)[within..within + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// A page is there from when it was first read or written.
+    fn touch(&self, page: u64) -> RefMut<'_, [u8; PAGE]> {
+        RefMut::map(self.pages.borrow_mut(), |pages| {
+            &mut **pages.entry(page).or_insert_with(|| Box::new([0; PAGE]))
+        })
     }
 }

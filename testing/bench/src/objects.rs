@@ -22,6 +22,11 @@ impl Message {
     }
 }
 
+/// What of an object's identifier is its index, of which the commands take it that list all objects.
+const INDEXES: c_int = 32_768;
+/// Missing from the libc crate.
+const SHM_STAT: c_int = 13;
+
 /// A message queue, removed when dropped.
 pub(crate) struct Queue(c_int);
 
@@ -54,6 +59,19 @@ impl Queue {
         checked("msgctl", unsafe { libc::msgctl(self.0, libc::IPC_STAT, stat.as_mut_ptr()) })?;
         // SAFETY: IPC_STAT has written all of it.
         Ok(unsafe { stat.assume_init() })
+    }
+
+    pub(crate) fn get(key: libc::key_t) -> Outcome<()> {
+        // SAFETY: no pointers are passed.
+        checked("msgget", unsafe { libc::msgget(key, 0) }).map(drop)
+    }
+
+    /// As one of all.
+    pub(crate) fn list(&self) -> Outcome<()> {
+        let mut stat = mem::MaybeUninit::<libc::msqid_ds>::uninit();
+        // SAFETY: `stat` has room for what MSG_STAT writes.
+        checked("msgctl", unsafe { libc::msgctl(self.0 % INDEXES, libc::MSG_STAT, stat.as_mut_ptr()) })
+            .map(drop)
     }
 
     /// How many bytes of text may wait in it.
@@ -190,9 +208,23 @@ impl Name {
 pub(crate) struct Set(c_int);
 
 impl Set {
-    pub(crate) fn create(nsems: c_int) -> Outcome<Set> {
+    pub(crate) fn create(key: libc::key_t, nsems: c_int) -> Outcome<Set> {
         // SAFETY: no pointers are passed.
-        checked("semget", unsafe { libc::semget(libc::IPC_PRIVATE, nsems, 0o600) }).map(Set)
+        checked("semget", unsafe { libc::semget(key, nsems, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) })
+            .map(Set)
+    }
+
+    pub(crate) fn get(key: libc::key_t) -> Outcome<()> {
+        // SAFETY: no pointers are passed.
+        checked("semget", unsafe { libc::semget(key, 0, 0) }).map(drop)
+    }
+
+    /// As one of all.
+    pub(crate) fn list(&self) -> Outcome<()> {
+        let mut stat = mem::MaybeUninit::<libc::semid_ds>::uninit();
+        // SAFETY: `stat` has room for what SEM_STAT writes.
+        checked("semctl", unsafe { libc::semctl(self.0 % INDEXES, 0, libc::SEM_STAT, stat.as_mut_ptr()) })
+            .map(drop)
     }
 
     /// GETVAL of the first.
@@ -232,9 +264,22 @@ pub(crate) struct Segment(c_int);
 pub(crate) struct Attached(*mut c_void);
 
 impl Segment {
-    pub(crate) fn create(size: usize) -> Outcome<Segment> {
+    pub(crate) fn create(key: libc::key_t, size: usize) -> Outcome<Segment> {
         // SAFETY: no pointers are passed.
-        checked("shmget", unsafe { libc::shmget(libc::IPC_PRIVATE, size, 0o600) }).map(Segment)
+        checked("shmget", unsafe { libc::shmget(key, size, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) })
+            .map(Segment)
+    }
+
+    pub(crate) fn get(key: libc::key_t) -> Outcome<()> {
+        // SAFETY: no pointers are passed.
+        checked("shmget", unsafe { libc::shmget(key, 0, 0) }).map(drop)
+    }
+
+    /// As one of all.
+    pub(crate) fn list(&self) -> Outcome<()> {
+        let mut stat = mem::MaybeUninit::<libc::shmid_ds>::uninit();
+        // SAFETY: `stat` has room for what SHM_STAT writes.
+        checked("shmctl", unsafe { libc::shmctl(self.0 % INDEXES, SHM_STAT, stat.as_mut_ptr()) }).map(drop)
     }
 
     pub(crate) fn attach(&self) -> Outcome<Attached> {

@@ -34,7 +34,7 @@ pub(crate) const fn row(
     Row { name, about, ours: name, kind: Kind::Ordinary, run }
 }
 
-static ROWS: [Row; 59] = [
+static ROWS: [Row; 71] = [
     row("msg.pair.64", "send and receive 64 bytes, one process", |clock, _| msg_pair(clock, 64)),
     row("msg.pair.1k", "the same, 1 KiB", |clock, _| msg_pair(clock, 1024)),
     row("msg.pair.8k", "the same, 8 KiB", |clock, _| msg_pair(clock, 8192)),
@@ -63,8 +63,14 @@ static ROWS: [Row; 59] = [
         "CPU time of a receiver that sleeps a millisecond for each message",
         msg_cpu_blocked,
     ),
-    row("msg.get", "`msgget` of an existing key", |clock, _| msg_get(clock, 0)),
-    row("msg.get.30000", "the same, 30 000 queues there", |clock, _| msg_get(clock, MANY)),
+    row("msg.get", "`msgget` of an existing key", |clock, _| get(clock, 1, Queue::create, Queue::get)),
+    row("msg.get.30000", "the same, 30 000 queues there", |clock, _| {
+        get(clock, MANY, Queue::create, Queue::get)
+    }),
+    row("msg.list", "`MSG_STAT` of each of ten queues, per queue", |clock, _| {
+        list(clock, FEW, Queue::create, Queue::list)
+    }),
+    row("msg.list.30000", "the same, of 30 000", |clock, _| list(clock, MANY, Queue::create, Queue::list)),
     row("msg.stat", "`IPC_STAT`", |clock, _| msg_stat(clock)),
     row("msg.create", "create and remove a queue", |clock, _| msg_create(clock, 0)),
     row("msg.create.30000", "the same, 30 000 queues there", |clock, _| msg_create(clock, MANY)),
@@ -104,6 +110,12 @@ static ROWS: [Row; 59] = [
     },
     row("sem.create", "create and remove a set", |clock, _| sem_create(clock, 0)),
     row("sem.create.30000", "the same, 30 000 sets there", |clock, _| sem_create(clock, MANY)),
+    row("sem.get", "`semget` of an existing key", |clock, _| get(clock, 1, set_of_one, Set::get)),
+    row("sem.get.30000", "the same, 30 000 sets there", |clock, _| get(clock, MANY, set_of_one, Set::get)),
+    row("sem.list", "`SEM_STAT` of each of ten sets, per set", |clock, _| {
+        list(clock, FEW, set_of_one, Set::list)
+    }),
+    row("sem.list.30000", "the same, of 30 000", |clock, _| list(clock, MANY, set_of_one, Set::list)),
     Row {
         kind: Kind::Stranger,
         ..row(
@@ -129,6 +141,18 @@ static ROWS: [Row; 59] = [
     ),
     row("shm.attach", "`shmat` and `shmdt`", |clock, _| shm_attach(clock)),
     row("shm.attach.stat", "`IPC_STAT` of a segment that is attached", |clock, _| shm_attach_stat(clock)),
+    row("shm.create", "create and remove a segment", |clock, _| shm_create(clock, 0)),
+    row("shm.create.4000", "the same, 4 000 segments there", |clock, _| shm_create(clock, MANY_SEGMENTS)),
+    row("shm.get", "`shmget` of an existing key", |clock, _| get(clock, 1, small_segment, Segment::get)),
+    row("shm.get.4000", "the same, 4 000 segments there", |clock, _| {
+        get(clock, MANY_SEGMENTS, small_segment, Segment::get)
+    }),
+    row("shm.list", "`SHM_STAT` of each of ten segments, per segment", |clock, _| {
+        list(clock, FEW, small_segment, Segment::list)
+    }),
+    row("shm.list.4000", "the same, of 4 000", |clock, _| {
+        list(clock, MANY_SEGMENTS, small_segment, Segment::list)
+    }),
     row("shm.cycle.4k", "make, attach, detach and remove 4 KiB", |clock, _| shm_cycle(clock, 4 << 10)),
     row("shm.cycle.16m", "the same, 16 MiB", |clock, _| shm_cycle(clock, 16 << 20)),
     row(
@@ -181,6 +205,9 @@ const LOWEST: c_long = -(WANTED + OTHER_TYPES);
 const UNDO: c_short = libc::SEM_UNDO as c_short;
 /// How many objects are there in the rows with many.
 const MANY: libc::key_t = 30_000;
+/// The same of segments, of which there may be fewer.
+const MANY_SEGMENTS: libc::key_t = 4000;
+const FEW: libc::key_t = 10;
 /// The key of the first of them that has one.
 const KEY: libc::key_t = 0x6265_6e63;
 /// `MSGMNB`, which the streams are to have: the worker's namespace has another for the rows with many messages.
@@ -456,12 +483,35 @@ fn mq_open(clock: &mut Clock) -> Outcome<()> {
     opened
 }
 
-fn msg_get(clock: &mut Clock, others: libc::key_t) -> Outcome<()> {
-    let _queues = (0..=others).map(|i| Queue::create(KEY + i)).collect::<Outcome<Vec<_>>>()?;
-    clock.time(|| {
-        // SAFETY: no pointers are passed.
-        checked("msgget", unsafe { libc::msgget(KEY + others / 2, 0) }).map(drop)
-    })
+/// Looks one of so many objects up by its key.
+fn get<T>(
+    clock: &mut Clock,
+    count: libc::key_t,
+    create: impl Fn(libc::key_t) -> Outcome<T>,
+    get: impl Fn(libc::key_t) -> Outcome<()>,
+) -> Outcome<()> {
+    let _objects = (KEY..KEY + count).map(create).collect::<Outcome<Vec<_>>>()?;
+    clock.time(|| get(KEY + count / 2))
+}
+
+/// Looks at so many objects in turn, as ipcs(1) does.
+fn list<T>(
+    clock: &mut Clock,
+    count: libc::key_t,
+    create: impl Fn(libc::key_t) -> Outcome<T>,
+    look: impl Fn(&T) -> Outcome<()>,
+) -> Outcome<()> {
+    let objects = (KEY..KEY + count).map(create).collect::<Outcome<Vec<_>>>()?;
+    let mut turns = objects.iter().cycle();
+    clock.time(|| turns.next().map_or(Ok(()), &look))
+}
+
+fn set_of_one(key: libc::key_t) -> Outcome<Set> {
+    Set::create(key, 1)
+}
+
+fn small_segment(key: libc::key_t) -> Outcome<Segment> {
+    Segment::create(key, 4 << 10)
 }
 
 /// Another user than the namespace's owner, for good. On the kernel that makes no difference.
@@ -534,7 +584,7 @@ fn msg_create(clock: &mut Clock, others: libc::key_t) -> Outcome<()> {
 }
 
 fn sem_pair(clock: &mut Clock, flags: c_short) -> Outcome<()> {
-    let set = Set::create(1)?;
+    let set = set_of_one(libc::IPC_PRIVATE)?;
     clock.time(|| {
         set.op(&mut [op(0, 1, flags)])?;
         set.op(&mut [op(0, -1, flags)])
@@ -543,7 +593,7 @@ fn sem_pair(clock: &mut Clock, flags: c_short) -> Outcome<()> {
 
 /// Ten operations in one call, on ten of sixteen semaphores; down and up in turn, so that it can go on for ever.
 fn sem_ten(clock: &mut Clock, flags: c_short) -> Outcome<()> {
-    let set = Set::create(16)?;
+    let set = Set::create(libc::IPC_PRIVATE, 16)?;
     let mut up: [_; 10] = std::array::from_fn(|i| op(i as c_ushort, 1, flags));
     let mut down: [_; 10] = std::array::from_fn(|i| op(i as c_ushort, -1, flags));
     let mut raised = false;
@@ -554,12 +604,12 @@ fn sem_ten(clock: &mut Clock, flags: c_short) -> Outcome<()> {
 }
 
 fn sem_getval(clock: &mut Clock) -> Outcome<()> {
-    let set = Set::create(1)?;
+    let set = set_of_one(libc::IPC_PRIVATE)?;
     clock.time(|| set.value().map(drop))
 }
 
 fn sem_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
-    let set = Set::create(2)?;
+    let set = Set::create(libc::IPC_PRIVATE, 2)?;
     let peer = Peer::fork(peer_cpu, || {
         while set.op(&mut [op(0, -1, 0)]).is_ok() && set.op(&mut [op(1, 1, 0)]).is_ok() {}
         Ok(())
@@ -576,7 +626,7 @@ fn sem_rtt(clock: &mut Clock, peer_cpu: usize) -> Outcome<()> {
 
 /// A semaphore as a mutex that `processes` want all the time; they are spread over two CPUs.
 fn sem_contend(clock: &mut Clock, cpus: &Cpus, processes: u64) -> Outcome<()> {
-    let set = Set::create(1)?;
+    let set = set_of_one(libc::IPC_PRIVATE)?;
     let share = clock.iterations().div_ceil(processes);
     let turn = || {
         set.op(&mut [op(0, -1, 0)])?;
@@ -598,18 +648,23 @@ fn sem_contend(clock: &mut Clock, cpus: &Cpus, processes: u64) -> Outcome<()> {
 }
 
 fn sem_create(clock: &mut Clock, others: libc::key_t) -> Outcome<()> {
-    let _sets = (0..others).map(|_| Set::create(1)).collect::<Outcome<Vec<_>>>()?;
-    clock.time(|| Set::create(1)?.remove())
+    let _sets = (KEY..KEY + others).map(set_of_one).collect::<Outcome<Vec<_>>>()?;
+    clock.time(|| set_of_one(libc::IPC_PRIVATE)?.remove())
+}
+
+fn shm_create(clock: &mut Clock, others: libc::key_t) -> Outcome<()> {
+    let _segments = (KEY..KEY + others).map(small_segment).collect::<Outcome<Vec<_>>>()?;
+    clock.time(|| small_segment(libc::IPC_PRIVATE)?.remove())
 }
 
 fn shm_attach(clock: &mut Clock) -> Outcome<()> {
-    let segment = Segment::create(4 << 10)?;
+    let segment = small_segment(libc::IPC_PRIVATE)?;
     clock.time(|| segment.attach()?.detach())
 }
 
 /// IPC_STAT of a segment that this process has attached.
 fn shm_attach_stat(clock: &mut Clock) -> Outcome<()> {
-    let segment = Segment::create(4 << 10)?;
+    let segment = small_segment(libc::IPC_PRIVATE)?;
     let attached = segment.attach()?;
     clock.time(|| segment.stat())?;
     attached.detach()
@@ -618,7 +673,7 @@ fn shm_attach_stat(clock: &mut Clock) -> Outcome<()> {
 /// Make, attach, detach, remove; nothing is written.
 fn shm_cycle(clock: &mut Clock, size: usize) -> Outcome<()> {
     clock.time(|| {
-        let segment = Segment::create(size)?;
+        let segment = Segment::create(libc::IPC_PRIVATE, size)?;
         segment.attach()?.detach()?;
         segment.remove()
     })

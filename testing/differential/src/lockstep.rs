@@ -98,6 +98,8 @@ pub struct Lockstep {
     names: [BTreeMap<TaskId, Name>; 2],
     /// [`tolerated::pages_taken_back`] when the worlds were made.
     taken_back: u64,
+    /// How many replies were the same only without the pages in memory, which the kernel has taken back.
+    pub without_rss: u64,
 }
 
 impl Lockstep {
@@ -114,6 +116,7 @@ impl Lockstep {
             witness: None,
             names: [BTreeMap::new(), BTreeMap::new()],
             taken_back: tolerated::pages_taken_back(),
+            without_rss: 0,
         }
     }
 
@@ -358,12 +361,13 @@ impl Lockstep {
         states
     }
 
-    fn observations(&self, states: Vec<(Name, Option<Call>, [State; 2])>) -> Vec<Observation> {
+    fn observations(&mut self, states: Vec<(Name, Option<Call>, [State; 2])>) -> Vec<Observation> {
         let observation = |(task, call, [first, second]): (Name, Option<Call>, [State; 2])| {
             let mut seen = [self.seen(0, call.as_ref(), first), self.seen(1, call.as_ref(), second)];
             if seen[0] != seen[1] {
                 let left = seen.clone().map(Seen::without_rss);
-                if left[0] == left[1] && self.memory_was_short() {
+                if left[0] == left[1] && (tolerated::damon_takes_pages() || self.memory_was_short()) {
+                    self.without_rss += 1;
                     seen = left;
                 }
             }

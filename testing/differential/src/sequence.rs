@@ -28,6 +28,8 @@ pub struct Run {
     pub steps: Vec<Step>,
     /// How many of them were calls.
     pub calls: u64,
+    /// [`Lockstep::without_rss`] of them.
+    pub without_rss: u64,
     /// The worlds are not the same after the last of them.
     pub differs: bool,
     /// What was seen after the last of them.
@@ -39,7 +41,7 @@ const SHRINKING: Duration = Duration::from_secs(60);
 
 /// Makes up to `calls` calls, until the worlds differ.
 pub fn explore(make: [Make<'_>; 2], limits: &Limits, generator: &mut Generator, calls: u64) -> Run {
-    let mut run = Run { steps: Vec::new(), calls: 0, differs: false, last: Vec::new() };
+    let mut run = Run { steps: Vec::new(), calls: 0, without_rss: 0, differs: false, last: Vec::new() };
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut pair = Lockstep::new(make, limits);
         while run.calls < calls && !run.differs {
@@ -52,6 +54,7 @@ pub fn explore(make: [Make<'_>; 2], limits: &Limits, generator: &mut Generator, 
                     run.calls += u64::from(matches!(step.action, Action::Call(_)));
                     run.differs = differ(&observations);
                     run.last = observations;
+                    run.without_rss = pair.without_rss;
                 }
             }
         }

@@ -3,7 +3,10 @@
 //! Left out of the comparison ([`comparable`]): clocks, of which only "never" and "some time" are told apart,
 //! and pids, which are compared as tasks. Never put to the comparison ([`races`]): steps whose outcome is a
 //! race in the kernel itself. Waited for ([`is_noted_late`]): that the ends of attachments are noted. Left out if the kernel
-//! was short of memory ([`without_rss`]): how many pages segments have.
+//! took pages back meanwhile ([`pages_taken_back`], [`damon_takes_pages`]): how many of them segments have ([`without_rss`]).
+
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use world::{Arg, Call, Data, Ptr, Reply};
 
@@ -66,10 +69,29 @@ fn comparable_list(text: &str, task: impl Fn(i32) -> i32, clock: impl Fn(&mut i6
 
 /// How many pages the kernel has ever taken from files and segments, because memory was short or somebody wrote to `drop_caches`.
 pub fn pages_taken_back() -> u64 {
-    let counts = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let counts = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let fields = counts.lines().filter_map(|line| line.split_once(' '));
     let taken = fields.filter(|(name, _)| name.starts_with("pgsteal_") || *name == "drop_pagecache");
     taken.filter_map(|(_, count)| count.parse::<u64>().ok()).sum()
+}
+
+/// Does DAMON, the kernel's watch over memory, take pages back that nobody has used of late? It counts them nowhere.
+pub fn damon_takes_pages() -> bool {
+    damon_takes_pages_below(Path::new("/sys"))
+}
+
+fn damon_takes_pages_below(sys: &Path) -> bool {
+    let says = |file: PathBuf, word: &str| fs::read_to_string(file).is_ok_and(|text| text.trim() == word);
+    let within = |directory: PathBuf| {
+        fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
+    };
+    let pages_out = |kdamond: PathBuf| {
+        let mut schemes =
+            within(kdamond.join("contexts")).flat_map(|context| within(context.join("schemes")));
+        says(kdamond.join("state"), "on") && schemes.any(|scheme| says(scheme.join("action"), "pageout"))
+    };
+    says(sys.join("module/damon_reclaim/parameters/enabled"), "Y")
+        || within(sys.join("kernel/mm/damon/admin/kdamonds")).any(pages_out)
 }
 
 /// Without the number of pages in memory. A page of a segment that was read and never written is all zeros, and the kernel takes it back as
@@ -142,6 +164,23 @@ mod tests {
         assert_eq!(without(&list("4096")), without(&list("0")));
         assert_ne!(without("key size rss\n1 4096 0"), without("key size rss\n1 8192 0"));
         assert_eq!(without("1\t 2"), Data::Text("1\t 2".into()));
+    }
+
+    #[test]
+    fn damon_is_seen_where_it_pages_out() {
+        let sys = std::env::temp_dir().join(format!("differential-damon-{}", std::process::id()));
+        let kdamond = sys.join("kernel/mm/damon/admin/kdamonds/0");
+        let scheme = kdamond.join("contexts/0/schemes/1");
+        fs::create_dir_all(&scheme).unwrap();
+        let takes = |state: &str, action: &str| {
+            fs::write(kdamond.join("state"), state).unwrap();
+            fs::write(scheme.join("action"), action).unwrap();
+            damon_takes_pages_below(&sys)
+        };
+        let seen = [takes("off\n", "pageout\n"), takes("on\n", "stat\n"), takes("on\n", "pageout\n")];
+        fs::remove_dir_all(&sys).unwrap();
+        assert_eq!(seen, [false, false, true]);
+        assert!(!damon_takes_pages_below(&sys));
     }
 
     #[test]

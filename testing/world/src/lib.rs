@@ -10,7 +10,7 @@
 //! An executable that uses [`Processes`] calls [`run_worker_if_asked`] first thing in `main`: the workers
 //! are the same executable, started again.
 //!
-//! Missing: a POSIX queue's notification by a thread, and what its descriptor is besides; mprotect(2) and mremap(2) of attachments; shared memory in the simulated world.
+//! Missing: a POSIX queue's notification by a thread, and what its descriptor is besides; mprotect(2) and mremap(2) of attachments.
 
 mod arguments;
 mod call;

@@ -2,18 +2,21 @@
 //! [`World::settle`] says so. The same story goes the same way every time.
 
 use std::cell::RefMut;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use kernel_host::{Access, AddressSpace, Credentials, Machine, Memory, PAGE, SIGSTOP, Tid};
 
 use crate::arguments::{self, Buffers, CAPACITY, WILD, failed, returned};
-use crate::{Call, Data, NOTICE, Notice, Ptr, Reply, SHORT, State, TaskId, World};
+use crate::{ARENA, Call, Data, NOTICE, Notice, Ptr, Reply, SHORT, State, TaskId, World};
 
 /// Tasks on a [`Machine`], whose kernel is the engine.
 pub struct Simulated {
     machine: Machine<AddressSpace>,
     /// By task number, which begins at 1.
     tasks: Vec<Task>,
+    /// Where each process has attached something at no address of its choice.
+    floating: HashMap<u32, Vec<u64>>,
 }
 
 struct Task {
@@ -24,7 +27,7 @@ struct Task {
 
 enum Doing {
     Nothing,
-    /// In a System V call.
+    /// In a call of the engine's.
     Call(Call),
     /// Another call has ended.
     Done(Reply),
@@ -43,7 +46,7 @@ impl Simulated {
             machine.write_sysctl(root, name, value).unwrap_or_else(|error| panic!("{name}={value}: {error}"));
         }
         machine.exit(root);
-        Simulated { machine, tasks: Vec::new() }
+        Simulated { machine, tasks: Vec::new(), floating: HashMap::new() }
     }
 
     fn task(&mut self, task: TaskId) -> &mut Task {
@@ -58,7 +61,15 @@ impl Simulated {
 
     fn system_call(&mut self, task: TaskId, call: &Call) {
         let Task { tid, buffers, .. } = *self.task(task);
-        let real = if call.takes_descriptor() { &call.clone().map_id(real_descriptor) } else { call };
+        let real = match call {
+            // Where there was room differs from world to world.
+            Call::Shmdt { addr: 1 } => {
+                let floating = self.floating.get_mut(&self.machine.pid(tid));
+                &Call::Shmdt { addr: floating.and_then(Vec::pop).unwrap_or(1) }
+            }
+            call if call.takes_descriptor() => &call.clone().map_id(real_descriptor),
+            call => call,
+        };
         let mut buffers = self.in_memory(tid, buffers);
         let (number, registers) = arguments::encode(&mut buffers, real).expect("a call of the engine's");
         drop(buffers);
@@ -78,6 +89,8 @@ impl Simulated {
         let ret = match call {
             Call::Fork => {
                 let child = machine.fork(tid);
+                let attached = self.floating.get(&machine.pid(tid)).cloned().unwrap_or_default();
+                self.floating.insert(child, attached);
                 i64::from(self.add(child, buffers))
             }
             Call::SpawnThread => {
@@ -88,6 +101,7 @@ impl Simulated {
             }
             Call::Exec => {
                 machine.exec(tid, buffers.alone());
+                self.floating.remove(&tid);
                 0
             }
             Call::Exit => {
@@ -109,6 +123,21 @@ impl Simulated {
             },
             Call::ReadFile { path } => match machine.read_file(tid, path) {
                 Ok(text) => return Some(Reply { ret: 0, errno: 0, data: Data::Text(text) }),
+                Err(error) => return Some(failed(error.raw())),
+            },
+            Call::Munmap { addr, len } => {
+                machine.munmap(tid, *addr, *len);
+                0
+            }
+            Call::Peek { addr } => {
+                let mut byte = [0];
+                match machine.memory(tid).read(*addr, &mut byte) {
+                    Ok(()) => byte[0].into(),
+                    Err(error) => return Some(failed(error.raw())),
+                }
+            }
+            Call::Poke { addr, value } => match machine.memory(tid).write(*addr, &[*value]) {
+                Ok(()) => 0,
                 Err(error) => return Some(failed(error.raw())),
             },
             Call::Umask { mask } => machine.umask(tid, *mask).into(),
@@ -154,6 +183,10 @@ impl World for Simulated {
             | Call::Semop { .. }
             | Call::Semtimedop { .. }
             | Call::Semctl { .. }
+            | Call::Shmget { .. }
+            | Call::Shmat { .. }
+            | Call::Shmdt { .. }
+            | Call::Shmctl { .. }
             | Call::MqOpen { .. }
             | Call::MqUnlink { .. }
             | Call::MqTimedsend { .. }
@@ -188,10 +221,16 @@ impl World for Simulated {
             (doing, kernel_host::State::Stopped) => (doing, State::Stopped),
             (Doing::Call(call), kernel_host::State::Returned(result)) => {
                 self.machine.take(tid);
-                let memory = self.in_memory(tid, buffers);
-                let mut reply = arguments::decode(&memory, &call, result.map_err(abi::Errno::raw));
-                if let (Call::MqOpen { .. }, Ok(_)) = (&call, result) {
-                    reply.ret -= i64::from(kernel_host::FIRST_FILE);
+                let mut reply =
+                    arguments::decode(&self.in_memory(tid, buffers), &call, result.map_err(abi::Errno::raw));
+                match (&call, result) {
+                    (Call::MqOpen { .. }, Ok(_)) => reply.ret -= i64::from(kernel_host::FIRST_FILE),
+                    (Call::Shmat { .. }, Ok(at)) if !ARENA.contains(&at.cast_unsigned()) => {
+                        let pid = self.machine.pid(tid);
+                        self.floating.entry(pid).or_default().push(at.cast_unsigned());
+                        reply.ret = 1;
+                    }
+                    _ => {}
                 }
                 (Doing::Nothing, State::Done(reply))
             }
@@ -244,6 +283,8 @@ struct Places {
     base: u64,
 }
 
+/// From where on threads have their buffers: above [`ARENA`], and below where segments go whose place is left to the machine.
+const BUFFERS: u64 = 1 << 40;
 /// One half of the buffers: writable memory, nothing, and memory that can only be read.
 const HALF: u64 = 4 * CAPACITY as u64;
 const NOTHING: u64 = CAPACITY as u64;
@@ -251,7 +292,7 @@ const READ_ONLY: u64 = 2 * CAPACITY as u64;
 
 impl Places {
     fn of(tid: Tid) -> Places {
-        Places { base: (u64::from(tid) + 1) * 2 * HALF }
+        Places { base: BUFFERS + u64::from(tid) * 2 * HALF }
     }
 
     fn map(self, memory: &mut AddressSpace) {
@@ -328,4 +369,5 @@ impl Buffers for InMemory<'_> {
     }
 }
 
+const _: () = assert!(ARENA.end <= BUFFERS && BUFFERS < kernel_host::ANYWHERE);
 const _: () = assert!(CAPACITY.is_multiple_of(PAGE) && SIGSTOP == libc::SIGSTOP);
