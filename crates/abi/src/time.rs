@@ -1,5 +1,15 @@
 //! Time (`<linux/time.h>`).
 
+/// A clock, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Clock {
+    /// `CLOCK_REALTIME`: since 1970. It can be set.
+    Realtime = 0,
+    /// `CLOCK_MONOTONIC`.
+    Monotonic = 1,
+}
+
 crate::plain::plain! {
     /// `struct timespec`.
     pub struct Timespec {

@@ -1,7 +1,7 @@
 //! Connections of those who ask, closed so that nobody waits for that.
 //!
 //! With a connection goes what nobody has received from it, and to close that may take as long as its sender likes: a TCP socket that is to linger. So no
-//! descriptor is received where others wait, and a connection at which one is left is closed by a thread of its user's. Until then it counts for the sender, who may have
+//! descriptor is received where others wait, and a connection at which one is left is closed by a thread of its user's, or, with many such users, by one that the others of them share. Until then it counts for the sender, who may have
 //! only so many on their way (its RLIMIT_NOFILE).
 //!
 //! # Safety
@@ -110,11 +110,23 @@ struct Left {
     is_attended: bool,
 }
 
+/// Users who may have a thread of their own at a time.
+const USERS_MAX: usize = 32;
+/// Stands for all others. It is no user's.
+const OTHERS: u32 = u32::MAX;
+
 static LEFT: Mutex<Option<HashMap<u32, Left>>> = Mutex::new(None);
+
+/// With whose connections one of this user's is closed.
+fn in_line_of(all: &HashMap<u32, Left>, uid: u32) -> u32 {
+    if all.contains_key(&uid) || all.len() < USERS_MAX { uid } else { OTHERS }
+}
 
 fn close_later(link: OwnedFd, uid: u32) {
     let mut all = locked(&LEFT);
-    let left = all.get_or_insert_default().entry(uid).or_default();
+    let all = all.get_or_insert_default();
+    let uid = in_line_of(all, uid);
+    let left = all.entry(uid).or_default();
     left.links.push_back(link);
     if !left.is_attended {
         // Where there can't be a thread now, the user's next one closes them all.
@@ -134,4 +146,23 @@ fn next(uid: u32) -> Option<OwnedFd> {
         all.as_mut()?.remove(&uid);
     }
     next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_users_share_a_thread_that_closes() {
+        let mut all: HashMap<u32, Left> = HashMap::new();
+        for uid in 0..1000 {
+            let whose = in_line_of(&all, uid);
+            all.entry(whose).or_default();
+        }
+        assert_eq!(all.len(), USERS_MAX + 1);
+        assert_eq!(in_line_of(&all, 0), 0, "who has one keeps it");
+        all.remove(&0);
+        all.remove(&1);
+        assert_eq!(in_line_of(&all, 1000), 1000, "there is room again");
+    }
 }

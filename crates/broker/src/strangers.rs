@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fs, mem};
 
-use abi::{Errno, Plain, Result, ipc, msg, sem, shm};
+use abi::{Errno, Plain, Result, ipc, msg, sem, shm, time::Clock};
 use arena::{
     ArenaError, CALL_BEGUN, CALL_RECEIVES, Ctx, Handle, Host, SharedBytes, ThreadSlot, sync::AtomicU32,
     sync::Ordering::*,
@@ -33,8 +33,8 @@ use arena::{
 use client::wire::{self, calls};
 use client::{LinuxHost, Operation, proc};
 use engine::{
-    Backing, Begun, Call, Cause, Cred, Descriptors, IpcNamespace, MapPlace, MapRequest, Mqd, NewMemory,
-    Notice, Outcome, Readiness, Syscall, Task, Usage, ipc_sysctl::Text, mqueue, proc::Line,
+    Backing, Begun, Call, Cause, Cred, Deadline, Descriptors, IpcNamespace, MapPlace, MapRequest, Mqd,
+    NewMemory, Notice, Outcome, Readiness, Syscall, Task, Usage, ipc_sysctl::Text, mqueue, proc::Line,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -52,8 +52,6 @@ use crate::service::{ask, namespaces};
 
 /// How long a stranger may let us wait in the middle of a call.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest sleep before a sleeper looks at its own slot again, nanoseconds.
-const SLICE_NS: u64 = 5_000_000_000;
 /// Questions in the middle of one unmapping.
 const LOOK_UPS_MAX: usize = 100_000;
 const HEAD_BYTES: usize = calls::HEAD * size_of::<u64>();
@@ -256,7 +254,7 @@ fn finish(
 }
 
 /// Sleeps until the call's waiter is completed, the stranger interrupts or is gone, or the time is over.
-fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
+fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<Deadline>) -> Cause {
     let stranger = ctx.host;
     if stranger.interrupted.take() {
         return Cause::Signal;
@@ -264,12 +262,8 @@ fn sleep(ctx: &Ctx<'_, Stranger<'_>>, deadline: Option<u64>) -> Cause {
     let Some(_watched) = Watched::new(stranger.link, ctx.slot.handle()) else { return Cause::Signal };
     let park = || {
         ctx.slot.waiter.park(Cause::Signal, |word, value| {
-            let left =
-                deadline.map_or(SLICE_NS, |end| end.saturating_sub(stranger.monotonic_ns()).min(SLICE_NS));
-            if left == 0 {
-                return Err(Cause::Timeout);
-            }
-            let _ = sys::futex_wait(word, value, left);
+            let Deadline { clock, ns } = client::next_look(deadline)?;
+            let _ = sys::futex_wait_until(word, value, clock, ns);
             Ok(())
         })
     };
@@ -1242,10 +1236,6 @@ impl Descriptors for Stranger<'_> {
     fn scheduling_priority(&self) -> i32 {
         sys::queue::scheduling_priority(self.tid.get())
     }
-
-    fn realtime_ns(&self) -> u64 {
-        self.base.realtime_ns()
-    }
 }
 
 impl Task for Stranger<'_> {
@@ -1296,8 +1286,8 @@ impl Task for Stranger<'_> {
         self.base.now()
     }
 
-    fn monotonic_ns(&self) -> u64 {
-        self.base.monotonic_ns()
+    fn clock_ns(&self, clock: Clock) -> u64 {
+        self.base.clock_ns(clock)
     }
 
     fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {

@@ -176,6 +176,33 @@ same(os.path.sameopenfile(fd, KEPT), True)
     );
 }
 
+/// So the kernel sees to it that a clock which is set ends the sleep, or prolongs it.
+#[test]
+fn a_timeout_is_slept_by_the_clock_of_the_day() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+import struct, time
+FUTEX, WAIT_BITSET, CLOCK_REALTIME = "202", 9, 256
+fd = open_queue("/q", O_CREAT | os.O_RDWR)
+end = time.clock_gettime_ns(time.CLOCK_REALTIME) + 3_000_000_000
+until = struct.pack("2q", *divmod(end, 1_000_000_000))
+pid = os.fork()
+if pid == 0:
+    os._exit(call("mq_timedreceive", fd, ctypes.create_string_buffer(16), 16, None, until) != "ETIMEDOUT")
+while True:
+    number, *registers = open("/proc/%d/syscall" % pid).read().split()[:5]
+    if number == FUTEX: break
+op, at = int(registers[1], 16), int(registers[3], 16)
+with open("/proc/%d/mem" % pid, "rb", 0) as memory:
+    memory.seek(at); same((op, memory.read(16)), (WAIT_BITSET | CLOCK_REALTIME, until))
+same(os.waitpid(pid, 0), (pid, 0))
+"#
+        ),
+    );
+}
+
 #[test]
 fn a_thread_is_told_of_a_message() {
     python(

@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use abi::{Plain, Result, mqueue::O_NONBLOCK};
+use abi::{Plain, Result, mqueue::O_NONBLOCK, time::Clock};
 use arena::{
     ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot,
     sync::{AtomicU32, Ordering::*},
@@ -390,10 +390,6 @@ impl<C: Caller> Descriptors for Behalf<'_, C> {
     fn scheduling_priority(&self) -> i32 {
         self.caller.scheduling_priority()
     }
-
-    fn realtime_ns(&self) -> u64 {
-        self.own.realtime_ns()
-    }
 }
 
 impl<C: Caller> Task for Behalf<'_, C> {
@@ -428,8 +424,8 @@ impl<C: Caller> Task for Behalf<'_, C> {
         self.own.now()
     }
 
-    fn monotonic_ns(&self) -> u64 {
-        self.own.monotonic_ns()
+    fn clock_ns(&self, clock: Clock) -> u64 {
+        self.own.clock_ns(clock)
     }
 
     fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {

@@ -7,7 +7,10 @@
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 
-use abi::{Plain, Result};
+use abi::{
+    Plain, Result,
+    time::{Clock, Timespec},
+};
 use arena::{
     Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::*},
@@ -22,27 +25,15 @@ unsafe extern "C" {
     /// libc's: from the vDSO, or what the kernel keeps for it.
     fn sched_getcpu() -> i32;
     /// libc's, from the vDSO.
-    fn clock_gettime(clock: i32, now: *mut abi::time::Timespec) -> i32;
+    fn clock_gettime(clock: i32, now: *mut Timespec) -> i32;
 }
 
-/// A clock of the vDSO, nanoseconds.
-fn clock_ns(clock: i32) -> u64 {
-    let mut now = abi::time::Timespec::default();
+/// A clock without a system call, nanoseconds.
+pub fn clock_ns(clock: Clock) -> u64 {
+    let mut now = Timespec::default();
     // SAFETY: a valid place.
-    unsafe { clock_gettime(clock, &raw mut now) };
+    unsafe { clock_gettime(clock as i32, &raw mut now) };
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
-}
-
-/// The monotonic clock without a system call, nanoseconds.
-pub(crate) fn monotonic_ns() -> u64 {
-    const CLOCK_MONOTONIC: i32 = 1;
-    clock_ns(CLOCK_MONOTONIC)
-}
-
-/// Nanoseconds since 1970.
-pub(crate) fn realtime_ns() -> u64 {
-    const CLOCK_REALTIME: i32 = 0;
-    clock_ns(CLOCK_REALTIME)
 }
 
 /// A thread of this process.
@@ -209,8 +200,8 @@ impl Task for LinuxHost {
         unsafe { time(core::ptr::null_mut()) }
     }
 
-    fn monotonic_ns(&self) -> u64 {
-        sys::monotonic_ns()
+    fn clock_ns(&self, clock: Clock) -> u64 {
+        clock_ns(clock)
     }
 
     #[inline(always)]

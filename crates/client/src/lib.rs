@@ -30,16 +30,16 @@ use core::sync::atomic::compiler_fence;
 
 use abi::{Errno, Result};
 use arena::{ArenaError, Ctx, Handle, sync::Ordering::*};
-use engine::{Call, Cause, Task as _};
+use engine::{Call, Cause, Deadline, Task as _};
 
 pub use attach::{found, have_segments_looked_at, limit, succeed, use_socket, wait_doorbell};
 pub use attachments::{Unmapping, moving, unmapping, unseen_mappings};
 pub use cancel::{test_cancel, uncancellable};
-pub use host::{LinuxHost, copy, help_stalled_by};
+pub use host::{LinuxHost, clock_ns, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change, has_left};
 pub use memory::{Keeper, keep_memory};
 pub use notify::notify_by_thread;
-pub use park::{wait, wait_awake};
+pub use park::{next_look, wait, wait_awake};
 pub use switch::{CLONE_NEWIPC, Target, is_within};
 pub use tls::credentials_changed;
 pub use vfork::{after_vfork, before_vfork, in_vfork_child};
@@ -234,15 +234,15 @@ pub fn call_again<C: Call>(made: &C) -> Result<i64> {
     }
 }
 
-/// Makes a system call, and sleeps until that time of the monotonic clock at the latest: for calls that have no timeout of their own.
+/// Makes a system call, and sleeps until then at the latest: for calls that have no timeout of their own.
 ///
 /// # Errors
 /// The call's, and `ETIMEDOUT`; `EACCES` for a stranger, whose calls can't be made so.
-pub fn call_until<C: Call>(call: &C, deadline_ns: u64) -> Result<i64> {
+pub fn call_until<C: Call>(call: &C, deadline: Deadline) -> Result<i64> {
     let mut is_over = false;
     let done = with(|ctx| {
         let begun = call.begin(ctx)?;
-        wait(ctx, begun.outcome, Some(deadline_ns), |cause| {
+        wait(ctx, begun.outcome, Some(deadline), |cause| {
             is_over = cause == Cause::Timeout;
             call.resume(ctx, cause)
         })
@@ -252,11 +252,6 @@ pub fn call_until<C: Call>(call: &C, deadline_ns: u64) -> Result<i64> {
         Err(Errno::EINTR) if is_over => Err(Errno::ETIMEDOUT),
         done => done,
     }
-}
-
-/// Nanoseconds of the clock that sleeps are measured by.
-pub fn monotonic_ns() -> u64 {
-    host::monotonic_ns()
 }
 
 /// Makes a system call, and sleeps as long as it blocks.

@@ -25,7 +25,7 @@ use engine::{
 use sys::{file, net::Fd, queue};
 
 use crate::{
-    LinuxHost, attach, holders, host, memory,
+    LinuxHost, attach, holders, memory,
     stranger::{self, or_by_broker},
     tls, vfork,
     wire::{self, calls},
@@ -639,10 +639,6 @@ impl Descriptors for LinuxHost {
 
     fn scheduling_priority(&self) -> i32 {
         queue::scheduling_priority(0)
-    }
-
-    fn realtime_ns(&self) -> u64 {
-        host::realtime_ns()
     }
 }
 

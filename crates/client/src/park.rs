@@ -4,22 +4,22 @@
 //! object that changes hands quickly let each other run instead of being woken one by one. A wait that did not pay is not tried again for some
 //! time, twice as long after each, so a sleeper that waits for long costs no more than asleep.
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, time::Clock};
 use arena::{
     Host, Phase,
     sync::{AtomicU32, Ordering::*},
 };
-use engine::{Cause, Outcome};
+use engine::{Cause, Deadline, Outcome};
 
 use crate::{
-    BUSY, LinuxHost, Operation, PARKED, cancel, leave,
+    BUSY, LinuxHost, Operation, PARKED, cancel, host, leave,
     tls::{self, Tls},
 };
 
 /// Longest sleep before a sleeper looks at its own slot again.
 const SLICE_NS: u64 = 5_000_000_000;
 
-/// Sleeps as long as the operation is blocked. `deadline` is in nanoseconds of the monotonic clock.
+/// Sleeps as long as the operation is blocked.
 ///
 /// # Errors
 /// The operation's.
@@ -27,7 +27,7 @@ const SLICE_NS: u64 = 5_000_000_000;
 pub fn wait(
     ctx: &Operation<'_>,
     mut outcome: Outcome,
-    deadline: Option<u64>,
+    deadline: Option<Deadline>,
     mut resume: impl FnMut(Cause) -> Result<Outcome>,
 ) -> Result<i64> {
     loop {
@@ -40,24 +40,15 @@ pub fn wait(
 
 #[cold]
 #[inline(never)]
-fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
+fn park(ctx: &Operation<'_>, deadline: Option<Deadline>) -> Cause {
     let tls = tls::get();
     tls.busy.store(PARKED, Relaxed);
     let sleep = |word: &AtomicU32, value| {
         if leave::has_left() {
             return Err(Cause::Signal);
         }
-        let left = match deadline {
-            None => SLICE_NS,
-            Some(end) => {
-                let left = end.saturating_sub(sys::monotonic_ns());
-                if left == 0 {
-                    return Err(Cause::Timeout);
-                }
-                left.min(SLICE_NS)
-            }
-        };
-        match sys::park::futex_wait(word, value, left, &tls.deferred) {
+        let Deadline { clock, ns } = next_look(deadline)?;
+        match sys::park::futex_wait_until(word, value, clock, ns, &tls.deferred) {
             Err(Errno::EINTR) => Err(Cause::Signal),
             _ => Ok(()),
         }
@@ -72,6 +63,19 @@ fn park(ctx: &Operation<'_>, deadline: Option<u64>) -> Cause {
         Ok(_) => Cause::Woken,
         Err(cause) => cause,
     }
+}
+
+/// When a sleeper looks at its own slot again: the clock that it sleeps by is that of its deadline, so that it hears at once of one that is set.
+///
+/// # Errors
+/// `Timeout` if the deadline is over.
+pub fn next_look(deadline: Option<Deadline>) -> core::result::Result<Deadline, Cause> {
+    let Deadline { clock, ns } = deadline.unwrap_or(Deadline { clock: Clock::Monotonic, ns: u64::MAX });
+    let now = host::clock_ns(clock);
+    if ns <= now {
+        return Err(Cause::Timeout);
+    }
+    Ok(Deadline { clock, ns: ns.min(now.saturating_add(SLICE_NS)) })
 }
 
 /// How long a waker on another CPU is awaited: about as long as it takes to be woken by it.
@@ -128,11 +132,11 @@ fn awake(tls: &'static Tls, waker: Option<u32>, in_line: bool, mut is_over: impl
 
 /// Others that keep the CPU for longer are none of the line. Among them a sleeper fares better: it gets the CPU when it is woken.
 fn let_line_run(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
-    let mut now = crate::host::monotonic_ns();
+    let mut now = host::clock_ns(Clock::Monotonic);
     for _ in 0..YIELDS_IN_LINE {
         let before = now;
         sys::sched_yield();
-        now = crate::host::monotonic_ns();
+        now = host::clock_ns(Clock::Monotonic);
         // A signal ends the sleep, which is seen to further on.
         if now.saturating_sub(before) > LONGEST_YIELD_NS || tls.deferred.load(Relaxed) != 0 {
             break;
@@ -145,7 +149,7 @@ fn let_line_run(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
 }
 
 fn spin(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
-    let end = crate::host::monotonic_ns() + AWAKE_NS;
+    let end = host::clock_ns(Clock::Monotonic) + AWAKE_NS;
     // A signal ends the sleep, which is seen to further on.
     while tls.deferred.load(Relaxed) == 0 {
         for _ in 0..32 {
@@ -154,7 +158,7 @@ fn spin(tls: &Tls, mut is_over: impl FnMut() -> bool) -> bool {
             }
             core::hint::spin_loop();
         }
-        if crate::host::monotonic_ns() >= end {
+        if host::clock_ns(Clock::Monotonic) >= end {
             break;
         }
     }

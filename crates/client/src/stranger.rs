@@ -20,7 +20,7 @@ use abi::{
     ipc::IPC_SET,
     mqueue::{MqAttr, SIGEV_THREAD, Sigevent},
     syscall as nr,
-    time::Timespec,
+    time::{Clock, Timespec},
 };
 use arena::{Handle, Host as _};
 use engine::{Call, Cred, Descriptors as _, MapPlace, MapRequest, Mqd, Task as _};
@@ -31,7 +31,7 @@ use sys::{
 };
 
 use crate::{
-    LinuxHost, attach, attachments, memory, mqd,
+    LinuxHost, attach, attachments, host, memory, mqd,
     park::wait_awake,
     tls::{self, Tls},
     wire::{self, calls},
@@ -113,7 +113,7 @@ pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMu
     let mut tries = 0;
     let mut interrupted = false;
     // Time goes on, so no other call of the thread's has it.
-    let known_as = LinuxHost { tls }.monotonic_ns();
+    let known_as = host::clock_ns(Clock::Monotonic);
     let done = (|| loop {
         // Taken, so that a handler's call has another one.
         let kept = tls.connection.swap(0, Relaxed);

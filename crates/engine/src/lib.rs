@@ -19,7 +19,7 @@
 //! ([`arena::Ctx::add_process`]), and each thread that makes calls one of its own ([`arena::Ctx::claim`]).
 //!
 //! **Waiting.** [`Syscall::begin`](syscall::Call::begin) returns [`Begun`]; if its outcome is [`Outcome::Blocked`], the thread sleeps until
-//! one of three things: its waiter says that the sleep is over, a signal is there, or the clock has come to `deadline`. Then
+//! one of three things: its waiter says that the sleep is over, a signal is there, or the clock of its `deadline` has come to that. Then
 //! [`Call::resume`] with the [`Cause`] goes on with the call, and may say `Blocked` again. To sleep is
 //! [`arena::Waiter::park`]: it calls the host's function with the word that [`arena::Host::wake`] will be called with. The waiter is looked at after each
 //! wake, as a wake of the last sleep may come late; and it may be completed before it sleeps. A thread makes no other call while one of its own sleeps. Which calls a
@@ -57,6 +57,7 @@ pub mod util;
 pub use namespace::{IpcNamespace, Limit};
 pub use syscall::{Begun, Call, Syscall};
 pub use task::{
-    Backing, Cause, Cred, Descriptors, MapPlace, MapRequest, Mqd, NewMemory, Notice, Outcome, Readiness, Task,
+    Backing, Cause, Cred, Deadline, Descriptors, MapPlace, MapRequest, Mqd, NewMemory, Notice, Outcome,
+    Readiness, Task,
 };
 pub use usage::Usage;

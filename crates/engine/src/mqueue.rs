@@ -23,6 +23,7 @@ use abi::{
         HARD_MSGMAX, HARD_MSGSIZEMAX, MQ_PRIO_MAX, MqAttr, NAME_MAX, NSIG, O_ACCMODE, O_CREAT, O_EXCL,
         O_NONBLOCK, O_RDWR, O_WRONLY, PATH_MAX, SIGEV_NONE, SIGEV_SIGNAL, SIGEV_THREAD,
     },
+    time::Clock,
 };
 use arena::{
     Class, Ctx, Handle, Lock, Phase, Ref, SPAN, Tx, Waiter,
@@ -36,7 +37,7 @@ use crate::{
     namespace::{IpcNamespace, Limit},
     reap::give_up,
     syscall::Begun,
-    task::{Cause, Cred, Mqd, Notice, Outcome, Readiness, Task},
+    task::{Cause, Cred, Deadline, Mqd, Notice, Outcome, Readiness, Task},
     types::{
         Sought, TypeNode, TypeTree, append_to_type, insert_type, keep_idle, obtain_type, outermost,
         take_idle, unlink_from_type,
@@ -1286,15 +1287,8 @@ fn prepare_timeout<T: Task>(task: &T, at: u64, time32: bool) -> Result<Option<u6
     }
 }
 
-fn begun<T: Task>(task: &T, outcome: Outcome, timeout: Option<u64>) -> Begun {
-    // Only a sleeper needs to know the time.
-    let deadline = match (outcome, timeout) {
-        (Outcome::Blocked, Some(at)) => {
-            Some(task.monotonic_ns().saturating_add(at.saturating_sub(task.realtime_ns())))
-        }
-        _ => None,
-    };
-    Begun { outcome, deadline }
+fn begun(outcome: Outcome, timeout: Option<u64>) -> Begun {
+    Begun { outcome, deadline: timeout.map(|ns| Deadline { clock: Clock::Realtime, ns }) }
 }
 
 // ---- mq_timedsend
@@ -1332,7 +1326,7 @@ pub fn do_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedsend) -> Result<
     let sent = send(ctx, call, mqd.queue);
     ctx.flush_wakes();
     ctx.free_chain();
-    heed_queue(ctx, mqd.queue, sent).map(|outcome| begun(ctx.host, outcome, timeout))
+    heed_queue(ctx, mqd.queue, sent).map(|outcome| begun(outcome, timeout))
 }
 
 fn send<'a, T: Task>(ctx: &Ctx<'a, T>, call: &MqTimedsend, handle: Handle) -> Result<Outcome> {
@@ -1504,7 +1498,7 @@ pub fn do_mq_timedreceive<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedreceive) -> R
     }
     let received = receive(ctx, call, mqd.queue);
     ctx.flush_wakes();
-    heed_queue(ctx, mqd.queue, received).map(|outcome| begun(ctx.host, outcome, timeout))
+    heed_queue(ctx, mqd.queue, received).map(|outcome| begun(outcome, timeout))
 }
 
 fn receive<T: Task>(ctx: &Ctx<'_, T>, call: &MqTimedreceive, handle: Handle) -> Result<Outcome> {

@@ -13,6 +13,7 @@ use abi::{
     sem::{GETALL, SEM_INFO, SEM_STAT, SEM_STAT_ANY, SETALL, SETVAL},
     shm::{SHM_INFO, SHM_LOCK, SHM_STAT, SHM_STAT_ANY, SHM_UNLOCK},
     syscall as nr,
+    time::Clock,
 };
 use arena::Ctx;
 
@@ -25,7 +26,7 @@ use crate::{
     options::{POSIX_MQUEUE, SYSVIPC, require},
     sem::{self, SemArray},
     shm,
-    task::{Cause, Outcome, Task},
+    task::{Cause, Deadline, Outcome, Task},
     util::{heed, outward},
 };
 
@@ -54,8 +55,8 @@ pub trait Call {
 pub struct Begun {
     /// Over, or asleep.
     pub outcome: Outcome,
-    /// When its sleep ends with [`Cause::Timeout`], on the task's monotonic clock.
-    pub deadline: Option<u64>,
+    /// When its sleep ends with [`Cause::Timeout`].
+    pub deadline: Option<Deadline>,
 }
 
 impl From<Outcome> for Begun {
@@ -365,7 +366,10 @@ impl Call for Semtimedop {
         let outcome = heed::<SemArray, T, _>(ctx, self.id, outcome)?;
         // Only a sleeper needs to know the time.
         let deadline = match (outcome, timeout) {
-            (Outcome::Blocked, Some(Some(ns))) => Some(ctx.host.monotonic_ns().saturating_add(ns)),
+            (Outcome::Blocked, Some(Some(ns))) => {
+                let clock = Clock::Monotonic;
+                Some(Deadline { clock, ns: ctx.host.clock_ns(clock).saturating_add(ns) })
+            }
             _ => None,
         };
         Ok(Begun { outcome, deadline })

@@ -3,6 +3,7 @@
 use abi::{
     Errno, Plain, Result,
     mqueue::{O_ACCMODE, O_RDWR, O_WRONLY},
+    time::Clock,
 };
 use arena::{Ctx, Handle, Host, SharedBytes};
 
@@ -246,10 +247,6 @@ pub trait Descriptors {
     fn scheduling_priority(&self) -> i32 {
         120
     }
-    /// Nanoseconds since 1970.
-    fn realtime_ns(&self) -> u64 {
-        0
-    }
 }
 
 /// A thread that makes a call, on a [`Host`].
@@ -297,8 +294,8 @@ pub trait Task: Host + Backing + Descriptors {
     }
     /// Wall-clock seconds.
     fn now(&self) -> i64;
-    /// The clock that timeouts are counted by, nanoseconds.
-    fn monotonic_ns(&self) -> u64;
+    /// A clock that timeouts are counted by, nanoseconds.
+    fn clock_ns(&self, clock: Clock) -> u64;
     /// Copies from the caller's memory.
     ///
     /// # Errors
@@ -319,6 +316,15 @@ pub trait Task: Host + Backing + Descriptors {
     /// # Errors
     /// `EFAULT`.
     fn get_user<P: Plain>(&self, from: u64) -> Result<P>;
+}
+
+/// When a sleep ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// The clock that decides, whatever it is set to meanwhile.
+    pub clock: Clock,
+    /// What it shows then, nanoseconds.
+    pub ns: u64,
 }
 
 /// What a call came to.

@@ -24,7 +24,7 @@ use abi::{
 use engine::Call;
 use engine::syscall::{Msgctl, Semctl, Shmctl};
 
-use crate::time::{Wait, left, monotonic_ns};
+use crate::time::{Wait, left, monotonic};
 use crate::{Error, Limit, Namespace, Result};
 
 /// Longest pause between two looks.
@@ -77,7 +77,7 @@ impl Backend {
         }
         let done = match wait {
             Wait::ForEver | Wait::Not => client::call_here(&make(matches!(wait, Wait::ForEver))),
-            Wait::Until(deadline) => client::call_until(&make(true), monotonic_ns(deadline)),
+            Wait::Until(deadline) => client::call_until(&make(true), monotonic(deadline)),
         };
         // It may be that others make this process's calls.
         (done != Err(Errno::EACCES)).then_some(done)

@@ -1,4 +1,6 @@
 //! POSIX message queues.
+//!
+//! What users see: a timeout is a time of day to the kernel, and so it is here. A clock that is set meanwhile moves it.
 
 use std::ffi::CString;
 use std::mem::ManuallyDrop;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use abi::time::Timespec;
+use abi::time::{Clock, Timespec};
+use engine::Deadline;
 
 /// Until when.
 #[derive(Clone, Copy)]
@@ -24,9 +25,10 @@ pub(crate) fn left(deadline: Instant) -> Duration {
 }
 
 /// That time on the clock of the engine's sleeps.
-pub(crate) fn monotonic_ns(deadline: Instant) -> u64 {
+pub(crate) fn monotonic(deadline: Instant) -> Deadline {
     let left = u64::try_from(left(deadline).as_nanos()).unwrap_or(u64::MAX);
-    client::monotonic_ns().saturating_add(left)
+    let clock = Clock::Monotonic;
+    Deadline { clock, ns: client::clock_ns(clock).saturating_add(left) }
 }
 
 pub(crate) fn timespec(span: Duration) -> Timespec {

@@ -9,7 +9,10 @@ use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 
-use abi::{Errno, Result, time::Timespec};
+use abi::{
+    Errno, Result,
+    time::{Clock, Timespec},
+};
 
 pub mod copy;
 pub mod file;
@@ -177,12 +180,40 @@ pub fn monotonic_ns() -> u64 {
 /// # Errors
 /// `EAGAIN` if the word differs, `EINTR`, `ETIMEDOUT`.
 pub fn futex_wait(word: &AtomicU32, value: u32, ns: u64) -> Result<()> {
-    let time = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+    let time = timespec(ns);
     let at = core::ptr::from_ref(word) as usize;
     // SAFETY: the word and the timespec are valid for the call.
     check(unsafe { syscall6(202, at, 0, value as usize, core::ptr::from_ref(&time) as usize, 0, 0) })
         .map(|_| ())
 }
+
+/// As [`futex_wait`], until a clock shows `ns` nanoseconds: whatever it is set to meanwhile.
+///
+/// # Errors
+/// As there.
+pub fn futex_wait_until(word: &AtomicU32, value: u32, clock: Clock, ns: u64) -> Result<()> {
+    let time = timespec(ns);
+    let (at, end) = (core::ptr::from_ref(word) as usize, core::ptr::from_ref(&time) as usize);
+    // SAFETY: the word and the timespec are valid for the call.
+    check(unsafe { syscall6(202, at, wait_until(clock), value as usize, end, 0, EVERYBODY) }).map(|_| ())
+}
+
+fn timespec(ns: u64) -> Timespec {
+    Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
+}
+
+/// What `futex` is asked for by who sleeps until a time: `FUTEX_WAIT_BITSET`, whose bits are [`EVERYBODY`]'s.
+fn wait_until(clock: Clock) -> usize {
+    const FUTEX_WAIT_BITSET: usize = 9;
+    const FUTEX_CLOCK_REALTIME: usize = 256;
+    match clock {
+        Clock::Monotonic => FUTEX_WAIT_BITSET,
+        Clock::Realtime => FUTEX_WAIT_BITSET | FUTEX_CLOCK_REALTIME,
+    }
+}
+
+/// `FUTEX_BITSET_MATCH_ANY`.
+const EVERYBODY: usize = u32::MAX as usize;
 
 /// Wakes up to `count` sleepers.
 pub fn futex_wake(word: &AtomicU32, count: u32) {

@@ -10,11 +10,11 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
-use abi::Result;
+use abi::{Result, time::Clock};
 
-use crate::{Timespec, check};
+use crate::{EVERYBODY, Timespec, check, timespec, wait_until};
 
-// rdi: word, rsi: FUTEX_WAIT, rdx: value, rcx: timeout, r8: what signals set. Returns the system call's result.
+// rdi: word, rsi: FUTEX_WAIT_BITSET, rdx: value, rcx: until when, r8: what signals set, r9: the bits. Returns the system call's result.
 global_asm!(
     ".pushsection .text.ipcspace_park,\"ax\",@progbits",
     ".hidden ipcspace_park",
@@ -49,19 +49,27 @@ unsafe extern "C" {
         value: usize,
         time: *const Timespec,
         signalled: *const AtomicU64,
+        bits: usize,
     ) -> isize;
     fn ipcspace_park_end();
     fn ipcspace_park_interrupted();
 }
 
-/// As [`crate::futex_wait`], but ended as by a signal when `signalled` is no longer 0.
+/// As [`crate::futex_wait_until`], but ended as by a signal when `signalled` is no longer 0.
 ///
 /// # Errors
 /// `EAGAIN` if the word differs, `EINTR`, `ETIMEDOUT`.
-pub fn futex_wait(word: &AtomicU32, value: u32, ns: u64, signalled: &AtomicU64) -> Result<()> {
-    let time = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+pub fn futex_wait_until(
+    word: &AtomicU32,
+    value: u32,
+    clock: Clock,
+    ns: u64,
+    signalled: &AtomicU64,
+) -> Result<()> {
+    let (op, time) = (wait_until(clock), timespec(ns));
     // SAFETY: all places are valid for the call.
-    check(unsafe { ipcspace_park(word, 0, value as usize, &raw const time, signalled) }).map(|_| ())
+    check(unsafe { ipcspace_park(word, op, value as usize, &raw const time, signalled, EVERYBODY) })
+        .map(|_| ())
 }
 
 /// Where a thread that a signal found at `at` goes on, if it was about to sleep.

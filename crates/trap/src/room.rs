@@ -7,14 +7,13 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 use std::{io, thread};
 
-use abi::{Errno, Result, compat::nr as nr_32, syscall as nr};
+use abi::{Errno, Result, compat::nr as nr_32, syscall as nr, time::Clock};
 use arena::Handle;
 use client::behalf::{self, Bell, PLACES};
 use engine::syscall::MqNotify;
-use engine::{Call, Cause, Outcome, Syscall, Task, compat};
+use engine::{Call, Cause, Deadline, Outcome, Syscall, Task, compat};
 use libc::seccomp_data;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
@@ -50,7 +49,7 @@ struct Sleeper {
     id: u64,
     subject: Subject,
     call: Syscall,
-    deadline: Option<u64>,
+    deadline: Option<Deadline>,
     since: u64,
     /// When it is to be looked at next.
     due: u64,
@@ -68,8 +67,13 @@ struct Told {
 }
 
 impl Sleeper {
-    fn new(id: u64, subject: Subject, call: Syscall, deadline: Option<u64>, since: u64) -> Sleeper {
+    fn new(id: u64, subject: Subject, call: Syscall, deadline: Option<Deadline>, since: u64) -> Sleeper {
         Sleeper { id, subject, call, deadline, since, due: 0, doubtful: false, tells: None }
+    }
+
+    /// How long until its time is over, if its clock is not set meanwhile.
+    fn left(&self) -> u64 {
+        self.deadline.map_or(u64::MAX, |end| end.ns.saturating_sub(client::clock_ns(end.clock)))
     }
 }
 
@@ -88,7 +92,10 @@ struct Room {
     due: BTreeSet<(u64, u32)>,
     /// When the second thread wakes by itself.
     wakes_at: u64,
-    began: Instant,
+}
+
+fn now() -> u64 {
+    client::clock_ns(Clock::Monotonic)
 }
 
 type Shared = Arc<Mutex<Room>>;
@@ -118,7 +125,6 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
         idle: Vec::new(),
         due: BTreeSet::new(),
         wakes_at: 0,
-        began: Instant::now(),
     }));
     let routes = Arc::new(Routes::new(socket));
     // Where there can be no such place, who is inside does without.
@@ -241,10 +247,6 @@ fn decode<T: Task>(asked: &Notification, task: &T) -> Result<Syscall> {
 }
 
 impl Room {
-    fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     /// Makes a call that was asked about.
     fn serve(&mut self, asked: &Notification) {
         let listener = Arc::clone(&self.listener);
@@ -278,17 +280,14 @@ impl Room {
                 engine::mqueue::watch(ctx, i32::try_from(fd).unwrap_or(-1), true)?;
             }
             let sleeps = begun.outcome == Outcome::Blocked && behalf::fall_asleep(ctx);
-            // The clock of deadlines is the task's; ours began later.
-            let left = begun.deadline.map(|end| end.saturating_sub(ctx.host.monotonic_ns()));
-            Ok((call, begun.outcome, sleeps, left))
+            Ok((call, begun.outcome, sleeps, begun.deadline))
         });
         match begun {
             Ok((call @ Syscall::MqNotify(_), Outcome::Blocked, sleeps, _)) => {
                 self.tell_later(place, &errand, call, sleeps);
             }
-            Ok((call, Outcome::Blocked, sleeps, left)) => {
-                let now = self.now();
-                let deadline = left.map(|left| now.saturating_add(left));
+            Ok((call, Outcome::Blocked, sleeps, deadline)) => {
+                let now = now();
                 let sleeper = Sleeper::new(asked.id, subject, call, deadline, now);
                 self.sleepers[place as usize] = Some(sleeper);
                 self.look_later(place, now);
@@ -322,7 +321,7 @@ impl Room {
         let taken = told.get().ok_or(Errno::EINVAL).and_then(|(fd, cookie)| {
             Ok(Told { socket: notices::take_place(listener, *id, subject, fd)?, cookie })
         });
-        let mut sleeper = Sleeper::new(0, *subject, call, None, self.now());
+        let mut sleeper = Sleeper::new(0, *subject, call, None, now());
         sleeper.tells = taken.ok();
         self.sleepers[place as usize] = Some(sleeper);
         if let Err(error) = taken {
@@ -508,7 +507,7 @@ impl Room {
         let Some(sleeper) = &mut self.sleepers[place as usize] else { return };
         self.due.remove(&(sleeper.due, place));
         let interval = ((now - sleeper.since) / LOOK_PART).clamp(FIRST_LOOK, LAST_LOOK);
-        sleeper.due = sleeper.deadline.unwrap_or(u64::MAX).min(now + interval);
+        sleeper.due = now + sleeper.left().min(interval);
         self.due.insert((sleeper.due, place));
         if sleeper.due < self.wakes_at {
             self.wakes_at = sleeper.due;
@@ -520,7 +519,7 @@ impl Room {
     /// Looks at the sleepers whose time it is; returns how long nobody needs to be looked at.
     fn see_to_sleepers(&mut self) -> u64 {
         self.go_on();
-        let now = self.now();
+        let now = now();
         let mut looks = 0;
         while looks < LOOKS
             && let Some((due, place)) = self.due.first().copied()
@@ -532,7 +531,7 @@ impl Room {
         self.go_on();
         let next = self.due.first().map_or(now + LONG, |(due, _)| *due);
         self.wakes_at = if looks == LOOKS { next.max(now + PAUSE) } else { next };
-        self.wakes_at.saturating_sub(self.now())
+        self.wakes_at.saturating_sub(self::now())
     }
 
     fn look_at(&mut self, place: u32, now: u64) {
@@ -541,7 +540,7 @@ impl Room {
         if !self.listener.is_valid(id) {
             return self.give_up(place);
         }
-        if sleeper.deadline.is_some_and(|deadline| deadline <= now) {
+        if sleeper.left() == 0 {
             return self.resume(place, Cause::Timeout, libc::EINTR);
         }
         // Messages are waited for anew; operations on semaphores end whatever the signal does.

@@ -18,7 +18,7 @@ use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 use std::slice;
 
-use abi::{Errno, Plain, Result, mqueue};
+use abi::{Errno, Plain, Result, mqueue, time::Clock};
 use arena::{
     Arena, ArenaError, Ctx, Handle, Host, SharedBytes,
     sync::{AtomicU32, Ordering::Relaxed},
@@ -33,7 +33,7 @@ use crate::segment::Segment;
 use crate::{Memory, PAGE};
 
 /// When a machine is started, seconds after 1970.
-const EPOCH: i64 = 1_800_000_000;
+const EPOCH: u64 = 1_800_000_000 * 1_000_000_000;
 
 /// Who a process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,8 @@ pub(crate) struct Hardware {
     extents: RefCell<Vec<(NonNull<u8>, Layout)>>,
     /// Nanoseconds since the machine was started.
     pub(crate) clock: Cell<u64>,
+    /// How far the clock of the day has been set from where it was.
+    pub(crate) set_by: Cell<i64>,
     /// Words that somebody was woken on, and has not been looked at since.
     pub(crate) woken: RefCell<Vec<usize>>,
     /// Processes and threads that have not ended.
@@ -108,6 +110,14 @@ impl Hardware {
         let mut hardware = Hardware::default();
         (hardware.sys_resource, hardware.schedule) = (sys_resource, schedule);
         hardware
+    }
+
+    pub(crate) fn clock_ns(&self, clock: Clock) -> u64 {
+        let since_start = self.clock.get();
+        match clock {
+            Clock::Monotonic => since_start,
+            Clock::Realtime => (EPOCH + since_start).saturating_add_signed(self.set_by.get()),
+        }
     }
 
     /// Lets a thread's call go on until it is over, or has to wait.
@@ -441,10 +451,6 @@ impl<M: Memory> Descriptors for Cpu<'_, M> {
     fn umask(&self) -> u32 {
         self.process.umask.get()
     }
-
-    fn realtime_ns(&self) -> u64 {
-        EPOCH.cast_unsigned() * 1_000_000_000 + self.hardware.clock.get()
-    }
 }
 
 impl<M: Memory> Task for Cpu<'_, M> {
@@ -481,11 +487,11 @@ impl<M: Memory> Task for Cpu<'_, M> {
     }
 
     fn now(&self) -> i64 {
-        EPOCH.saturating_add_unsigned(self.hardware.clock.get() / 1_000_000_000)
+        (self.clock_ns(Clock::Realtime) / 1_000_000_000).cast_signed()
     }
 
-    fn monotonic_ns(&self) -> u64 {
-        self.hardware.clock.get()
+    fn clock_ns(&self, clock: Clock) -> u64 {
+        self.hardware.clock_ns(clock)
     }
 
     fn copy_from_user(&self, to: SharedBytes<'_>, from: u64) -> Result<()> {

@@ -4,13 +4,13 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use abi::{Errno, Result};
+use abi::{Errno, Result, time::Clock};
 use arena::{
     ArenaError, Ctx, Handle, Usage,
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{
-    Begun, Call, Cause, Descriptors as _, IpcNamespace, Notice, Outcome, Syscall,
+    Begun, Call, Cause, Deadline, Descriptors as _, IpcNamespace, Notice, Outcome, Syscall,
     ipc_sysctl::Sysctl,
     mqueue,
     proc::{Line, Sysvipc},
@@ -118,7 +118,7 @@ pub(crate) enum Doing {
     Sleeping {
         call: Syscall,
         word: usize,
-        deadline: Option<u64>,
+        deadline: Option<Deadline>,
     },
     /// A stop has interrupted it, and it begins anew when the process goes on.
     Suspended(Syscall),
@@ -679,7 +679,7 @@ impl<M: Memory> Machine<M> {
 
     /// Nanoseconds since 1970.
     pub fn realtime_ns(&self) -> u64 {
-        self.as_init(|ctx| Ok(ctx.host.realtime_ns())).unwrap_or(0)
+        self.hardware.clock_ns(Clock::Realtime)
     }
 
     fn pass(&self, ns: u64) {
@@ -687,15 +687,25 @@ impl<M: Memory> Machine<M> {
         clock.set(clock.get().saturating_add(ns));
     }
 
-    /// When the next sleep is over, if time alone can end one.
+    /// When the next sleep is over, if time alone can end one and no clock is set.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.threads.values().filter_map(Thread::deadline).min()
+        let left = |end: Deadline| end.ns.saturating_sub(self.hardware.clock_ns(end.clock));
+        let next = self.threads.values().filter_map(Thread::deadline).map(left).min()?;
+        Some(self.now_ns().saturating_add(next))
+    }
+
+    /// Sets the clock of the day, nanoseconds since 1970, and ends the sleeps whose time is over.
+    pub fn set_realtime(&mut self, ns: u64) {
+        let set_by = &self.hardware.set_by;
+        set_by.set(set_by.get().saturating_add_unsigned(ns).saturating_sub_unsigned(self.realtime_ns()));
+        self.advance_to(self.now_ns());
     }
 
     /// Moves the clock, and ends the sleeps whose time is over.
     pub fn advance_to(&mut self, ns: u64) {
         self.pass(ns.saturating_sub(self.now_ns()));
-        let over = |thread: &Thread| thread.deadline().is_some_and(|deadline| deadline <= ns);
+        let clock_ns = |clock| self.hardware.clock_ns(clock);
+        let over = |thread: &Thread| thread.deadline().is_some_and(|end| end.ns <= clock_ns(end.clock));
         let over: Vec<Tid> =
             self.threads.iter().filter(|(_, thread)| over(thread)).map(|(tid, _)| *tid).collect();
         for tid in over {
@@ -826,12 +836,12 @@ enum Act {
     Begin,
     /// Somebody has woken it; `deadline` is when the sleep would have ended.
     Wake {
-        deadline: Option<u64>,
+        deadline: Option<Deadline>,
     },
     /// Its sleep ends before that.
     End {
         cause: Cause,
-        deadline: Option<u64>,
+        deadline: Option<Deadline>,
     },
 }
 
@@ -861,7 +871,7 @@ fn make<M: Memory>(cpu: &Cpu<'_, M>, call: Syscall, act: Act) -> Doing {
 }
 
 impl Thread {
-    fn deadline(&self) -> Option<u64> {
+    fn deadline(&self) -> Option<Deadline> {
         if let Doing::Sleeping { deadline, .. } = self.doing { deadline } else { None }
     }
 }

@@ -25,6 +25,7 @@ const EVENT: u64 = 0x16000;
 const SIGUSR1: i32 = 10;
 /// Bytes of a message.
 const SIZE: u64 = 16;
+const SECOND: u64 = 1_000_000_000;
 
 fn memory(maxmsg: i64) -> AddressSpace {
     let mut memory = AddressSpace::default();
@@ -225,6 +226,49 @@ impl Story {
         );
         (self.sleeps, self.received)
     }
+}
+
+/// Two that sleep until the clock of the day shows ten seconds more: one waits for a message, one for room.
+fn two_sleepers() -> (Machine<AddressSpace>, [Tid; 2], u64) {
+    let mut machine = Machine::new(true);
+    let end = machine.realtime_ns() + 10 * SECOND;
+    let soon = [end / SECOND, end % SECOND].map(u64::to_ne_bytes).concat();
+    let sleepers = [(0, receive(3, SOON)), (1, send(3, 0, SOON))].map(|(name, sleep)| {
+        let mut memory = memory(1);
+        memory.fill(SOON, &soon).unwrap();
+        let tid = machine.spawn(memory);
+        let filled = if name == 1 { vec![send(3, 0, 0)] } else { vec![] };
+        for call in [vec![open(name, O_CREAT)], filled].concat() {
+            machine.call(tid, call);
+            assert!(machine.take(tid).unwrap().is_ok());
+        }
+        machine.call(tid, sleep);
+        assert_eq!(machine.state(tid), State::Asleep);
+        tid
+    });
+    (machine, sleepers, end)
+}
+
+#[test]
+fn a_clock_that_is_set_forward_ends_a_sleep() {
+    let (mut machine, sleepers, end) = two_sleepers();
+    let before = machine.now_ns();
+    machine.set_realtime(end - 1);
+    assert_eq!(sleepers.map(|tid| machine.state(tid)), [State::Asleep; 2], "not yet");
+    machine.set_realtime(end);
+    assert_eq!(sleepers.map(|tid| machine.take(tid)), [Some(Err(Errno::ETIMEDOUT)); 2]);
+    assert_eq!(machine.now_ns(), before, "no time has passed");
+}
+
+#[test]
+fn a_clock_that_is_set_back_prolongs_a_sleep() {
+    let (mut machine, sleepers, end) = two_sleepers();
+    machine.set_realtime(end - 3610 * SECOND);
+    machine.advance_to(machine.now_ns() + 3609 * SECOND);
+    assert_eq!(sleepers.map(|tid| machine.state(tid)), [State::Asleep; 2], "it is not so late again");
+    machine.advance_to(machine.next_deadline().unwrap());
+    assert_eq!(machine.realtime_ns(), end);
+    assert_eq!(sleepers.map(|tid| machine.take(tid)), [Some(Err(Errno::ETIMEDOUT)); 2]);
 }
 
 #[test]
