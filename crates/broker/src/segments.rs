@@ -17,6 +17,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use abi::Errno;
 use arena::Handle;
@@ -27,7 +29,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, recv, socket,
     sockopt,
 };
-use sys::memory::{Mapping, find_shared_mapping};
+use sys::memory::{Mapping, find_mapping, find_shared_mapping};
 
 use crate::caller;
 use crate::locked::Locked;
@@ -333,14 +335,40 @@ pub(crate) fn can_see(pid: i32) -> bool {
     fs::File::open(format!("/proc/{pid}/maps")).is_ok()
 }
 
+/// How to look at what a process has mapped.
+#[derive(Clone, Copy)]
+pub(crate) enum Look {
+    /// Others wait for it. Of who has very many mappings it takes milliseconds, in which the CPU is nobody else's.
+    AtOnce,
+    /// Others go first: after some mappings there is a pause.
+    AtLength,
+}
+
+/// Mappings that are looked at before a pause: as many as few programs have.
+const PAUSE_AFTER: usize = 1000;
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// The memory of segments that a process has mapped, and how often each, if that can be read.
-pub(crate) fn mapped(pid: i32) -> Option<HashMap<u64, usize>> {
+pub(crate) fn mapped(pid: i32, look: Look) -> Option<HashMap<u64, usize>> {
     let maps = fs::File::open(format!("/proc/{pid}/maps")).ok()?;
     let mut seen = HashMap::<_, usize>::new();
-    find_shared_mapping(maps.as_raw_fd(), 0, |mapping: &Mapping| {
+    let mut note = |mapping: &Mapping| {
         *seen.entry((mapping.ino, mapping.dev)).or_default() += 1;
         false
-    })
+    };
+    match look {
+        Look::AtOnce => find_shared_mapping(maps.as_raw_fd(), 0, note),
+        Look::AtLength => {
+            let mut looked = 0;
+            find_mapping(maps.as_raw_fd(), 0, |mapping| {
+                looked += 1;
+                if looked % PAUSE_AFTER == 0 {
+                    thread::sleep(PAUSE);
+                }
+                mapping.is_shared && note(mapping)
+            })
+        }
+    }
     .ok()?;
     Some(with(|all| {
         all.drain();

@@ -39,7 +39,7 @@ use crate::offshoot;
 pub use crate::place::check_name;
 use crate::place::{self, Place};
 use crate::quota::{self, Connection, locked};
-use crate::segments;
+use crate::segments::{self, Look};
 use crate::serve::Activation;
 use crate::stopped;
 use crate::store::{Files, Store};
@@ -59,8 +59,6 @@ const LOCK_SELDOM: Duration = Duration::from_secs(10);
 const STORE_AFTER: Duration = Duration::from_millis(100);
 /// Questions that are answered before something else is looked at.
 const AT_ONCE: usize = 64;
-/// How long it is waited for the end of what somebody does for strangers that have ended.
-const SOON: Duration = Duration::from_millis(20);
 /// How long it is waited for the end of a broker that was killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 // What the events of the epoll are of: numbers of descriptors, but for these.
@@ -617,13 +615,6 @@ impl Service {
             .filter(|d| *d != LISTENER)
             .partition(|d| [DOORBELL, STORE].contains(d));
         let ends: Vec<RawFd> = ends.into_iter().filter_map(|fd| fd.try_into().ok()).collect();
-        // Their calls come to an end side by side.
-        let peers = || ends.iter().filter_map(|fd| self.clients.get(fd)?.peer.as_ref());
-        peers().for_each(|peer| peer.end());
-        let begun = Instant::now();
-        while peers().any(|peer| peer.is_busy()) && begun.elapsed() < SOON {
-            std::thread::sleep(Duration::from_micros(50));
-        }
         for fd in ends {
             self.gone(fd);
         }
@@ -694,11 +685,17 @@ impl Service {
         }
         let _ = client::with(|ctx| {
             // So it is also where only a thread has ended: what is mapped tells.
-            let is_marked = |c: &&Client| ctx.at::<ProcSlot>(c.process).is_ok_and(|slot| slot.marked());
+            // Of a stranger, who may have made that a long look, it is seen when its segment is counted or swept.
+            let is_marked = |c: &&Client| {
+                c.peer.is_none() && ctx.at::<ProcSlot>(c.process).is_ok_and(|slot| slot.marked())
+            };
             for client in self.clients.values().filter(is_marked) {
                 let ids: Vec<i32> = shm::attached(ctx, client.process).collect();
                 // One look for all of them.
-                let Some(mapped) = ids.first().and_then(|_| segments::mapped(client.pid)) else { continue };
+                let Some(mapped) = ids.first().and_then(|_| segments::mapped(client.pid, Look::AtOnce))
+                else {
+                    continue;
+                };
                 for id in ids {
                     let memory = shm::memory_of(ctx, id);
                     if memory.is_ok_and(|memory| !mapped.contains_key(&memory)) {
@@ -1117,14 +1114,17 @@ fn be_last() {
 
 /// Of what a forked process says to have attached, identifiers one for each mapping and perhaps more, what it is seen to have mapped.
 fn seen_of(pid: i32, ids: Vec<i32>, more: bool) -> (Vec<i32>, bool) {
-    let Some(mut mapped) = segments::mapped(pid) else { return (Vec::new(), false) };
+    let memory = |id: i32| client::with(|ctx| shm::memory_of(ctx, id)).ok();
+    let told: Vec<(i32, u64)> = ids.into_iter().filter_map(|id| Some((id, memory(id)?))).collect();
+    let mapped = if told.is_empty() { None } else { segments::mapped(pid, Look::AtLength) };
+    let Some(mut mapped) = mapped else { return (Vec::new(), false) };
     let more = more && mapped.values().sum::<usize>() > wire::INHERITED;
-    let has = |id: &i32| {
-        let memory = client::with(|ctx| shm::memory_of(ctx, *id));
-        let left = memory.ok().and_then(|memory| mapped.get_mut(&memory)).filter(|left| **left > 0);
-        left.map(|left| *left -= 1).is_some()
+    let has = |(id, memory): (i32, u64)| {
+        let left = mapped.get_mut(&memory).filter(|left| **left > 0)?;
+        *left -= 1;
+        Some(id)
     };
-    (ids.into_iter().filter(has).collect(), more)
+    (told.into_iter().filter_map(has).collect(), more)
 }
 
 /// The memory of each segment is a descriptor of ours, and what is locked of it is locked by us.

@@ -117,9 +117,9 @@ impl Store {
             let mut files = Files::new();
             while let Some((said, file)) = receive(&store.link) {
                 match (said.strip_prefix("FDNAME="), file) {
-                    (Some(name), Some(file)) => drop(files.insert(name.to_owned(), file)),
+                    (Some(name), Ok(Some(file))) => drop(files.insert(name.to_owned(), file)),
                     // It came, but there was no descriptor free: the store still has it.
-                    (Some(_), None) => return Err(nix::Error::EMFILE.into()),
+                    (Some(_), _) => return Err(nix::Error::EMFILE.into()),
                     (None, _) => {
                         *locked(&store.names) = files.keys().cloned().collect();
                         return Ok(Some((store, files)));
@@ -188,17 +188,21 @@ fn send(link: &OwnedFd, said: &[NotifyState<'_>], file: Option<RawFd>) -> nix::R
     }
 }
 
+/// What came with a message has no room here.
+#[derive(Debug)]
+struct Refused;
+
 /// The last line of the next message, and what came with it; none at the connection's end.
-fn receive(link: &OwnedFd) -> Option<(String, Option<OwnedFd>)> {
+fn receive(link: &OwnedFd) -> Option<(String, Result<Option<OwnedFd>, Refused>)> {
     let mut bytes = [0; LONGEST];
     let received = sys::net::receive_message(link.as_raw_fd(), [&mut bytes, &mut []], 0).ok()?;
-    if received.bytes == 0 || received.is_truncated {
+    if received.bytes == 0 {
         return None;
     }
     // SAFETY: just received, nobody else has it.
     let file = received.file.map(|file| unsafe { OwnedFd::from_raw_fd(file.leak()) });
     let text = std::str::from_utf8(&bytes[..received.bytes]).ok()?;
-    Some((text.lines().next_back()?.to_owned(), file))
+    Some((text.lines().next_back()?.to_owned(), if received.is_truncated { Err(Refused) } else { Ok(file) }))
 }
 
 // ---- the process
@@ -291,10 +295,12 @@ impl Keeping {
         true
     }
 
-    fn hear(&mut self, said: &str, file: Option<OwnedFd>) -> bool {
+    fn hear(&mut self, said: &str, file: Result<Option<OwnedFd>, Refused>) -> bool {
         match (said.strip_prefix("FDNAME="), file) {
-            (Some(name), Some(file)) => drop(self.files.insert(name.to_owned(), file)),
-            (Some(name), None) => drop(self.files.remove(name)),
+            (Some(name), Ok(Some(file))) => drop(self.files.insert(name.to_owned(), file)),
+            (Some(name), Ok(None)) => drop(self.files.remove(name)),
+            // The next broker won't have this one.
+            (Some(_), Err(Refused)) => {}
             _ => return false,
         }
         true
@@ -341,6 +347,11 @@ mod tests {
             first.keep(name, &file(name));
         }
         first.forget("b");
+        // More than there is room for: what is refused takes nothing away, and is not taken for the broker's end.
+        let refused = file("refused");
+        let many = [refused.as_raw_fd(); 32];
+        let (said, rights) = ([IoSlice::new(b"FDNAME=a")], [ControlMessage::ScmRights(&many)]);
+        sendmsg::<UnixAddr>(first.link.as_raw_fd(), &said, &rights, MsgFlags::empty(), None).unwrap();
         assert!(Store::of_dead(&path).unwrap().is_none(), "the first one lives");
         drop(first);
         let (second, files) = Store::of_dead(&path).unwrap().unwrap();

@@ -271,6 +271,14 @@ pub fn find_shared_mapping(
     find(maps, from, FILE_BACKED_VMA | SHARED_VMA, |m| m.is_shared && wanted(m))
 }
 
+/// As [`find_shared_mapping`], where `wanted` is asked of any mapping: the kernel passes over none by itself, and so is never at it for long.
+///
+/// # Errors
+/// If that can't be read.
+pub fn find_mapping(maps: i32, from: usize, wanted: impl FnMut(&Mapping) -> bool) -> Result<Option<Mapping>> {
+    find(maps, from, 0, wanted)
+}
+
 /// Whether the process whose /proc/PID/maps this was has anything of a file mapped: it ended or executed another program if not.
 ///
 /// # Errors
@@ -417,6 +425,7 @@ mod tests {
         ] {
             assert_eq!(find(maps.raw(), from, FILE_BACKED_VMA, its), Ok(found));
             assert_eq!(find_in_text(maps.raw(), from, its), Ok(found));
+            assert_eq!(find_mapping(maps.raw(), from, its), Ok(found));
             assert_eq!(find_shared_mapping(maps.raw(), from, its), Ok(shared));
             assert_eq!(find_in_text(maps.raw(), from, |m| m.is_shared && its(m)), Ok(shared));
         }

@@ -14,7 +14,7 @@ use std::{env, io};
 use client::wire::{self, calls};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, connect, sendmsg, socket,
 };
 
 /// Where the broker is asked.
@@ -41,6 +41,13 @@ impl Link {
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
         Ok(Link(fd))
+    }
+
+    /// Waits for the next one that somebody makes.
+    pub(crate) fn accept(listener: &OwnedFd) -> nix::Result<Link> {
+        let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: just accepted, nobody else has it.
+        Ok(Link(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Sends bytes, and a file, as often as is said; never waits.

@@ -1,7 +1,7 @@
 //! Strangers that mean harm, and what others notice of them.
 //!
 //! - `hostile flood --connections N --seconds S`: N connections of four users that flood the broker, say nothing, say half of something, sleep, come
-//!   and go, and are killed in the middle. Measured is how long others wait meanwhile.
+//!   and go, and are killed in the middle. Measured is how long others wait meanwhile; and, for comparison, who asks a server that nobody floods, on the same CPUs.
 //! - `hostile fuzz --seconds S --seed N`: random messages to each of the broker's sockets, and random answers to what it asks.
 //!
 //! Both see that nobody else's objects change, that the quotas hold, and that in the end the broker holds no more than in the beginning: memory, threads,
