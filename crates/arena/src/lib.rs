@@ -66,4 +66,4 @@ pub enum ArenaError {
 pub type Result<T> = core::result::Result<T, ArenaError>;
 
 /// Version of the layout of shared memory: a client with another one must not map it.
-pub const LAYOUT_VERSION: u32 = 9;
+pub const LAYOUT_VERSION: u32 = 10;

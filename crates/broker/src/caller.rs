@@ -30,11 +30,11 @@ impl Link {
         Link { fd: ManuallyDrop::new(fd), uid }
     }
 
-    /// Closes it at once: for who may be kept waiting.
-    pub(crate) fn close(self) {
+    /// The connection alone: for who may be kept waiting by its end.
+    pub(crate) fn into_fd(self) -> OwnedFd {
         let mut link = ManuallyDrop::new(self);
         // SAFETY: the link itself is not dropped any more.
-        drop(unsafe { ManuallyDrop::take(&mut link.fd) });
+        unsafe { ManuallyDrop::take(&mut link.fd) }
     }
 }
 

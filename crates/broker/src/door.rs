@@ -32,7 +32,7 @@ use crate::segments;
 use crate::serve::set_blocking;
 use crate::service::{STRANGER_HAS_FORKED, is_friend, namespaces};
 use crate::turns::Turns;
-use crate::view;
+use crate::{trapped, view};
 
 /// How long a caller may be silent.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -294,11 +294,14 @@ impl Door {
             segments::take();
             reply(&link, Ok([0; 2]), None);
         } else if which == wire::ASK_HAS {
-            let has = segments::has(arg.cast_signed());
+            let has = segments::has(arg.cast_signed()) || trap::has(arg);
             reply(&link, if has { Ok([0; 2]) } else { Err(Errno::ESRCH) }, None);
         } else if which == wire::ASK_VIEW {
             reply(&link, Ok([0; 2]), None);
             view::answer(link);
+        } else if which == wire::ASK_TRAP {
+            reply(&link, Ok([0; 2]), None);
+            trapped::answer(link);
         } else if which == wire::ASK_QUEUE {
             // SAFETY: just opened, nobody else has it.
             let file = client::mqd::open_for(arg, high).map(|fd| unsafe { OwnedFd::from_raw_fd(fd.leak()) });

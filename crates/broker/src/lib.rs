@@ -17,5 +17,6 @@ pub mod store;
 mod strangers;
 pub mod supervise;
 pub mod sysv;
+mod trapped;
 mod turns;
 pub mod view;

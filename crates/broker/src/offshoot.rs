@@ -115,12 +115,14 @@ pub(crate) fn attend(
     let begun = Instant::now();
     let mut is_used = false;
     loop {
-        let is_empty = service.clients() == 0;
+        // Of those that come by the trap we are not told when they go.
+        let has_no_clients = service.clients() == 0;
+        let is_empty = has_no_clients && trap::processes().is_empty();
         is_used |= !is_empty;
         if is_empty && (is_used || begun.elapsed() > FIRST) && !is_named(&socket) {
             return Ok(());
         }
-        let timeout = wanted.into_iter().chain(is_empty.then_some(AGAIN)).min();
+        let timeout = wanted.into_iter().chain(has_no_clients.then_some(AGAIN)).min();
         let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
             // Rounded up, so that nobody is called too early, again and again.
             PollTimeout::try_from(timeout.as_millis() + 1).unwrap_or(PollTimeout::MAX)

@@ -138,7 +138,8 @@ impl Place {
         {
             return Err(Error::Taken);
         }
-        let own = format!(".run-{}", std::process::id());
+        // All are as long, so that there is room for one in the place of another's: see the trap's `namespaces`.
+        let own = format!(".run-{:07}", std::process::id());
         let base = base()?;
         let directory = base.join(name.unwrap_or(&own));
         let _making = lock_all(&base)?;

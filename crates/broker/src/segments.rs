@@ -318,11 +318,13 @@ fn cached_pages(file: &OwnedFd) -> Option<u64> {
 
 /// How often each process has some memory mapped.
 pub(crate) fn count(memory: u64) -> HashMap<i32, u64> {
-    let (dev, clients) = with(|all| {
+    let (dev, mut clients) = with(|all| {
         all.drain();
         (all.held.get(&memory).map(|h| h.dev), all.clients.clone())
     });
     let Some(dev) = dev else { return HashMap::new() };
+    // In a namespace that was made inside, or is joined from there, those of the trap are no descendants.
+    clients.extend(trap::processes().into_keys().map(u32::cast_signed));
     with_descendants(clients)
         .into_iter()
         .map(|pid| (pid, mappings_in(pid, dev, memory).unwrap_or(0)))

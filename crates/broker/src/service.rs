@@ -878,6 +878,12 @@ impl Service {
                 }
                 _ => {}
             }
+            if which == wire::ASK_ATTACH
+                && let Some(elsewhere) = trap::elsewhere(pid.cast_unsigned(), args[0] != 0)
+            {
+                reply(&link, Ok([0, 1]), Some(&elsewhere));
+                continue;
+            }
             let answer = self.answer(which, args, pid);
             reply(&link, answer, (which == wire::ASK_ATTACH).then_some(&self.file));
             match which {
@@ -972,7 +978,7 @@ impl Service {
             let process = known.process;
             client::with(|ctx| {
                 reap::end_threads(ctx, process);
-                ctx.at::<ProcSlot>(process).map_err(engine::util::arena_errno)?.left.store(0, Relaxed);
+                reap::come_back(ctx, process)?;
                 if !same_program {
                     shm::detach_all(ctx, process);
                     // Its descriptors of queues were closed by exec.

@@ -130,7 +130,7 @@ pub(crate) fn serve(
         locked(&peer.links).retain(|other| *other != fd);
         // If it is not the first thread's still, whose answer comes at that moment.
         if let Some(link) = Arc::into_inner(link) {
-            link.close();
+            drop(link.into_fd());
         }
         drop(connection);
         peer.busy.fetch_sub(1, AcqRel);

@@ -146,13 +146,110 @@ fn what_the_library_serves_does_not_come_to_the_trap() {
     assert_ne!(after, in_the_end);
 }
 
+/// By all calls that lead there; a vfork child executes something, as it has its parent's memory.
+const APART: [&str; 6] = ["unshare", "clone", "clone3", "orphan", "user", "vfork"];
+
 #[test]
-fn a_kernel_namespace_of_its_own_leads_nowhere() {
-    // Whoever has the right to make one is where it was all the same.
+fn a_new_namespace_is_ours_and_empty() {
+    for (kind, _) in peers() {
+        for how in APART {
+            let what = if how == "vfork" { "$static count" } else { "" };
+            let output = run("trap", &format!("$static make 2; ${kind} apart {how} {what}; $static count"));
+            assert_eq!(text(&output), "0 queues\n2 queues\n", "{kind}, {how}");
+        }
+    }
+}
+
+/// Each kind goes to a new namespace and executes others, by either door: who is served by the library, and who by the trap, are there together.
+#[test]
+fn what_is_executed_in_a_new_namespace_is_there_whatever_its_kind() {
+    let inside = "$dynamic make 2; $static make 1; $static count; $dynamic count";
+    for door in ["auto", "trap"] {
+        for (kind, _) in peers() {
+            for how in ["unshare", "clone", "user"] {
+                let output = run(
+                    door,
+                    &format!("$static make 1; ${kind} apart {how} sh -c '{inside}'; $dynamic count"),
+                );
+                assert_eq!(text(&output), "3 queues\n3 queues\n1 queues\n", "{door}, {kind}, {how}");
+            }
+        }
+    }
+}
+
+/// A script as one word of another one.
+fn quoted(script: &str) -> String {
+    format!("'{}'", script.replace('\'', "'\\''"))
+}
+
+#[test]
+fn namespaces_lie_in_each_other_and_in_runs() {
+    let other = if peers().len() > 2 { "$static32" } else { "$static" };
+    let innermost = quoted("$static make 4; $static apart unshare; $static count");
+    let third = format!("$static make 3; $ipcspace run --door trap -- sh -c {innermost}; $static count");
+    let second = format!("$static make 2; {other} apart clone sh -c {}; $static count", quoted(&third));
+    let first = format!("$static make 1; $static apart unshare sh -c {}; $static count", quoted(&second));
+    assert_eq!(text(&run("trap", &first)), "0 queues\n4 queues\n3 queues\n2 queues\n1 queues\n");
+}
+
+#[test]
+fn a_namespace_is_joined_by_its_file_and_by_a_pidfd() {
+    for door in ["trap", "auto"] {
+        for (kind, _) in peers() {
+            let script = format!(
+                "$static make 1; ready=$(mktemp); $static apart unshare sh -c '$static make 3; echo $$ >$0; exec sleep 20' $ready & \
+                 until [ -s $ready ]; do sleep 0.01; done; pid=$(cat $ready); rm $ready; \
+                 ${kind} join /proc/$pid/ns/ipc; ${kind} join $pid; ${kind} join $pid $static make 1; ${kind} join $pid; \
+                 $static count; kill $pid; wait"
+            );
+            let output = run(door, &script);
+            let seen = "3 queues\n3 queues\n4 queues\n1 queues\n";
+            assert_eq!(String::from_utf8_lossy(&output.stdout), seen, "{door}, {kind}: {output:?}");
+        }
+    }
+}
+
+#[test]
+fn who_goes_takes_along_what_is_attached_and_comes_back() {
+    for (kind, _) in peers() {
+        for what in ["cycle", "refused", "threads"] {
+            let output = run("trap", &format!("${kind} {what}"));
+            assert_eq!(text(&output), "as it should be\n", "{kind}, {what}");
+        }
+    }
+}
+
+#[test]
+fn a_new_namespace_ends_with_its_last_process() {
+    // The orphan is not known by its parent any more.
+    let script = "socket=$($static apart unshare sh -c '$static count >&2; echo $IPCSPACE_SOCKET; (sleep 1; $static count >&2) >&- &'); \
+        [ -S $socket ] && sleep 1.5; until [ ! -e $socket ]; do sleep 0.05; done; echo gone";
+    let output = run("trap", script);
+    assert_eq!(output.stdout, b"gone\n", "{output:?}");
+    assert_eq!(output.stderr, b"0 queues\n0 queues\n", "{output:?}");
+}
+
+#[test]
+fn there_is_a_limit_of_depth() {
+    let script = "n=0; export n; echo 'n=$((n+1)); exec $static apart unshare sh $0' >$deep; exec sh $deep";
+    let deep = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trap-deep");
+    let output = run("trap", &format!("deep={}; {script}", deep.display()));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "unshare: No space left on device\n");
+}
+
+#[test]
+fn who_is_not_the_owner_may_not_go() {
+    if !nix::unistd::geteuid().is_root() || installed("setpriv").is_none() {
+        println!("skipped: only root can become another user");
+        return;
+    }
     for (kind, _) in peers() {
         for how in ["unshare", "clone", "clone3"] {
-            let output = run("trap", &format!("$static make 2; ${kind} apart {how}"));
-            assert_eq!(text(&output), "2 queues\n", "{kind}, {how}");
+            let nobody = "setpriv --reuid=65534 --clear-groups";
+            let output = run("trap", &format!("$static make 1; {nobody} ${kind} apart {how}; $static count"));
+            assert_eq!(output.stdout, b"1 queues\n", "{kind}, {how}: {output:?}");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(stderr.contains("Operation not permitted"), "{kind}, {how}: {stderr}");
         }
     }
 }
@@ -267,10 +364,16 @@ fn a_run_within_a_run_is_in_its_own_namespace() {
     let talk = "$static serve & $static ask; wait; ";
     // Who has lost the variable is where its parent is.
     let inner = format!("{talk} env -u IPCSPACE_SOCKET $static lists; true");
-    for doors in [["trap", "trap", "trap"], ["auto", "trap", "auto"], ["auto", "auto", "auto"]] {
+    for doors in [
+        ["trap", "trap", "trap"],
+        ["auto", "trap", "auto"],
+        ["auto", "auto", "auto"],
+        // Its programs come to the outermost trap.
+        ["trap", "preload", "trap"],
+    ] {
         let script = doors[1..].iter().rev().zip(2..).fold(inner.clone(), |within, (door, queues)| {
-            let within = within.replace('\'', "'\\''");
-            format!("$static make {queues}; $ipcspace run --door {door} -- sh -c '{within}'; $static count")
+            let within = quoted(&within);
+            format!("$static make {queues}; $ipcspace run --door {door} -- sh -c {within}; $static count")
         });
         let output = run(doors[0], &script);
         assert_eq!(text(&output), "21 twice is 42, attached 1\n1 queues\n2 queues\n3 queues\n", "{doors:?}");

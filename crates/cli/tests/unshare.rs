@@ -25,7 +25,12 @@ const PERL: &str = r#"
 "#;
 
 fn ours(command: &[&str]) -> Output {
-    Command::new(IPCSPACE).args(["run", "--"]).args(command).env("LC_ALL", "C").output().unwrap()
+    ours_by("auto", command)
+}
+
+fn ours_by(door: &str, command: &[&str]) -> Output {
+    let mut ours = Command::new(IPCSPACE);
+    ours.args(["run", "--door", door, "--"]).args(command).env("LC_ALL", "C").output().unwrap()
 }
 
 /// The same where the calls are the kernel's; `None` where that can't be.
@@ -37,9 +42,10 @@ fn kernels(command: &[&str]) -> Option<Output> {
     Some(Command::new("unshare").arg("--ipc").args(command).env("LC_ALL", "C").output().unwrap())
 }
 
-/// What a script prints, on ours and on the kernel alike.
+/// What a script prints, on ours, by the library and by the trap, and on the kernel alike.
 fn prints(command: &[&str], expected: &str) {
-    for output in [kernels(command), Some(ours(command))].into_iter().flatten() {
+    let ours = ["auto", "trap"].map(|door| Some(ours_by(door, command)));
+    for output in ours.into_iter().chain([kernels(command)]).flatten() {
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }

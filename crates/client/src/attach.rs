@@ -206,11 +206,19 @@ pub(crate) fn move_to(new: &[u8]) -> Result<()> {
     crate::memory::forget_kept();
     stop_giving();
     crate::attachments::leave_all();
-    let moved = use_socket(new);
-    // SAFETY: two terminated strings; there is no other thread that could use the environment.
-    unsafe { setenv(variable().as_ptr().cast(), terminated.as_ptr().cast(), 1) };
+    let moved = be_named(&terminated, new.len());
     unlock();
     moved
+}
+
+/// Names the socket of that length, terminated, from now on, and for the programs that this process executes. Nobody is attached.
+fn be_named(terminated: &[u8; 108], len: usize) -> Result<()> {
+    let named = use_socket(&terminated[..len]);
+    if sys::thread::is_only() {
+        // SAFETY: two terminated strings; there is no other thread that could use the environment.
+        unsafe { setenv(variable().as_ptr().cast(), terminated.as_ptr().cast(), 1) };
+    }
+    named
 }
 
 /// A connection that keeps the namespace as long as it is open anywhere.
@@ -500,15 +508,36 @@ fn is_the_file(file: &sys::net::Fd) -> Result<bool> {
 
 /// A process slot for this process, and its pair of pages if they can be mapped.
 fn ask_for_slot() -> Result<(Handle, Result<NonNull<u8>>)> {
+    /// From one broker to the next.
+    const HOPS: usize = 8;
     // After exec, all of this library's memory is new.
     let forked = GENERATIONS.load(Relaxed) != 0;
-    ask_for_file(wire::ASK_ATTACH, forked.into(), |words, file| {
-        let process = Handle(words[2]);
-        if !is_the_file(file)? {
-            return Err(Errno::ENOSYS);
+    for _ in 0..HOPS {
+        let slot = ask_for_file(wire::ASK_ATTACH, forked.into(), |words, file| {
+            if words[3] != 0 {
+                follow(file)?;
+                return Ok(None);
+            }
+            let process = Handle(words[2]);
+            if !is_the_file(file)? {
+                return Err(Errno::ENOSYS);
+            }
+            Ok(Some((process, sys::map_page_pair(file.raw(), process.offset()))))
+        })?;
+        if let Some(slot) = slot {
+            return Ok(slot);
         }
-        Ok((process, sys::map_page_pair(file.raw(), process.offset())))
-    })
+    }
+    Err(Errno::ENOSYS)
+}
+
+/// Goes where a connection leads: the process was started with an environment of before it, or its parent, was taken elsewhere.
+fn follow(connection: &sys::net::Fd) -> Result<()> {
+    let mut room = [0; 108];
+    let path = sys::net::peer_path(connection.raw(), &mut room).ok_or(Errno::ENOSYS)?;
+    let mut terminated = [0; 108];
+    terminated[..107].get_mut(..path.len()).ok_or(Errno::ENOSYS)?.copy_from_slice(path);
+    be_named(&terminated, path.len())
 }
 
 /// Notes that a vfork child will share this memory; one of fork finds the note wiped.

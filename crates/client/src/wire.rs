@@ -61,6 +61,10 @@ pub const ASK_CALLS: u32 = 26;
 /// Serve a view of the namespace: the descriptor it was mounted with follows over this connection, and then another answer.
 pub const ASK_VIEW: u32 = 27;
 
+/// Make the calls that are asked about at a listener, which follows over this connection; another answer then comes, and from then on questions about
+/// processes of yours. See the trap.
+pub const ASK_TRAP: u32 = 29;
+
 /// What a POSIX queue's descriptors are of: the socket's name with this behind it, and the queue's handle in eight digits.
 pub const QUEUE: &str = ".queue.";
 /// Files are given at a socket of their own: the other one's name with this behind it.
@@ -72,7 +76,8 @@ pub const GIVE_MEMORY: u32 = 16;
 pub const QUESTION: usize = 16;
 /// Bytes of the longest message.
 pub const LONGEST: usize = QUESTION + 4 * INHERITED;
-/// Bytes of an answer: magic, error number or 0, and two words: for [`ASK_ATTACH`] the process slot's handle.
+/// Bytes of an answer: magic, error number or 0, and two words: for [`ASK_ATTACH`] the process slot's handle, and 0, or 1 where the process
+/// is in another namespace: then a connection to that one's broker comes with it.
 pub const ANSWER: usize = 16;
 
 /// Words of the answer to [`ASK_STATUS`]: magic, 0, queues, sets, segments, processes, the broker's process id, and whether it

@@ -187,6 +187,15 @@ pub fn leave_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> bool {
     shm::has_attachments(ctx, process)
 }
 
+/// A process that has left, and has something attached, is in this namespace again.
+///
+/// # Errors
+/// `EIDRM` if the slot makes no sense.
+pub fn come_back<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
+    ctx.at::<ProcSlot>(process).map_err(crate::util::arena_errno)?.left.store(0, Relaxed);
+    Ok(())
+}
+
 /// Ends all that the threads of a broker that was killed had begun, of which the calling one has taken the first one's place. `heard` is told of
 /// the calls that they made for others, before what these had taken is freed.
 ///

@@ -26,10 +26,11 @@ use nix::unistd::Pid;
 use sys::{file, net::Fd};
 
 use crate::filter::{ARCH_64, Sign, Test};
+use crate::namespaces;
 use crate::notify::{Listener, Notification};
 use crate::queues::{self, Listing};
 use crate::stub;
-use crate::target::Subject;
+use crate::target::{Status, Subject};
 
 /// What a system call does with a path.
 #[derive(Clone, Copy)]
@@ -127,6 +128,8 @@ pub(crate) enum About {
     /// A 32-bit program opens the preload library.
     Library,
     Ours(Request),
+    /// A process's namespace, opened with these flags.
+    Namespace(u32, i32),
     /// The queues' directory, or what is in it.
     Queues(queues::Request),
 }
@@ -148,6 +151,9 @@ pub(crate) fn about(asked: &Notification) -> About {
                 Some(path) => {
                     if let Some(request) = request_of_queues(asked.pid, *kind, args, &path, is_64) {
                         return About::Queues(request);
+                    }
+                    if let Some((pid, flags)) = namespace(asked.pid, *kind, args, &path) {
+                        return About::Namespace(pid, flags);
                     }
                     request(asked.pid, *kind, args, &path).map_or(About::Kernels, About::Ours)
                 }
@@ -194,6 +200,33 @@ fn request_of_queues(
         Kind::Getdents | Kind::Getdents64 => return None,
     };
     Some(queues::Request::Of(place, act))
+}
+
+/// The process whose IPC namespace is opened to be read, and the flags.
+#[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
+fn namespace(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6], path: &[u8]) -> Option<(u32, i32)> {
+    if path != b"ipc" && !path.ends_with(b"/ipc") {
+        return None;
+    }
+    let (dir, flags) = match kind {
+        Kind::Open => (libc::AT_FDCWD, b as i32),
+        Kind::Openat => (a as i32, c as i32),
+        Kind::Openat2 => (a as i32, open_how(tid, c, d)?.0),
+        _ => return None,
+    };
+    let (_, follows) = opening(flags)?;
+    if !follows || flags & O_ACCMODE != O_RDONLY {
+        return None;
+    }
+    // The link itself, which says whose it is.
+    let itself = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let file = open(way(tid, dir, path).as_slice(), itself, Mode::empty()).ok()?;
+    let link = read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
+    let pid = namespaces::pid_in(link.as_os_str().as_bytes())?;
+    // Its own is ours, as we have gone there.
+    let is_self = path.split(|byte| *byte == b'/').any(|part| part == b"self" || part == b"thread-self");
+    let pid = if is_self && pid == std::process::id() { Status::of(tid).ok()?.number("Tgid")? } else { pid };
+    Some((pid, flags))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "ints in registers")]
@@ -251,7 +284,7 @@ fn open_how(tid: u32, at: u64, size: u64) -> Option<(i32, u32)> {
 }
 
 /// Reads from the memory of a thread; how much could be read.
-fn read(tid: u32, from: u64, to: &mut [u8]) -> Option<usize> {
+pub(crate) fn read(tid: u32, from: u64, to: &mut [u8]) -> Option<usize> {
     let remote = RemoteIoVec { base: usize::try_from(from).ok()?, len: to.len() };
     process_vm_readv(Pid::from_raw(tid.cast_signed()), &mut [IoSliceMut::new(to)], &[remote]).ok()
 }
@@ -278,14 +311,19 @@ fn read_path(tid: u32, at: u64) -> Option<Vec<u8>> {
     None
 }
 
-/// Where a thread's path leads, if to one of the kernel's files that are ours here.
-fn find(tid: u32, dir: i32, path: &[u8], follows: bool) -> Option<File> {
+/// The way to where a thread's path leads.
+fn way(tid: u32, dir: i32, path: &[u8]) -> Vec<u8> {
     let start = match dir {
         _ if path.starts_with(b"/") => format!("/proc/{tid}/root"),
         libc::AT_FDCWD => format!("/proc/{tid}/cwd/"),
         dir => format!("/proc/{tid}/fd/{dir}/"),
     };
-    let way = [start.as_bytes(), path].concat();
+    [start.as_bytes(), path].concat()
+}
+
+/// Where a thread's path leads, if to one of the kernel's files that are ours here.
+fn find(tid: u32, dir: i32, path: &[u8], follows: bool) -> Option<File> {
+    let way = way(tid, dir, path);
     let nofollow = if follows { OFlag::empty() } else { OFlag::O_NOFOLLOW };
     match open(way.as_slice(), OFlag::O_PATH | OFlag::O_CLOEXEC | nofollow, Mode::empty()) {
         Ok(fd) => {

@@ -2,7 +2,8 @@
 //!
 //! It sees what the tables of calls ([`Syscall::decode`], [`compat::decode`]) know, by the numbers of x86-64 and of i386, which a 64-bit
 //! program can use too (`int 0x80`). Of those who open files it may ask for a part only ([`Files`]), by where their instruction lies, and never for
-//! what a library of ours opens for itself ([`sys::file::MARK`]), nor for `stat` of a descriptor. Of all other calls it looks at nothing but the number, so that the kernel finds out once that they
+//! what a library of ours opens for itself ([`sys::file::MARK`]), nor for `stat` of a descriptor. Of `unshare`, `clone` and `setns` it asks by their flags;
+//! those of `clone3` are in memory, so it asks as about files. Of all other calls it looks at nothing but the number, so that the kernel finds out once that they
 //! pass, and does not run it for them. Calls of x86-64 with the bit of
 //! x32, whose structures are others, fail with `ENOSYS`, as where the kernel has no x32.
 //!
@@ -19,7 +20,7 @@ use libc::{
 use nix::errno::Errno;
 
 use crate::files::numbers as numbers_of_files;
-use crate::without;
+use crate::{namespaces, without};
 
 /// `AUDIT_ARCH_X86_64`.
 pub(crate) const ARCH_64: u32 = 0xc000_003e;
@@ -70,7 +71,7 @@ pub enum Files {
     OfLowCode,
 }
 
-/// What an argument says to let a call pass, by its lower half.
+/// What the lower half of an argument says: to let a call pass, or to ask about it.
 #[derive(Clone, Copy)]
 pub(crate) struct Sign {
     pub(crate) argument: u32,
@@ -144,7 +145,17 @@ impl Program {
         self.search(&calls, pass)
     }
 
-    /// Asks about `numbers`, and about those of files.
+    /// Goes to `so` if an argument is as the sign says.
+    fn look(&mut self, Sign { argument, test, value }: Sign, so: Place, otherwise: Place) -> Place {
+        let test = match test {
+            Test::Equals => BPF_JEQ,
+            Test::HasBit => BPF_JSET,
+        };
+        self.branch(test, value, so, otherwise);
+        self.load(Program::ARGUMENTS + 8 * argument)
+    }
+
+    /// Asks about `numbers`, and about those of namespaces and of files.
     fn ask(&mut self, numbers: &[u32], compat: bool, of: Files) -> Place {
         let pass = self.end(SECCOMP_RET_ALLOW);
         let ask = self.end(SECCOMP_RET_USER_NOTIF);
@@ -157,14 +168,13 @@ impl Program {
         };
         let mut calls: Vec<_> = numbers.iter().map(|number| (*number, ask)).collect();
         for (number, sign) in numbers_of_files(compat) {
-            let place = sign.map_or(look, |Sign { argument, test, value }| {
-                let test = match test {
-                    Test::Equals => BPF_JEQ,
-                    Test::HasBit => BPF_JSET,
-                };
-                self.branch(test, value, pass, look);
-                self.load(Program::ARGUMENTS + 8 * argument)
-            });
+            let place = sign.map_or(look, |sign| self.look(sign, pass, look));
+            calls.push((number, place));
+        }
+        for (number, signs) in namespaces::numbers(compat) {
+            // Without a sign, memory has to be looked at.
+            let first = if signs.is_empty() { look } else { pass };
+            let place = signs.iter().fold(first, |otherwise, sign| self.look(*sign, ask, otherwise));
             calls.push((number, place));
         }
         calls.sort_unstable();
@@ -281,7 +291,9 @@ mod tests {
     fn of_other_calls_nothing_but_the_number_is_looked_at() {
         for (arch, compat) in [(ARCH_64, false), (ARCH_32, true)] {
             let files = numbers_of_files(compat).map(|(number, _)| number);
-            for number in NUMBERS.filter(|number| !files.contains(number)) {
+            let namespaces = namespaces::numbers(compat).map(|(number, _)| number);
+            let is_other = |number: &u32| !files.contains(number) && !namespaces.contains(number);
+            for number in NUMBERS.filter(is_other) {
                 let (_, looks_closer) = run(Files::OfLowCode, &call(arch, number, LOW, [0; 6]));
                 assert!(!looks_closer, "{arch:#x} {number}");
             }
@@ -337,9 +349,47 @@ mod tests {
     fn the_engines_calls_are_asked_about_and_no_others() {
         // shmget to shmctl, semget to msgctl, semtimedop; mq_open to mq_getsetattr.
         let ours = [29, 30, 31, 64, 65, 66, 67, 68, 69, 70, 71, 220, 240, 241, 242, 243, 244, 245];
-        for number in NUMBERS {
+        for number in NUMBERS.filter(|number| *number != SETNS.0) {
             let wanted = if ours.contains(&number) { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
             assert_eq!(verdict(ARCH_64, number), wanted, "{number}");
+        }
+    }
+
+    /// Of x86-64 and of i386. Of other calls than this, a register of zeros wants nothing of us.
+    const SETNS: (u32, u32) = (308, 346);
+
+    #[test]
+    fn who_leaves_for_another_namespace_of_ipc_is_asked_about() {
+        let (newipc, newuts) = (client::CLONE_NEWIPC, 0x0400_0000);
+        let verdict = |arch, number, args| run(Files::OfLowCode, &call(arch, number, HIGH, args)).0;
+        let first = |flags| [flags, 0, 0, 0, 0, 0];
+        // unshare, clone.
+        for (arch, number) in [(ARCH_64, 272), (ARCH_64, 56), (ARCH_32, 310), (ARCH_32, 120)] {
+            for flags in [newipc, newipc | newuts | 17] {
+                assert_eq!(verdict(arch, number, first(flags)), SECCOMP_RET_USER_NOTIF, "{number}");
+            }
+            for flags in [0, newuts, newuts | 17] {
+                assert_eq!(verdict(arch, number, first(flags)), SECCOMP_RET_ALLOW, "{number}");
+            }
+        }
+        for (arch, number) in [(ARCH_64, SETNS.0), (ARCH_32, SETNS.1)] {
+            for (kinds, wanted) in [
+                (0, SECCOMP_RET_USER_NOTIF),
+                (newipc, SECCOMP_RET_USER_NOTIF),
+                (newipc | newuts, SECCOMP_RET_USER_NOTIF),
+                (newuts, SECCOMP_RET_ALLOW),
+            ] {
+                assert_eq!(verdict(arch, number, [3, kinds, 0, 0, 0, 0]), wanted, "{number} {kinds:#x}");
+            }
+        }
+        // clone3, whose flags are in memory.
+        for (arch, code, files, wanted) in [
+            (ARCH_64, HIGH, Files::OfLowCode, SECCOMP_RET_ALLOW),
+            (ARCH_64, LOW, Files::OfLowCode, SECCOMP_RET_USER_NOTIF),
+            (ARCH_64, HIGH, Files::OfAll, SECCOMP_RET_USER_NOTIF),
+            (ARCH_32, LOW, Files::OfLowCode, SECCOMP_RET_USER_NOTIF),
+        ] {
+            assert_eq!(verdict_at(arch, 435, code, files), wanted, "{code:#x} {files:?}");
         }
     }
 
@@ -370,7 +420,7 @@ mod tests {
 
     #[test]
     fn numbers_of_32_bit_programs_are_others() {
-        for number in NUMBERS {
+        for number in NUMBERS.filter(|number| *number != SETNS.1) {
             let is_ours = compat::NUMBERS.contains(&number);
             let wanted = if is_ours { SECCOMP_RET_USER_NOTIF } else { SECCOMP_RET_ALLOW };
             assert_eq!(verdict(ARCH_32, number), wanted, "{number}");

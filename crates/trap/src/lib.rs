@@ -8,10 +8,11 @@
 //! What is missing: a program whose memory is slow to reach (of FUSE, or handled by itself by userfaultfd) holds the others up, and so does one that opens a file named like ours where names are slow to be looked up.
 //!
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and
-//! signals, one waits for the ends of processes. (A fourth one takes in traps of a `run` inside this one.) They do so by turns, under one lock, which is never held over a sleep of a caller.
+//! signals, one waits for the ends of processes. (Where the listener is, a fourth one takes in traps of a `run` inside this one, and who goes to another namespace is seen to by a thread for that.) They do so by turns, under one lock, which is never held over a sleep of a caller.
 
 mod files;
 pub mod filter;
+mod namespaces;
 mod notices;
 mod notify;
 pub mod process;
@@ -27,7 +28,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-pub use target::processes;
+pub use room::elsewhere;
+pub use target::{has, processes};
 pub use trace::untraced;
 
 /// Whether `IPCSPACE_WITHOUT` names a feature of the kernel: then it is done without, as by an older one.
@@ -36,11 +38,19 @@ pub(crate) fn without(feature: &str) -> bool {
 }
 
 /// Serves the calls that are asked about at `listener`, in threads of this process, until nobody is left who could make one: those of programs
-/// that were started with this `socket` of a namespace. The process must be in that one: its broker, or told so by [`client::use_socket`].
-/// Where a trap outside this one has the listener, questions come by `link` ([`routes::join`]).
+/// that were started with this `socket` of a namespace; those of others are handed on. The process must be in that one: its broker, or told so by
+/// [`client::use_socket`].
 ///
 /// # Errors
 /// Of attaching, and of starting threads.
-pub fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -> io::Result<()> {
-    room::serve(listener, link, socket)
+pub fn serve(listener: OwnedFd, socket: PathBuf) -> io::Result<()> {
+    room::serve(listener, socket)
+}
+
+/// Serves the calls that are handed on here by `link` from the trap that has the listener, as [`serve`] does.
+///
+/// # Errors
+/// As there.
+pub fn serve_for(listener: OwnedFd, link: OwnedFd) -> io::Result<()> {
+    room::serve_for(listener, link)
 }

@@ -53,6 +53,13 @@ impl Listener {
         }
     }
 
+    /// Says, where questions come from, that a process has left.
+    pub(crate) fn acknowledge(&self) {
+        if let Some(link) = &self.link {
+            routes::acknowledge(link);
+        }
+    }
+
     /// Its descriptor.
     pub(crate) fn raw(&self) -> i32 {
         self.fd.as_raw_fd()

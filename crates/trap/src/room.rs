@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{io, thread};
 
 use abi::{Errno, Result, compat::nr as nr_32, syscall as nr, time::Clock};
@@ -21,10 +21,11 @@ use sys::net::Fd;
 
 use crate::files::{self, About, Answer, Written};
 use crate::filter::{ARCH_32, ARCH_64};
+use crate::namespaces::{self, Wish};
 use crate::notices::{self, Registrations};
 use crate::notify::{Listener, Notification};
 use crate::queues;
-use crate::routes::{self, Routes};
+use crate::routes::{self, Handed, Routes};
 use crate::signals::{self, Asked};
 use crate::target::{Errand, Subject, Targets};
 use crate::trace;
@@ -104,9 +105,77 @@ fn enter(room: &Shared) -> MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -> io::Result<()> {
+/// Where the listener is.
+pub(crate) struct Trap {
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) routes: Routes,
+    room: Shared,
+}
+
+impl Trap {
+    /// Takes a question.
+    fn take(self: &Arc<Trap>, asked: Notification) {
+        let about = files::about(&asked);
+        match about {
+            About::Kernels => return self.listener.pass(asked.id),
+            About::Library => return files::give_library(&self.listener, asked.id),
+            About::Namespace(pid, flags) => {
+                return namespaces::grant(self, asked, Wish::Open { pid, flags });
+            }
+            About::Ours(_) | About::Queues(_) => {}
+            About::Else => match namespaces::wish(&asked) {
+                None => {}
+                Some(Wish::Kernels) => return self.listener.pass(asked.id),
+                Some(wish) => return namespaces::grant(self, asked, wish),
+            },
+        }
+        self.route(asked, about);
+    }
+
+    /// Hands a question on, or answers it.
+    fn route(self: &Arc<Trap>, asked: Notification, about: About) {
+        match self.routes.hand_on(&asked) {
+            Ok(Handed::Here) => enter(&self.room).answer(&asked, &about),
+            Ok(Handed::Over) => {}
+            Ok(Handed::Later(socket)) => {
+                let own = Arc::clone(self);
+                let begun = spawn("trap-link", move || {
+                    // Where that can't be, it is found to be elsewhere.
+                    let _ = own.routes.link(&socket);
+                    own.route(asked, about);
+                    client::end_thread();
+                });
+                if begun.is_err() {
+                    self.listener.answer(asked.id, Err(libc::ENOMEM));
+                }
+            }
+            Err(_) if matches!(about, About::Ours(_) | About::Queues(_)) => self.listener.pass(asked.id),
+            Err(_) => drop(self.listener.answer(asked.id, Err(libc::ENOSYS))),
+        }
+    }
+
+    /// A process leaves the namespace at that socket.
+    pub(crate) fn leave(&self, tgid: u32, socket: &Path) {
+        if self.routes.is_own(socket) {
+            enter(&self.room).leave(tgid);
+        } else {
+            self.routes.tell_leaving(tgid, socket);
+        }
+    }
+}
+
+/// Where the listener is, in this process.
+static TRAP: OnceLock<Arc<Trap>> = OnceLock::new();
+
+/// A process comes to the namespace of this trap by the library. If it is below the trap, and one that was started with an environment of before it or its
+/// parent went elsewhere: a connection to where it is. `again` says that its program has been somewhere already, so it has come on purpose.
+pub fn elsewhere(pid: u32, again: bool) -> Option<OwnedFd> {
+    TRAP.get()?.routes.elsewhere(pid, again)
+}
+
+/// A room, and what tells of the ends of processes.
+fn furnish(listener: &Arc<Listener>) -> io::Result<(Shared, Arc<Epoll>)> {
     let failed = |error: Errno| io::Error::from_raw_os_error(error.raw());
-    let listener = Arc::new(Listener::new(listener, link));
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let watch = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     let (written, registrations) = (Written::new()?, Registrations::new()?);
@@ -114,7 +183,7 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
     watch.add(written.news(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     watch.add(registrations.news(), EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let room = Arc::new(Mutex::new(Room {
-        listener: Arc::clone(&listener),
+        listener: Arc::clone(listener),
         bell: Arc::clone(&bell),
         watch: Arc::clone(&watch),
         targets: Targets::new()?,
@@ -126,49 +195,6 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
         due: BTreeSet::new(),
         wakes_at: 0,
     }));
-    let routes = Arc::new(Routes::new(socket));
-    // Where there can be no such place, who is inside does without.
-    if let Ok(place) = routes::wait_at(&routes::address()) {
-        let (routes, listener) = (Arc::clone(&routes), Arc::clone(&listener));
-        spawn("trap-inside", move || routes.welcome(&place, listener.raw()))?;
-    }
-    let shared = Arc::clone(&room);
-    spawn("trap", move || {
-        while let Some(asked) = listener.receive() {
-            let about = files::about(&asked);
-            match about {
-                About::Kernels => {
-                    listener.pass(asked.id);
-                    continue;
-                }
-                About::Library => {
-                    files::give_library(&listener, asked.id);
-                    continue;
-                }
-                About::Ours(_) | About::Queues(_) | About::Else => {}
-            }
-            match routes.hand_on(&asked) {
-                Ok(false) => {}
-                Ok(true) => continue,
-                Err(_) if matches!(about, About::Ours(_) | About::Queues(_)) => {
-                    listener.pass(asked.id);
-                    continue;
-                }
-                Err(_) => {
-                    listener.answer(asked.id, Err(libc::ENOSYS));
-                    continue;
-                }
-            }
-            let mut room = enter(&shared);
-            room.see_writes();
-            match about {
-                About::Ours(request) => room.serve_file(&asked, &request),
-                About::Queues(request) => room.serve_queues(&asked, &request),
-                _ => room.serve(&asked),
-            }
-            room.go_on();
-        }
-    })?;
     let shared = Arc::clone(&room);
     spawn("trap-wake", move || {
         while let Ok(seen) = bell.rung() {
@@ -178,6 +204,11 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
             }
         }
     })?;
+    Ok((room, watch))
+}
+
+/// Sees to the ends of processes.
+fn watch_ends(room: Shared, watch: Arc<Epoll>, also: impl Fn() + Send + 'static) -> io::Result<()> {
     spawn("trap-ends", move || {
         loop {
             // Which ones is looked at when it is our turn.
@@ -186,6 +217,44 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
             room.see_ends();
             room.see_writes();
             room.see_closed();
+            drop(room);
+            also();
+        }
+    })
+}
+
+pub(crate) fn serve(listener: OwnedFd, socket: PathBuf) -> io::Result<()> {
+    let listener = Arc::new(Listener::new(listener, None));
+    let (room, watch) = furnish(&listener)?;
+    let routes = Routes::new(socket, listener.raw(), Arc::clone(&watch));
+    let trap = Arc::new(Trap { listener: Arc::clone(&listener), routes, room: Arc::clone(&room) });
+    let _ = TRAP.set(Arc::clone(&trap));
+    // Where there can be no such place, who is inside does without.
+    if let Ok(place) = routes::wait_at(&routes::address()) {
+        let trap = Arc::clone(&trap);
+        spawn("trap-inside", move || trap.routes.welcome(&place))?;
+    }
+    let ends = Arc::clone(&trap);
+    watch_ends(room, watch, move || ends.routes.forget_ended())?;
+    spawn("trap", move || {
+        while let Some(asked) = listener.receive() {
+            trap.take(asked);
+        }
+    })
+}
+
+pub(crate) fn serve_for(listener: OwnedFd, link: OwnedFd) -> io::Result<()> {
+    let listener = Arc::new(Listener::new(listener, Some(link)));
+    let (room, watch) = furnish(&listener)?;
+    watch_ends(Arc::clone(&room), watch, || ())?;
+    spawn("trap", move || {
+        while let Some(asked) = listener.receive() {
+            if asked.id == routes::LEAVES {
+                enter(&room).leave(asked.pid);
+                listener.acknowledge();
+            } else {
+                enter(&room).answer(&asked, &files::about(&asked));
+            }
         }
     })
 }
@@ -247,6 +316,25 @@ fn decode<T: Task>(asked: &Notification, task: &T) -> Result<Syscall> {
 }
 
 impl Room {
+    /// Answers a question.
+    fn answer(&mut self, asked: &Notification, about: &About) {
+        self.see_writes();
+        match about {
+            About::Ours(request) => self.serve_file(asked, request),
+            About::Queues(request) => self.serve_queues(asked, request),
+            _ => self.serve(asked),
+        }
+        self.go_on();
+    }
+
+    /// A process goes to another namespace.
+    fn leave(&mut self, tgid: u32) {
+        self.see_writes();
+        self.see_closed();
+        self.targets.leave(tgid);
+        self.go_on();
+    }
+
     /// Makes a call that was asked about.
     fn serve(&mut self, asked: &Notification) {
         let listener = Arc::clone(&self.listener);

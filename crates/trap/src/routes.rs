@@ -1,33 +1,47 @@
-//! A `run` inside a `run`: one process may have one listener, so the calls of the inner one's programs are asked about at the outer
-//! one's, which hands them on.
+//! Whose programs' calls are made where.
 //!
-//! The outer trap waits at an address that its programs' environment names ([`TRAP_ENV`]). The inner one's broker connects there, says which
-//! namespace it serves, and is given the listener; from then on each question about one of its programs comes over the connection, and is
-//! answered at the listener. So it goes on to any depth, hop by hop.
+//! A process may have one listener, so the calls of all programs below a trap are asked about there: also those of programs in a namespace that was made
+//! by a `run` inside, or by a program ([`crate::namespaces`]). They are handed on to the trap of that namespace, over a connection, and answered at the listener.
 //!
-//! What is missing: if an inner broker is killed, who sleeps in a call sleeps on, and further calls are `ENOSYS`.
+//! The trap waits at an address that its programs' environment names ([`TRAP_ENV`]): there a `run` inside connects, says which
+//! namespace it serves, and is given the listener. To brokers that don't come by themselves the trap gives it ([`wire::ASK_TRAP`]), when a program
+//! is about to go there, or is found to be there. All of them are one hop away, however deep they lie in each other.
+//!
+//! A program is where its process has gone, or else where its environment leads, or else where its nearest parent is. A child's environment may be that of
+//! before its parent went: it counts only where it names another namespace than those that the parent has left.
+//!
+//! What is missing: if a broker is killed, who sleeps in a call there sleeps on, and further calls are `ENOSYS`. A program that was forked with
+//! an environment of before, and comes here first when its parent has ended, is where that leads. A program that the library serves, and that has such
+//! an environment, is told where it is only by the broker whose process the trap is in.
 //!
 //! # Safety
 //! What is received by a message belongs to nobody else; a question is made of integers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use client::wire::SOCKET_ENV;
+use abi::{Errno, Result};
+use client::wire::{self, SOCKET_ENV};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
     getsockopt, listen, recv, send, sendmsg, socket, sockopt,
 };
 use nix::unistd::{geteuid, getpid};
+use sys::net::{self, Fd};
 
+use crate::namespaces::{path_of, rename};
 use crate::notify::Notification;
-use crate::target::Status;
+use crate::process::{has_ended, pidfd_open};
+use crate::target::{FRESH, Status};
 
 /// The variable that names where a trap waits for those inside.
 pub const TRAP_ENV: &str = "IPCSPACE_TRAP";
@@ -35,6 +49,12 @@ pub const TRAP_ENV: &str = "IPCSPACE_TRAP";
 const GENERATIONS: usize = 64;
 /// Threads whose way is remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
+/// How long a broker may take to answer, microseconds: it may have another one begin.
+const PATIENCE_US: u64 = 10_000_000;
+/// In the place of a question's number: the process leaves.
+pub(crate) const LEAVES: u64 = 0;
+/// In the trap's epoll, what is added to the ids of processes that have gone elsewhere.
+const MOVED: u64 = 1 << 32;
 
 /// The address of a trap that this process serves.
 pub fn address() -> String {
@@ -61,7 +81,8 @@ pub fn join(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((unsafe { OwnedFd::from_raw_fd(file.leak()) }, link))
 }
 
-/// The next question that comes over a connection; none when that has ended.
+/// The next question that comes over a connection; none when that has ended. One without a number says that the process leaves, and is
+/// [`acknowledge`]d.
 pub(crate) fn receive(link: &OwnedFd) -> Option<Notification> {
     let mut bytes = [0; size_of::<Notification>()];
     loop {
@@ -76,32 +97,91 @@ pub(crate) fn receive(link: &OwnedFd) -> Option<Notification> {
     }
 }
 
+/// Says over a connection that a process has left.
+pub(crate) fn acknowledge(link: &OwnedFd) {
+    let _ = send(link.as_raw_fd(), b".", MsgFlags::MSG_NOSIGNAL);
+}
+
+/// A namespace that a process can go to: where its broker is asked, and a connection that keeps it.
+pub(crate) struct Space {
+    socket: PathBuf,
+    pub(crate) kept: Fd,
+}
+
+/// A process that has gone elsewhere, or that is not where its parent has gone.
+struct Moved {
+    pidfd: OwnedFd,
+    to: PathBuf,
+    /// What environments of before may name.
+    was: Vec<PathBuf>,
+    kept: Option<Fd>,
+}
+
+/// Where a thread is.
+enum Way {
+    To(PathBuf),
+    /// There, if somebody serves that.
+    Perhaps(PathBuf),
+}
+
+/// What comes of a question.
+pub(crate) enum Handed {
+    /// It is to be answered here.
+    Here,
+    Over,
+    /// To be handed on once that broker has the listener ([`Routes::link`]), which may take its time.
+    Later(PathBuf),
+}
+
 /// Whose programs are whose.
-#[derive(Debug)]
 pub(crate) struct Routes {
     /// This namespace's socket.
     own: PathBuf,
-    links: Mutex<HashMap<PathBuf, OwnedFd>>,
-    /// By the inode of `/proc/TID`; `None` for our own.
-    known: Mutex<HashMap<u32, (u64, Option<PathBuf>)>>,
+    listener: RawFd,
+    links: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
+    /// Who is about to connect or to wait for an answer over a connection.
+    exchange: Mutex<()>,
+    /// By the process's id.
+    moved: Mutex<HashMap<u32, Moved>>,
+    /// Tells of their ends.
+    watch: Arc<Epoll>,
+    /// Sockets that environments name, and nobody serves.
+    unserved: Mutex<HashSet<PathBuf>>,
+    known: Mutex<HashMap<u32, Known>>,
+}
+
+/// Where a thread was found to be.
+struct Known {
+    /// The inode of its directory in /proc, and when that was looked at last.
+    ino: u64,
+    looked: Instant,
+    way: PathBuf,
 }
 
 impl Routes {
-    /// Waits for those inside, in a thread.
-    pub(crate) fn new(own: PathBuf) -> Routes {
-        Routes { own, links: Mutex::default(), known: Mutex::default() }
-    }
-
-    /// Takes in those inside, for ever.
-    pub(crate) fn welcome(&self, at: &OwnedFd, listener: RawFd) {
-        while let Ok(fd) = accept4(at.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-            // SAFETY: a new descriptor of ours.
-            let link = unsafe { OwnedFd::from_raw_fd(fd) };
-            let _ = self.take_in(link, listener);
+    pub(crate) fn new(own: PathBuf, listener: RawFd, watch: Arc<Epoll>) -> Routes {
+        Routes {
+            own,
+            listener,
+            links: Mutex::default(),
+            exchange: Mutex::default(),
+            moved: Mutex::default(),
+            watch,
+            unserved: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    fn take_in(&self, link: OwnedFd, listener: RawFd) -> nix::Result<()> {
+    /// Takes in those inside, for ever.
+    pub(crate) fn welcome(&self, at: &OwnedFd) {
+        while let Ok(fd) = accept4(at.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            // SAFETY: a new descriptor of ours.
+            let link = unsafe { OwnedFd::from_raw_fd(fd) };
+            let _ = self.take_in(link);
+        }
+    }
+
+    fn take_in(&self, link: OwnedFd) -> nix::Result<()> {
         let peer = getsockopt(&link, sockopt::PeerCredentials)?;
         if peer.uid() != geteuid().as_raw() {
             return Err(nix::Error::EACCES);
@@ -109,62 +189,279 @@ impl Routes {
         let mut path = [0; 128];
         let length = recv(link.as_raw_fd(), &mut path, MsgFlags::empty())?;
         let socket = PathBuf::from(std::ffi::OsStr::from_bytes(&path[..length]));
-        let rights = [listener];
+        let rights = [self.listener];
         let control = [ControlMessage::ScmRights(&rights)];
         sendmsg::<UnixAddr>(link.as_raw_fd(), &[IoSlice::new(b".")], &control, MsgFlags::MSG_NOSIGNAL, None)?;
-        lock(&self.known).clear();
-        lock(&self.links).insert(socket, link);
+        self.add(socket, link);
         Ok(())
     }
 
-    /// Hands a question on where it belongs. False if that is here.
+    fn add(&self, socket: PathBuf, link: OwnedFd) {
+        let mut links = lock(&self.links);
+        links.retain(|_, link| !is_over(link));
+        links.insert(socket, Arc::new(link));
+        drop(links);
+        lock(&self.known).clear();
+    }
+
+    /// Has the broker at that socket make the calls of its processes.
+    ///
+    /// # Errors
+    /// `ENOSYS` if there is none that would.
+    pub(crate) fn link(&self, socket: &Path) -> Result<()> {
+        let _alone = lock(&self.exchange);
+        if socket == self.own || lock(&self.links).contains_key(socket) {
+            return Ok(());
+        }
+        let linked = (|| {
+            // A thread of ours is only told; the listener is the kernel's.
+            let listener = sys::file::duplicate(self.listener, 0)?;
+            let (link, _) = ask(socket, wire::ASK_TRAP, 0)?;
+            net::send_file(link.raw(), b".", &listener)?;
+            answer(&link)?;
+            Ok(link)
+        })();
+        let done = linked.map(|link| {
+            // SAFETY: just connected, nobody else has it.
+            self.add(socket.to_owned(), unsafe { OwnedFd::from_raw_fd(link.leak()) });
+        });
+        if done.is_err() {
+            let mut unserved = lock(&self.unserved);
+            if unserved.len() >= REMEMBERED {
+                unserved.clear();
+            }
+            unserved.insert(socket.to_owned());
+        }
+        done.map_err(|_: Errno| Errno::ENOSYS)
+    }
+
+    /// Hands a question on where it belongs.
     ///
     /// # Errors
     /// If whoever should answer is no more.
-    pub(crate) fn hand_on(&self, asked: &Notification) -> nix::Result<bool> {
-        if lock(&self.links).is_empty() {
-            return Ok(false);
-        }
-        let Some(socket) = self.way_of(asked.pid) else { return Ok(false) };
-        let links = lock(&self.links);
-        let link = links.get(&socket).ok_or(nix::Error::EPIPE)?;
-        // SAFETY: integers, without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts((&raw const *asked).cast::<u8>(), size_of::<Notification>())
+    pub(crate) fn hand_on(&self, asked: &Notification) -> nix::Result<Handed> {
+        let socket = match self.way_of(asked.pid) {
+            Way::To(socket) if socket == self.own => return Ok(Handed::Here),
+            Way::To(socket) => socket,
+            Way::Perhaps(socket) => return Ok(Handed::Later(socket)),
         };
-        send(link.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map(|_| true)
+        self.send(&socket, asked).map(|_| Handed::Over)
     }
 
-    /// The namespace of a thread, if it is another one's.
-    fn way_of(&self, tid: u32) -> Option<PathBuf> {
-        let ino = fs::metadata(format!("/proc/{tid}")).ok()?.ino();
-        let mut known = lock(&self.known);
-        if let Some((seen, way)) = known.get(&tid)
-            && *seen == ino
+    fn send(&self, socket: &Path, question: &Notification) -> nix::Result<Arc<OwnedFd>> {
+        let link = lock(&self.links).get(socket).cloned().ok_or(nix::Error::EPIPE)?;
+        // SAFETY: integers, without padding.
+        let bytes = unsafe {
+            std::slice::from_raw_parts((&raw const *question).cast::<u8>(), size_of::<Notification>())
+        };
+        send(link.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map(|_| link)
+    }
+
+    /// A process leaves that namespace, which is another one than ours: returns when that is done.
+    pub(crate) fn tell_leaving(&self, tgid: u32, socket: &Path) {
+        // SAFETY: a structure of integers.
+        let mut question: Notification = unsafe { std::mem::zeroed() };
+        (question.id, question.pid) = (LEAVES, tgid);
+        let _alone = lock(&self.exchange);
+        if let Ok(link) = self.send(socket, &question) {
+            let _ = net::set_patience(link.as_raw_fd(), PATIENCE_US);
+            // Where its broker is no more, nobody can know.
+            let _ = recv(link.as_raw_fd(), &mut [0], MsgFlags::empty());
+        }
+    }
+
+    /// Where a thread's calls are made.
+    pub(crate) fn way(&self, tid: u32) -> PathBuf {
+        match self.way_of(tid) {
+            Way::To(socket) => socket,
+            Way::Perhaps(_) => self.own.clone(),
+        }
+    }
+
+    /// Whether it is here.
+    pub(crate) fn is_own(&self, socket: &Path) -> bool {
+        socket == self.own
+    }
+
+    fn way_of(&self, tid: u32) -> Way {
+        let now = Instant::now();
+        if let Some(known) = lock(&self.known).get(&tid)
+            && now.duration_since(known.looked) < FRESH
         {
-            return way.clone();
+            return Way::To(known.way.clone());
+        }
+        let Ok(meta) = fs::metadata(format!("/proc/{tid}")) else { return Way::To(self.own.clone()) };
+        if let Some(known) = lock(&self.known).get_mut(&tid)
+            && known.ino == meta.ino()
+        {
+            known.looked = now;
+            return Way::To(known.way.clone());
         }
         let way = self.find(tid);
-        if known.len() >= REMEMBERED {
-            known.clear();
+        if let Way::To(way) = &way {
+            let mut known = lock(&self.known);
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            known.insert(tid, Known { ino: meta.ino(), looked: now, way: way.clone() });
         }
-        known.insert(tid, (ino, way.clone()));
         way
     }
 
-    /// As its environment says, or that of the nearest parent who has one that is known here.
-    fn find(&self, tid: u32) -> Option<PathBuf> {
+    fn find(&self, tid: u32) -> Way {
         let links = lock(&self.links);
+        let moved = lock(&self.moved);
+        let mut named = None;
         let mut pid = tid;
         for _ in 0..GENERATIONS {
-            match socket_of(pid) {
-                Some(socket) if socket == self.own => return None,
-                Some(socket) if links.contains_key(&socket) => return Some(socket),
-                _ => {}
+            let Ok(status) = Status::of(pid) else { break };
+            if named.is_none() {
+                match socket_of(pid) {
+                    Some(socket) if socket == self.own || links.contains_key(&socket) => named = Some(socket),
+                    Some(socket) if !lock(&self.unserved).contains(&socket) => return Way::Perhaps(socket),
+                    _ => {}
+                }
             }
-            pid = Status::of(pid).ok()?.number("PPid").filter(|parent| *parent > 1)?;
+            let process = status.number("Tgid").and_then(|tgid| moved.get(&tgid));
+            if let Some(process) = process.filter(|process| !has_ended(&process.pidfd)) {
+                let is_newer = named.as_ref().is_some_and(|named| pid != tid && !process.was.contains(named));
+                return Way::To(named.filter(|_| is_newer).unwrap_or_else(|| process.to.clone()));
+            }
+            match status.number("PPid").filter(|parent| *parent > 1) {
+                Some(parent) if named.is_none() || !moved.is_empty() => pid = parent,
+                _ => break,
+            }
         }
-        None
+        Way::To(named.unwrap_or_else(|| self.own.clone()))
+    }
+
+    // ---- going elsewhere
+
+    /// A new namespace, made in that of a thread.
+    ///
+    /// # Errors
+    /// The broker's: `ENOSPC ENOMEM`; `ENOSYS` if there is none.
+    pub(crate) fn new_space(&self, tid: u32) -> Result<Space> {
+        let (_, made) = ask(&self.way(tid), wire::ASK_NEW_NAMESPACE, 0)?;
+        self.space_of_socket(made.ok_or(Errno::EMFILE)?)
+    }
+
+    /// The namespace that a connection to its broker stands for.
+    ///
+    /// # Errors
+    /// `EINVAL` if it is none; `ENOSYS` if it is served no more.
+    pub(crate) fn space_of_socket(&self, kept: Fd) -> Result<Space> {
+        let socket = path_of(&kept).ok_or(Errno::EINVAL)?;
+        self.link(&socket)?;
+        Ok(Space { socket, kept })
+    }
+
+    /// The namespace that a process is in.
+    ///
+    /// # Errors
+    /// `ESRCH` if it is in none of ours.
+    pub(crate) fn space_of_process(&self, pid: u32) -> Result<Space> {
+        let moved = lock(&self.moved).get(&pid).map(|process| process.to.clone());
+        match moved {
+            Some(socket) => ask(&socket, wire::ASK_LEASE, 0).map(|(kept, _)| Space { socket, kept }),
+            None => {
+                let (_, found) = ask(&self.own, wire::ASK_NAMESPACE_OF, pid)?;
+                self.space_of_socket(found.ok_or(Errno::EMFILE)?)
+            }
+        }
+    }
+
+    /// A process is in that namespace from now on, which it comes to from that of a thread's: its own, or its parent's.
+    /// `names` says that its memory is its own.
+    pub(crate) fn enter(&self, tgid: u32, from: u32, space: Space, names: bool) {
+        let was = [Some(self.way(from)), socket_of(tgid)].into_iter().flatten();
+        let earlier = lock(&self.moved).get(&from).map_or_else(Vec::new, |process| process.was.clone());
+        let was: Vec<PathBuf> = was.chain(earlier).collect();
+        // Those of before stay where they are.
+        for child in children(tgid).filter(|_| tgid == from) {
+            let is_known = lock(&self.moved).contains_key(&child);
+            if !is_known && let Way::To(socket) = self.way_of(child) {
+                self.note(child, socket, Vec::new(), None);
+            }
+        }
+        if names {
+            rename(tgid, &space.socket);
+        }
+        self.note(tgid, space.socket, was, Some(space.kept));
+    }
+
+    /// See [`crate::elsewhere`].
+    pub(crate) fn elsewhere(&self, pid: u32, again: bool) -> Option<OwnedFd> {
+        if lock(&self.moved).is_empty() {
+            return None;
+        }
+        let Way::To(socket) = self.find(pid) else { return None };
+        if socket == self.own {
+            return None;
+        }
+        if again {
+            self.note(pid, self.own.clone(), Vec::new(), None);
+            return None;
+        }
+        let moved = lock(&self.moved);
+        let kept =
+            moved.values().find_map(|process| process.kept.as_ref().filter(|_| process.to == socket))?;
+        let kept = sys::file::duplicate(kept.raw(), 0).ok()?;
+        // SAFETY: a new descriptor of ours.
+        Some(unsafe { OwnedFd::from_raw_fd(kept.leak()) })
+    }
+
+    fn note(&self, tgid: u32, to: PathBuf, was: Vec<PathBuf>, kept: Option<Fd>) {
+        let Ok(pidfd) = pidfd_open(tgid) else { return };
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, MOVED | u64::from(tgid));
+        // Without it, the end is noted when somebody else ends.
+        let _ = self.watch.add(&pidfd, event);
+        lock(&self.moved).insert(tgid, Moved { pidfd, to, was, kept });
+        lock(&self.known).clear();
+    }
+
+    /// Forgets those that have gone elsewhere and have ended.
+    pub(crate) fn forget_ended(&self) {
+        lock(&self.moved).retain(|_, process| !has_ended(&process.pidfd));
+    }
+}
+
+/// Whether the other end of a connection is closed.
+fn is_over(link: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(link.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// The processes that a process has started, as far as they are its children.
+fn children(tgid: u32) -> impl Iterator<Item = u32> {
+    let tasks = fs::read_dir(format!("/proc/{tgid}/task")).into_iter().flatten().flatten();
+    let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let of =
+        |text: String| text.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>();
+    texts.flat_map(of)
+}
+
+/// Asks the broker at that socket; returns the connection, and what came with the answer.
+fn ask(socket: &Path, which: u32, argument: u32) -> Result<(Fd, Option<Fd>)> {
+    let asked = (|| {
+        let link = net::connect(socket.as_os_str().as_bytes())?;
+        net::set_patience(link.raw(), PATIENCE_US)?;
+        net::send(&link, &wire::encode([wire::MAGIC, which, argument, 0]))?;
+        Ok(link)
+    })();
+    let link = asked.map_err(|_: Errno| Errno::ENOSYS)?;
+    let file = answer(&link)?;
+    Ok((link, file))
+}
+
+/// Waits for an answer.
+fn answer(link: &Fd) -> Result<Option<Fd>> {
+    let mut bytes = [0; wire::ANSWER];
+    let file = net::receive(link, &mut bytes).map_err(|_| Errno::ENOSYS)?;
+    match wire::decode(&bytes) {
+        [wire::MAGIC, 0, ..] => Ok(file),
+        [wire::MAGIC, error, ..] => Err(Errno::from_raw(error.cast_signed())),
+        _ => Err(Errno::ENOSYS),
     }
 }
 
@@ -173,7 +470,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The socket of the namespace that a program was started in.
-fn socket_of(pid: u32) -> Option<PathBuf> {
+pub(crate) fn socket_of(pid: u32) -> Option<PathBuf> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
     let value =

@@ -12,19 +12,20 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
 use arena::Handle;
 use client::behalf::{self, Caller};
-use engine::{Cred, MapPlace, MapRequest, Syscall};
+use engine::{Cred, MapPlace, MapRequest, Syscall, shm};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
@@ -46,18 +47,28 @@ const REMEMBERED: usize = 4096;
 const DIRECTORIES: usize = 512;
 /// How long the directory of a thread is taken for that of its number: the kernel gives numbers in turn, and hundreds of them have to be given before one comes
 /// again.
-const FRESH: Duration = Duration::from_millis(1);
+pub(crate) const FRESH: Duration = Duration::from_millis(1);
 
-/// The processes that have a slot here, by their ids: for the broker's first thread, which must not wait for us.
-static SLOTS: Mutex<BTreeMap<u32, Handle>> = Mutex::new(BTreeMap::new());
+/// The processes that have a slot here, by their ids, and whether they have left the namespace: for the broker's first thread, which must not wait for us.
+static SLOTS: Mutex<BTreeMap<u32, (Handle, bool)>> = Mutex::new(BTreeMap::new());
 
-/// The processes that have made calls here, and have not ended as far as is known, with their slots.
-pub fn processes() -> BTreeMap<u32, Handle> {
-    SLOTS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+fn slots() -> MutexGuard<'static, BTreeMap<u32, (Handle, bool)>> {
+    SLOTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn note(tgid: u32, slot: Option<Handle>) {
-    let mut slots = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+/// The processes that have made calls here, and have not ended as far as is known, with their slots. Those among them that have gone to another
+/// namespace still have segments attached.
+pub fn processes() -> BTreeMap<u32, Handle> {
+    slots().iter().map(|(tgid, (slot, _))| (*tgid, *slot)).collect()
+}
+
+/// Whether a process is among them, and has not gone.
+pub fn has(tgid: u32) -> bool {
+    slots().get(&tgid).is_some_and(|(_, has_left)| !has_left)
+}
+
+fn note(tgid: u32, slot: Option<(Handle, bool)>) {
+    let mut slots = slots();
     match slot {
         Some(slot) => slots.insert(tgid, slot),
         None => slots.remove(&tgid),
@@ -108,6 +119,8 @@ struct Process {
     pidfd: OwnedFd,
     /// The mappings of a program that has attached segments: there are none any more when it has executed another one.
     maps: Option<File>,
+    /// It has gone to another namespace, and still has segments attached.
+    has_left: bool,
 }
 
 /// All that have made calls.
@@ -123,7 +136,7 @@ fn user_namespace(of: &str) -> Option<u64> {
 }
 
 /// The effective capabilities of a thread that count here: those in another user namespace are none.
-fn capabilities(tid: u32) -> u64 {
+pub(crate) fn capabilities(tid: u32) -> u64 {
     static OWN: OnceLock<Option<u64>> = OnceLock::new();
     let header = [0x2008_0522u32, tid];
     let mut sets = [0u32; 6];
@@ -204,8 +217,12 @@ impl Targets {
     }
 
     fn process(&mut self, tgid: u32, watch: &Epoll) -> Result<Handle> {
-        if let Some(known) = self.processes.get(&tgid) {
+        if let Some(known) = self.processes.get_mut(&tgid) {
             if !has_ended(&known.pidfd) {
+                if mem::take(&mut known.has_left) {
+                    note(tgid, Some((known.handle, false)));
+                    client::with(|ctx| engine::reap::come_back(ctx, known.handle))?;
+                }
                 return Ok(known.handle);
             }
             // Another one with its number; the rest is done when its end is heard of.
@@ -215,8 +232,8 @@ impl Targets {
         let start = start_time(tgid).ok_or(Errno::ESRCH)?;
         let handle = behalf::add_process(tgid, start)?;
         watch.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, tgid.into())).map_err(|_| Errno::ENOMEM)?;
-        self.processes.insert(tgid, Process { handle, pidfd, maps: None });
-        note(tgid, Some(handle));
+        self.processes.insert(tgid, Process { handle, pidfd, maps: None, has_left: false });
+        note(tgid, Some((handle, false)));
         Ok(handle)
     }
 
@@ -245,6 +262,19 @@ impl Targets {
     /// Whether a process that was watched has ended.
     pub(crate) fn has_ended(&self, tgid: u32) -> bool {
         self.processes.get(&tgid).is_some_and(|process| has_ended(&process.pidfd))
+    }
+
+    /// A process goes to another namespace.
+    pub(crate) fn leave(&mut self, tgid: u32) {
+        let Some(process) = self.processes.get_mut(&tgid) else { return };
+        let handle = process.handle;
+        process.has_left = client::with(|ctx| Ok(engine::reap::leave_process(ctx, handle))).unwrap_or(false);
+        if process.has_left {
+            self.threads.retain(|_, thread| thread.subject.tgid != tgid);
+            note(tgid, Some((handle, true)));
+        } else {
+            self.bury(tgid);
+        }
     }
 
     /// Puts right what a process has left that has ended.
@@ -294,7 +324,7 @@ impl Status {
         self.0.lines().find(|line| value(line)).map_or("", |line| line[name.len() + 1..].trim())
     }
 
-    fn numbers(&self, name: &str) -> impl Iterator<Item = u32> {
+    pub(crate) fn numbers(&self, name: &str) -> impl Iterator<Item = u32> {
         self.line(name).split_ascii_whitespace().map_while(|number| number.parse().ok())
     }
 
@@ -340,6 +370,9 @@ const SMALL: usize = 8;
 /// How much is read at a time, bytes.
 const AHEAD: usize = 256;
 const PAGE: u64 = 4096;
+
+/// What /proc calls a segment's memory, before its key.
+const NAMED: &[u8] = b" /memfd:SYSV";
 
 /// A part of the target's memory, as it was.
 struct Ahead {
@@ -429,7 +462,8 @@ impl<'l> Errand<'l> {
         prepare: impl FnOnce() -> Result<P>,
         act: impl FnOnce(&mut Held, P) -> Result<R>,
     ) -> Result<R> {
-        let (held, prepared) = Held::catch(self.listener, self.id, &self.subject, prepare)?;
+        let (held, prepared) =
+            Held::catch(self.listener, self.id, self.subject.tid, self.subject.compat, prepare)?;
         act(self.held.borrow_mut().insert(held), prepared)
     }
 
@@ -449,6 +483,15 @@ impl<'l> Errand<'l> {
     /// The thread's process's mappings.
     fn maps(&self) -> Result<File> {
         File::open(format!("/proc/{}/maps", self.subject.tid)).map_err(|_| Errno::EINVAL)
+    }
+
+    /// Whether a mapping is of a file with the name of segments.
+    fn is_named_as_segment(&self, mapping: &Mapping) -> bool {
+        let maps = fs::read(format!("/proc/{}/maps", self.subject.tid)).unwrap_or_default();
+        let range = format!("{:08x}-{:08x} ", mapping.start, mapping.end);
+        let mut lines = maps.split(|byte| *byte == b'\n');
+        let line = lines.find(|line| line.starts_with(range.as_bytes()));
+        line.is_some_and(|line| line.windows(NAMED.len()).any(|part| part == NAMED))
     }
 
     /// What would be lost of attachments if something else came to be there. That may be memory files of the program's own as well.
@@ -475,14 +518,23 @@ impl<'l> Errand<'l> {
 
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
     fn copy(&self, ours: &[libc::iovec], theirs: &[libc::iovec], write: bool) -> Result<()> {
-        let call = if write { libc::process_vm_writev } else { libc::process_vm_readv };
-        let tid = self.subject.tid.cast_signed();
-        let count = |parts: &[libc::iovec]| parts.len() as libc::c_ulong;
-        // SAFETY: our parts are valid for their lengths.
-        let copied = unsafe { call(tid, ours.as_ptr(), count(ours), theirs.as_ptr(), count(theirs), 0) };
-        let wanted = theirs.iter().map(|part| part.iov_len).sum();
-        if usize::try_from(copied) == Ok(wanted) { Ok(()) } else { Err(Errno::EFAULT) }
+        copy(self.subject.tid, ours, theirs, write)
     }
+}
+
+fn copy(tid: u32, ours: &[libc::iovec], theirs: &[libc::iovec], write: bool) -> Result<()> {
+    let call = if write { libc::process_vm_writev } else { libc::process_vm_readv };
+    let count = |parts: &[libc::iovec]| parts.len() as libc::c_ulong;
+    // SAFETY: our parts are valid for their lengths.
+    let copied =
+        unsafe { call(tid.cast_signed(), ours.as_ptr(), count(ours), theirs.as_ptr(), count(theirs), 0) };
+    let wanted = theirs.iter().map(|part| part.iov_len).sum();
+    if usize::try_from(copied) == Ok(wanted) { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Writes bytes to a thread's memory.
+pub(crate) fn write(tid: u32, to: u64, bytes: &[u8]) -> Result<()> {
+    copy(tid, &[part(NonNull::from(bytes).cast(), bytes.len())], &[its(to, bytes.len())], true)
 }
 
 /// A part of the target's memory.
@@ -499,7 +551,7 @@ const CAP_DAC_READ_SEARCH: u32 = 2;
 const CAP_FOWNER: u32 = 3;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_IPC_OWNER: u32 = 15;
-const CAP_SYS_ADMIN: u32 = 21;
+pub(crate) const CAP_SYS_ADMIN: u32 = 21;
 const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_CHECKPOINT_RESTORE: u32 = 40;
 
@@ -633,10 +685,16 @@ impl Caller for Errand<'_> {
         };
         // A memory file of the program's own is none of ours.
         let mut segment = None;
-        let first = find(usize::try_from(addr).map_err(|_| Errno::EINVAL)?, &mut |m| {
+        let start = usize::try_from(addr).map_err(|_| Errno::EINVAL)?;
+        let mut first = find(start, &mut |m| {
             segment = fits(m).then(|| segment_of(m.ino)).flatten();
             segment.is_some()
         })?;
+        if first.is_none() {
+            // One of a namespace that the process has left, as its name in the list says.
+            first = find(start, &mut |m| fits(m) && self.is_named_as_segment(m))?;
+            segment = Some((shm::ELSEWHERE, 0));
+        }
         let (Some(first), Some((id, size))) = (first, segment) else { return Err(Errno::EINVAL) };
         let end = addr.saturating_add(size).max(first.end as u64);
         let mut pieces = vec![first];

@@ -2,6 +2,7 @@
 //!
 //! It is seized and interrupted before it is answered, so it stops before it is back in the program. There it has all signals
 //! blocked while it makes calls of ours from the instruction that made its own. In the end it has its registers, with the result, and its mask.
+//! A child that it is made to make stops before its first instruction, and is put right in the same way.
 //!
 //! The broker waits for its children with [`untraced`], as waitpid(2) would tell it of these stops.
 //!
@@ -18,7 +19,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::notify::Listener;
-use crate::target::Subject;
 
 static TRACING: Mutex<()> = Mutex::new(());
 
@@ -42,6 +42,8 @@ enum Injected {
     Munmap,
     Close,
     Fcntl,
+    Unshare,
+    Setns,
 }
 
 impl Injected {
@@ -56,8 +58,48 @@ impl Injected {
             (Injected::Close, true) => 6,
             (Injected::Fcntl, false) => 72,
             (Injected::Fcntl, true) => 55,
+            (Injected::Unshare, false) => 272,
+            (Injected::Unshare, true) => 310,
+            (Injected::Setns, false) => 308,
+            (Injected::Setns, true) => 346,
         }
     }
+}
+
+/// Waits until a thread that is traced stops: returns its signal, and above that the event that it stops for.
+fn wait_for_stop(pid: Pid, deadline: Instant) -> Result<i32> {
+    let mut rounds = 0u32;
+    loop {
+        // SAFETY: a structure of integers.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = libc::WEXITED | libc::WSTOPPED | libc::__WALL | libc::WNOWAIT | libc::WNOHANG;
+        // Its end is for its parent, who may be us, in another thread.
+        // SAFETY: a valid place.
+        let done = unsafe { libc::waitid(libc::P_PID, pid.as_raw().cast_unsigned(), &mut info, options) };
+        nix::errno::Errno::result(done).map_err(errno)?;
+        // SAFETY: of a child, or zero.
+        match (info.si_code, unsafe { info.si_status() }) {
+            (0, _) if Instant::now() >= deadline => return Err(Errno::ESRCH),
+            // It comes at once, but for the scheduler.
+            (0, _) if rounds < 200 => std::thread::yield_now(),
+            (0, _) => std::thread::sleep(Duration::from_micros(100)),
+            (libc::CLD_TRAPPED | libc::CLD_STOPPED, signal) => {
+                let mut status = 0;
+                // SAFETY: a valid place.
+                unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
+                return Ok(signal);
+            }
+            _ => return Err(Errno::ESRCH),
+        }
+        rounds += 1;
+    }
+}
+
+fn set_mask(pid: Pid, mask: u64) -> Result<()> {
+    // SAFETY: a mask of eight bytes.
+    let done =
+        unsafe { libc::ptrace(libc::PTRACE_SETSIGMASK, pid.as_raw(), size_of::<u64>(), &raw const mask) };
+    nix::errno::Errno::result(done).map(drop).map_err(errno)
 }
 
 /// A thread that was made to stop.
@@ -98,32 +140,7 @@ impl Tracee {
 
     /// Waits for the next stop: returns its signal.
     fn stop(&mut self, deadline: Instant) -> Result<i32> {
-        let mut rounds = 0u32;
-        loop {
-            // SAFETY: a structure of integers.
-            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-            let options = libc::WEXITED | libc::WSTOPPED | libc::__WALL | libc::WNOWAIT | libc::WNOHANG;
-            // Its end is for its parent, who may be us, in another thread.
-            // SAFETY: a valid place.
-            let done =
-                unsafe { libc::waitid(libc::P_PID, self.pid.as_raw().cast_unsigned(), &mut info, options) };
-            nix::errno::Errno::result(done).map_err(errno)?;
-            // SAFETY: of a child, or zero.
-            match (info.si_code, unsafe { info.si_status() }) {
-                (0, _) if Instant::now() >= deadline => return Err(Errno::ESRCH),
-                // It comes at once, but for the scheduler.
-                (0, _) if rounds < 200 => std::thread::yield_now(),
-                (0, _) => std::thread::sleep(Duration::from_micros(100)),
-                (libc::CLD_TRAPPED | libc::CLD_STOPPED, signal) => {
-                    let mut status = 0;
-                    // SAFETY: a valid place.
-                    unsafe { libc::waitpid(self.pid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
-                    return Ok(signal);
-                }
-                _ => return Err(Errno::ESRCH),
-            }
-            rounds += 1;
-        }
+        wait_for_stop(self.pid, deadline)
     }
 
     /// Goes on by one instruction: one that makes a system call ends with the call, without a stop at its beginning.
@@ -146,10 +163,14 @@ impl Tracee {
         ptrace::setregs(self.pid, registers).map_err(errno)
     }
 
-    fn mask(&self, request: libc::c_uint, mask: &mut u64) -> Result<()> {
+    /// Its mask of signals.
+    fn mask(&self) -> Result<u64> {
+        let mut mask = 0u64;
         // SAFETY: a mask of eight bytes.
-        let done = unsafe { libc::ptrace(request, self.pid.as_raw(), size_of::<u64>(), &raw mut *mask) };
-        nix::errno::Errno::result(done).map(drop).map_err(errno)
+        let done = unsafe {
+            libc::ptrace(libc::PTRACE_GETSIGMASK, self.pid.as_raw(), size_of::<u64>(), &raw mut mask)
+        };
+        nix::errno::Errno::result(done).map(|_| mask).map_err(errno)
     }
 }
 
@@ -223,35 +244,31 @@ impl Held {
     pub(crate) fn catch<R>(
         listener: &Listener,
         id: u64,
-        subject: &Subject,
+        tid: u32,
+        compat: bool,
         prepare: impl FnOnce() -> Result<R>,
     ) -> Result<(Held, R)> {
-        let (tracee, prepared) = Tracee::catch(listener, id, subject.tid, Ok(0), prepare)?;
+        let (tracee, prepared) = Tracee::catch(listener, id, tid, Ok(0), prepare)?;
         let registers = tracee.registers()?;
-        let mut mask = 0;
-        tracee.mask(libc::PTRACE_GETSIGMASK, &mut mask)?;
-        tracee.mask(libc::PTRACE_SETSIGMASK, &mut !0)?;
-        Ok((Held { tracee, registers, mask, compat: subject.compat }, prepared))
+        let mask = tracee.mask()?;
+        set_mask(tracee.pid, !0)?;
+        Ok((Held { tracee, registers, mask, compat }, prepared))
     }
 
-    /// Has it make a system call.
-    fn call(&mut self, call: Injected, [a, b, c, d, e, f]: [u64; 6]) -> Result<u64> {
+    /// Its registers before its instruction, to make that call.
+    fn before(&self, number: u64) -> libc::user_regs_struct {
         /// Of `syscall`, and of `int 0x80`, which also lies where the vDSO of 32-bit programs goes on after a call.
         const INSTRUCTION: u64 = 2;
         let mut registers = self.registers;
         registers.rip -= INSTRUCTION;
-        registers.rax = call.number(self.compat);
+        registers.rax = number;
         // It is in no call that could begin anew.
         registers.orig_rax = u64::MAX;
-        if self.compat {
-            (registers.rbx, registers.rcx, registers.rdx) = (a, b, c);
-            (registers.rsi, registers.rdi, registers.rbp) = (d, e, f);
-        } else {
-            (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
-            (registers.r10, registers.r8, registers.r9) = (d, e, f);
-        }
-        self.tracee.set_registers(registers)?;
-        self.tracee.step()?;
+        registers
+    }
+
+    /// The result in its registers.
+    fn result(&self) -> Result<u64> {
         let result = self.tracee.registers()?.rax.cast_signed();
         // A 32-bit address may look like a negative number.
         #[expect(clippy::cast_possible_truncation, reason = "the register of a 32-bit program")]
@@ -261,6 +278,21 @@ impl Held {
         }
         let kept = if self.compat { u64::from(u32::MAX) } else { u64::MAX };
         Ok(result.cast_unsigned() & kept)
+    }
+
+    /// Has it make a system call.
+    fn call(&mut self, call: Injected, [a, b, c, d, e, f]: [u64; 6]) -> Result<u64> {
+        let mut registers = self.before(call.number(self.compat));
+        if self.compat {
+            (registers.rbx, registers.rcx, registers.rdx) = (a, b, c);
+            (registers.rsi, registers.rdi, registers.rbp) = (d, e, f);
+        } else {
+            (registers.rdi, registers.rsi, registers.rdx) = (a, b, c);
+            (registers.r10, registers.r8, registers.r9) = (d, e, f);
+        }
+        self.tracee.set_registers(registers)?;
+        self.tracee.step()?;
+        self.result()
     }
 
     /// mmap(2) of a whole file, shared.
@@ -289,11 +321,92 @@ impl Held {
         self.call(Injected::Fcntl, [fd as u64, libc::F_SETFL as u64, flags, 0, 0, 0]).map(drop)
     }
 
+    /// unshare(2).
+    pub(crate) fn unshare(&mut self, flags: u64) -> Result<()> {
+        self.call(Injected::Unshare, [flags, 0, 0, 0, 0, 0]).map(drop)
+    }
+
+    /// setns(2).
+    pub(crate) fn setns(&mut self, fd: i32, kinds: u64) -> Result<()> {
+        self.call(Injected::Setns, [u64::from(fd.cast_unsigned()), kinds, 0, 0, 0, 0]).map(drop)
+    }
+
+    /// A place on its stack that nothing of its own is at, for so many bytes.
+    pub(crate) fn room(&self, size: u64) -> u64 {
+        /// What functions use below the stack's end without saying so.
+        const RED_ZONE: u64 = 128;
+        self.registers.rsp.saturating_sub(RED_ZONE + size) & !15
+    }
+
+    /// The register of a call's first argument.
+    fn first(registers: &mut libc::user_regs_struct, compat: bool) -> &mut u64 {
+        if compat { &mut registers.rbx } else { &mut registers.rdi }
+    }
+
+    /// Has it make its own call again, which makes a child, with another first argument, and lets it go on from there. `see` is told of the child before that
+    /// has executed an instruction.
+    pub(crate) fn release_cloning(mut self, number: u64, first: u64, see: impl FnOnce(u32)) {
+        match self.begin_cloning(number, first) {
+            Ok(child) => {
+                let parent = self.tracee.pid;
+                let _ = self.put_right(child, see);
+                // In the middle of its call, in which it may have to wait for the child.
+                let _ = self.restore(parent);
+            }
+            Err(error) => self.release(Err(error.raw())),
+        }
+    }
+
+    /// Up to where the child is there.
+    fn begin_cloning(&mut self, number: u64, first: u64) -> Result<Pid> {
+        const EVENTS: [i32; 3] =
+            [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE];
+        let pid = self.tracee.pid;
+        let options =
+            Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
+        ptrace::setoptions(pid, options).map_err(errno)?;
+        let mut registers = self.before(number);
+        *Held::first(&mut registers, self.compat) = first;
+        self.tracee.set_registers(registers)?;
+        loop {
+            ptrace::step(pid, None).map_err(errno)?;
+            match self.tracee.stop(Instant::now() + PATIENCE)? {
+                // The step is over, so there is no child.
+                libc::SIGTRAP => return self.result().and(Err(Errno::EINVAL)),
+                libc::SIGSTOP => self.tracee.owed = Some(Signal::SIGSTOP),
+                stop if EVENTS.contains(&(stop >> 8)) => {
+                    let child = ptrace::getevent(pid).map_err(errno)?;
+                    #[expect(clippy::cast_possible_truncation, reason = "a process's id")]
+                    return Ok(Pid::from_raw(child as i32));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives a child the registers and the mask that it would have, shows it, and lets it go.
+    fn put_right(&self, child: Pid, see: impl FnOnce(u32)) -> Result<()> {
+        let stopped = wait_for_stop(child, Instant::now() + PATIENCE);
+        see(child.as_raw().cast_unsigned());
+        stopped?;
+        let restored = self.restore(child);
+        ptrace::detach(child, None).map_err(errno)?;
+        restored
+    }
+
+    /// Gives a thread that made this one's call the argument and the mask that this one had.
+    fn restore(&self, pid: Pid) -> Result<()> {
+        let mut registers = ptrace::getregs(pid).map_err(errno)?;
+        *Held::first(&mut registers, self.compat) = *Held::first(&mut self.registers.clone(), self.compat);
+        ptrace::setregs(pid, registers).map_err(errno)?;
+        set_mask(pid, self.mask)
+    }
+
     /// Lets it go on from its call with this result.
     pub(crate) fn release(mut self, result: std::result::Result<i64, i32>) {
         self.registers.rax = result.unwrap_or_else(|error| -i64::from(error)).cast_unsigned();
         // If it has ended, there is nobody to tell.
         let _ = self.tracee.set_registers(self.registers);
-        let _ = self.tracee.mask(libc::PTRACE_SETSIGMASK, &mut self.mask.clone());
+        let _ = set_mask(self.tracee.pid, self.mask);
     }
 }

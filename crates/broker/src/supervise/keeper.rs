@@ -22,9 +22,9 @@ use nix::unistd::{self, ForkResult, Pid};
 use super::os::{self, Child};
 use super::show;
 use super::start::{Start, let_go_of_inherited};
-use super::trap;
+use super::trap::{self, Below};
 use super::wire::{Event, Link, Request};
-use super::{Door, Failure, Job, Namespace};
+use super::{Failure, Job, Namespace};
 
 /// How long until an act that may have met a race is repeated.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -103,8 +103,8 @@ impl Keeper {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let (exec, report) = unistd::pipe2(OFlag::O_CLOEXEC)?;
         let argv = job.argv()?;
-        let env = |trapped| environment(job, &namespace, trapped);
-        let envs = Envs { trapped: env(true)?, alone: env(false)? };
+        let env = |below| environment(job, &namespace, below);
+        let envs = Envs { own: env(Below::Own)?, outer: env(Below::Outer)?, alone: env(Below::Nothing)? };
         let (server, show) = show::pair(job.shows_files)?;
         let (mut listener, snare) = trap::pair(job.door)?;
         // SAFETY: this process has one thread; the service starts its other one when it is first called.
@@ -327,21 +327,22 @@ fn is_readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// The environment of the command, below a trap and without one.
+/// The environment of the command, below a trap of ours, below another one, and without any.
 struct Envs {
-    trapped: Vec<CString>,
+    own: Vec<CString>,
+    outer: Vec<CString>,
     alone: Vec<CString>,
 }
 
 /// The environment of the command: ours, with what `run` and the namespace want in it.
-fn environment(job: &Job, namespace: &Namespace, trapped: bool) -> Result<Vec<CString>, Failure> {
+fn environment(job: &Job, namespace: &Namespace, below: Below) -> Result<Vec<CString>, Failure> {
     let mut env: std::collections::BTreeMap<_, _> = std::env::vars_os().collect();
     if let Some(preload) = &job.preload {
-        let value = if trapped { &preload.trapped } else { &preload.alone };
+        let value = if below == Below::Nothing { &preload.alone } else { &preload.trapped };
         env.insert("LD_PRELOAD".into(), value.clone());
     }
     env.extend(namespace.env().into_iter().map(|(key, value)| (key.into(), value.into())));
-    if job.door != Door::Preload {
+    if below == Below::Own {
         env.insert(::trap::routes::TRAP_ENV.into(), ::trap::routes::address().into());
     }
     let pair = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
@@ -378,6 +379,10 @@ fn execute(
 ) -> nix::Result<Infallible> {
     start.restore()?;
     show.begin()?;
-    let env = if snare.spring()? { &envs.trapped } else { &envs.alone };
+    let env = match snare.spring()? {
+        Below::Own => &envs.own,
+        Below::Outer => &envs.outer,
+        Below::Nothing => &envs.alone,
+    };
     unistd::execvpe(argv.first().ok_or(Errno::ENOENT)?, argv, env)
 }

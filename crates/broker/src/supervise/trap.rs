@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -44,10 +45,20 @@ pub(super) fn pair(door: Door) -> nix::Result<(Listener, Snare)> {
     Ok((Listener { link: Some(one), door, joined: false }, Snare { link: Some(other), door }))
 }
 
+/// Whose trap the command is below.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Below {
+    Nothing,
+    /// That of its own `run`.
+    Own,
+    /// That of the outermost one.
+    Outer,
+}
+
 impl Snare {
-    /// Sets the trap, and tells the broker. Whether there is one then; where it must be, and can't, the process ends.
-    pub(super) fn spring(self) -> nix::Result<bool> {
-        let Some(link) = self.link else { return Ok(false) };
+    /// Sets the trap, and tells the broker. Which one there is then; where it must be, and can't, the process ends.
+    pub(super) fn spring(self) -> nix::Result<Below> {
+        let Some(link) = self.link else { return Ok(Below::Nothing) };
         // Where the library is loaded, it sees to the files of those that it serves.
         let files = if self.door == Door::Trap { Files::OfAll } else { Files::OfLowCode };
         let set = filter::install(files);
@@ -62,8 +73,12 @@ impl Snare {
         // before anything can happen to either.
         let mut joined = [0];
         let answered = recv(link.as_raw_fd(), &mut joined, MsgFlags::empty());
-        let has_one = set.is_ok() || (answered == Ok(1) && joined == [JOINED]);
-        if has_one || self.door != Door::Trap { Ok(has_one) } else { Err(Errno::ENOSYS) }
+        match set {
+            Ok(_) => Ok(Below::Own),
+            Err(_) if answered == Ok(1) && joined == [JOINED] => Ok(Below::Outer),
+            Err(_) if self.door == Door::Trap => Err(Errno::ENOSYS),
+            Err(_) => Ok(Below::Nothing),
+        }
     }
 }
 
@@ -81,7 +96,7 @@ impl Listener {
     pub(super) fn serve(&mut self, namespace: &Namespace) -> Result<Option<String>, Failure> {
         let Some(link) = &self.link else { return Ok(None) };
         let served = match receive(link) {
-            Ok(Ok(listener)) => begin(listener, None, namespace).map_err(|error| error.to_string()),
+            Ok(Ok(listener)) => begin(listener, namespace).map_err(|error| error.to_string()),
             // Perhaps that is the trap of a `run` that this one is inside of.
             Ok(Err(refusal)) => {
                 let joined = join(namespace).map_err(|_| refusal);
@@ -103,14 +118,19 @@ impl Listener {
 fn join(namespace: &Namespace) -> io::Result<()> {
     let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
     let (listener, link) = routes::join(&socket)?;
-    begin(listener, Some(link), namespace)
+    enter(&socket)?;
+    trap::serve_for(listener, link)
 }
 
-fn begin(listener: OwnedFd, link: Option<OwnedFd>, namespace: &Namespace) -> io::Result<()> {
+fn begin(listener: OwnedFd, namespace: &Namespace) -> io::Result<()> {
     let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
+    enter(&socket)?;
+    trap::serve(listener, socket)
+}
+
+fn enter(socket: &Path) -> io::Result<()> {
     client::use_socket(socket.as_os_str().as_bytes())
-        .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
-    trap::serve(listener, link, socket)
+        .map_err(|error| io::Error::from_raw_os_error(error.raw()))
 }
 
 /// The listener, or why there is none.

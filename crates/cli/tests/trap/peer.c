@@ -10,7 +10,12 @@
  * peer count:         says how many there are.
  * peer lists:         the same, by the list in /proc.
  * peer directory:     uses /dev/mqueue by every call that is asked about.
- * peer apart HOW:     the same, from a new namespace of the kernel by unshare, clone or clone3.
+ * peer apart HOW [COMMAND]: the same, or a command, from a new namespace, by unshare, clone, clone3 or vfork; by an orphan of who has unshared;
+ *                     or by unshare and a user namespace.
+ * peer join FILE [COMMAND]: the same from the namespace that a file stands for, or a process by its id.
+ * peer refused:       the errors of all of them; nothing changes.
+ * peer threads:       stays where it is, as one of two threads.
+ * peer cycle:         goes elsewhere and comes back, with what it has attached and is to undo.
  * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals, stops and kills; each is to arrive once,
  *                     but for those that a killed thread had just taken, which are counted at each kill. */
@@ -474,26 +479,151 @@ static void storm(int threads, int count)
     printf("%d of %d once or gone with one of %d receivers, %d odd errors, status %d\n", once + gone, count, kills, shared[0], status);
 }
 
-/* Where there is no right to make one, all goes on as without it. 0 in the parent of a child that goes on. */
-static int go_apart(const char *how)
+static int count_queues(void)
 {
-    /* struct clone_args: flags first, the signal of the end in the fifth field. */
-    unsigned long long arguments[8] = {CLONE_NEWIPC, 0, 0, 0, SIGCHLD};
-    pid_t child;
-    if (strcmp(how, "unshare") == 0) {
-        if (unshare(CLONE_NEWIPC) == 0)
-            need(setns(open("/proc/1/ns/ipc", O_RDONLY), CLONE_NEWIPC) == 0 || errno == EBADF, "setns");
-        return 1;
-    }
-    if (strcmp(how, "clone") == 0)
-        child = syscall(SYS_clone, CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0);
-    else
-        child = syscall(SYS_clone3, arguments, sizeof(arguments));
-    if (child <= 0)
-        return 1;
+    struct msginfo info;
+    need(msgctl(0, MSG_INFO, (struct msqid_ds *)&info) >= 0, "MSG_INFO");
+    return info.msgpool;
+}
+
+static pid_t child;
+static char child_stack[65536] __attribute__((aligned(16)));
+
+/* The parent of a child that goes on ends as that does. */
+static void leave_it_to(pid_t pid)
+{
     int status;
-    need(waitpid(child, &status, 0) == child && status == 0, "the child");
-    return 0;
+    if (pid == 0)
+        return;
+    need(pid > 0, "a child");
+    need(waitpid(pid, &status, 0) == pid, "waitpid");
+    exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
+static int go_on(void *command)
+{
+    execvp(*(char **)command, command);
+    _exit(errno);
+}
+
+/* struct clone_args: flags first, the signal of the end in the fifth field. In memory that can't be written. */
+static const unsigned long long clone_arguments[8] = {CLONE_NEWIPC, 0, 0, 0, SIGCHLD};
+
+static void go_apart(const char *how, char **command)
+{
+    sigset_t blocked, seen;
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR2);
+    need(sigprocmask(SIG_SETMASK, &blocked, 0) == 0, "sigprocmask");
+    if (strcmp(how, "unshare") == 0) {
+        need(unshare(CLONE_NEWIPC) == 0, "unshare");
+    } else if (strcmp(how, "user") == 0) {
+        need(unshare(CLONE_NEWIPC | CLONE_NEWUSER) == 0, "unshare");
+    } else if (strcmp(how, "orphan") == 0) {
+        int ended[2], told[2];
+        char byte;
+        need(pipe(ended) == 0 && pipe(told) == 0, "pipe");
+        pid_t waits = fork();
+        if (waits == 0) {
+            need(unshare(CLONE_NEWIPC) == 0, "unshare");
+            if (fork() > 0)
+                _exit(0);
+            close(ended[1]);
+            close(told[0]);
+            need(read(ended[0], &byte, 1) == 0, "the parent's end");
+        } else {
+            int status;
+            need(waitpid(waits, &status, 0) == waits && status == 0, "who unshares");
+            close(ended[1]);
+            close(told[1]);
+            need(read(told[0], &byte, 1) == 0, "the orphan's end");
+            exit(0);
+        }
+    } else if (strcmp(how, "clone") == 0) {
+        leave_it_to(syscall(SYS_clone, CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0));
+    } else if (strcmp(how, "clone3") == 0) {
+        leave_it_to(syscall(SYS_clone3, clone_arguments, sizeof(clone_arguments)));
+    } else {
+        /* With a stack of its own, in memory that both have; the parent sleeps meanwhile. */
+        char *top = child_stack + sizeof(child_stack);
+        child = clone(go_on, top, CLONE_NEWIPC | CLONE_VM | CLONE_VFORK | SIGCHLD, command);
+        leave_it_to(child);
+    }
+    need(sigprocmask(SIG_SETMASK, 0, &seen) == 0 && memcmp(&seen, &blocked, sizeof(long)) == 0, "the mask");
+}
+
+static void join(const char *what)
+{
+    int of = what[0] == '/' ? open(what, O_RDONLY) : syscall(SYS_pidfd_open, atoi(what), 0);
+    need(of >= 0, what);
+    need(setns(of, CLONE_NEWIPC) == 0, "setns");
+}
+
+static void *sleep_on(void *nothing)
+{
+    pause();
+    return nothing;
+}
+
+static void refused(void)
+{
+    int before = count_queues();
+    need(unshare(CLONE_NEWIPC | 1) == -1 && errno == EINVAL, "a flag that is none");
+    need(syscall(SYS_clone, CLONE_NEWIPC | CLONE_SYSVSEM | SIGCHLD, 0, 0, 0, 0) == -1 && errno == EINVAL, "CLONE_SYSVSEM");
+    need(syscall(SYS_clone, CLONE_NEWIPC | CLONE_SIGHAND | SIGCHLD, 0, 0, 0, 0) == -1 && errno == EINVAL, "flags that go together");
+    need(syscall(SYS_clone3, 8, 64) == -1 && errno == EFAULT, "a wild pointer");
+    need(syscall(SYS_clone3, clone_arguments, 63) == -1 && errno == EINVAL, "a size that is none");
+    need(setns(99, CLONE_NEWIPC) == -1 && errno == EBADF, "no descriptor");
+    need(setns(open("/dev/null", O_RDONLY), 0) == -1 && errno == EINVAL, "another descriptor");
+    need(setns(socket(AF_UNIX, SOCK_STREAM, 0), 0) == -1 && errno == EINVAL, "a socket");
+    need(count_queues() == before, "what has changed");
+    puts("as it should be");
+}
+
+/* Otherwise than with the kernel, where the calling one goes. A child of clone goes all the same. */
+static void of_two_threads(void)
+{
+    pthread_t thread;
+    int status, before = count_queues();
+    need(pthread_create(&thread, 0, sleep_on, 0) == 0, "pthread_create");
+    need(unshare(CLONE_NEWIPC) == -1 && errno == EINVAL, "one of two threads");
+    pid_t pid = syscall(SYS_clone, CLONE_NEWIPC | SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0)
+        _exit(count_queues());
+    need(waitpid(pid, &status, 0) == pid && status == 0, "a child");
+    need(count_queues() == before, "what has changed");
+    puts("as it should be");
+}
+
+static void cycle(void)
+{
+    struct sembuf add = {0, 3, SEM_UNDO};
+    struct shmid_ds ds;
+    int set = semget(IPC_PRIVATE, 1, 0600), segment = shmget(IPC_PRIVATE, 8192, 0600);
+    char *at = shmat(segment, 0, 0), *twice = shmat(segment, 0, 0);
+    int home = open("/proc/self/ns/ipc", O_RDONLY | O_CLOEXEC);
+    need(set == 0 && segment == 0 && at != (void *)-1 && twice != (void *)-1 && home >= 0, "objects");
+    need(semop(set, &add, 1) == 0 && semctl(set, 0, GETVAL) == 3, "semop");
+    strcpy(at, "here");
+    for (int i = 0; i < 3; i++) {
+        need(unshare(CLONE_NEWIPC) == 0, "unshare");
+        need(shmctl(segment, IPC_STAT, &ds) == -1 && errno == EINVAL, "no segments");
+        need(semctl(set, 0, GETVAL) == -1 && errno == EINVAL, "no sets");
+        need(strcmp(at, "here") == 0, "what is attached");
+        int here = open("/proc/thread-self/ns/ipc", O_RDONLY);
+        need(msgget(IPC_PRIVATE, 0600) == 0 && here >= 0, "msgget");
+        need(setns(home, CLONE_NEWIPC) == 0, "setns");
+        need(semctl(set, 0, GETVAL) == 0, "what was to undo");
+        need(shmctl(segment, IPC_STAT, &ds) == 0 && ds.shm_nattch == 2, "shm_nattch");
+        need(setns(here, 0) == 0 && msgget(IPC_PRIVATE, 0600) == 1, "where it was");
+        close(here);
+    }
+    need(shmdt(at) == 0, "shmdt");
+    need(shmdt(at) == -1 && errno == EINVAL, "shmdt again");
+    need(setns(home, 0) == 0, "setns");
+    need(shmctl(segment, IPC_STAT, &ds) == 0 && ds.shm_nattch == 1, "shm_nattch");
+    need(shmdt(twice) == 0 && shmctl(segment, IPC_RMID, 0) == 0, "shmdt, IPC_RMID");
+    puts("as it should be");
 }
 
 int main(int count, char **arguments)
@@ -532,12 +662,30 @@ int main(int count, char **arguments)
             need(msgget(IPC_PRIVATE, 0600) >= 0, "msgget");
         return 0;
     }
-    if (strcmp(arguments[1], "count") == 0 || strcmp(arguments[1], "apart") == 0) {
-        if (strcmp(arguments[1], "apart") == 0 && go_apart(arguments[2]) == 0)
-            return 0;
-        struct msginfo info;
-        need(msgctl(0, MSG_INFO, (struct msqid_ds *)&info) >= 0, "MSG_INFO");
-        printf("%d queues\n", info.msgpool);
+    if (strcmp(arguments[1], "refused") == 0) {
+        refused();
+        return 0;
+    }
+    if (strcmp(arguments[1], "threads") == 0) {
+        of_two_threads();
+        return 0;
+    }
+    if (strcmp(arguments[1], "cycle") == 0) {
+        cycle();
+        return 0;
+    }
+    if (strcmp(arguments[1], "apart") == 0 || strcmp(arguments[1], "join") == 0) {
+        if (strcmp(arguments[1], "apart") == 0)
+            go_apart(arguments[2], arguments + 3);
+        else
+            join(arguments[2]);
+        if (count > 3) {
+            execvp(arguments[3], arguments + 3);
+            need(0, arguments[3]);
+        }
+    }
+    if (strcmp(arguments[1], "count") == 0 || strcmp(arguments[1], "apart") == 0 || strcmp(arguments[1], "join") == 0) {
+        printf("%d queues\n", count_queues());
         return 0;
     }
     if (strcmp(arguments[1], "lists") == 0) {
