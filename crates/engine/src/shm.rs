@@ -562,7 +562,8 @@ pub fn set_nattch<T: Task>(ctx: &Ctx<'_, T>, id: i32, counting: Counting, count:
     // One that was never attached has lost nothing.
     let is_over = shp.is_removed() || count == 0 && shp.is(MAPPED);
     if count == 0 && shp.begun.load(Relaxed) == counting.begun {
-        tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) & !(USED | READ_ONLY | MAPPED));
+        // Who began before the count may map it for reading only now, so that is not forgotten.
+        tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) & !(USED | MAPPED));
     }
     tx.commit();
     drop(tx);
