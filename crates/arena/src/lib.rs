@@ -46,8 +46,8 @@ pub use lock::Lock;
 pub use map::{Arena, EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS, ROOT_MAX, Ref, Shared, SharedBytes};
 pub use slab::{Class, OBJECT_LOCK, SPAN, Usage};
 pub use slots::{
-    ATTACHED, CALL_BEGUN, CALL_DONE, CALL_RECEIVES, InFlight, LIVENESS_OFFSET, PROC_SLOT_SIZE, ProcSlot,
-    SLOT_DEAD, SLOT_FREE, SLOT_LIVE, ThreadSlot,
+    ATTACHED, CALL_BEGUN, CALL_DONE, CALL_FAILED, CALL_RECEIVES, InFlight, LIVENESS_OFFSET, PROC_SLOT_SIZE,
+    ProcSlot, SLOT_DEAD, SLOT_FREE, SLOT_LIVE, ThreadSlot,
 };
 pub use waitq::{Phase, Waiter};
 

@@ -119,6 +119,8 @@ impl ThreadSlot {
 pub const CALL_BEGUN: u64 = 0;
 /// What came of a call: it has done what it was to do. Stored as one change with that.
 pub const CALL_DONE: u64 = 1;
+/// What came of a call: it has failed with the error in the upper half.
+pub const CALL_FAILED: u64 = 3;
 /// What came of a call: a message, if one is named with this or was given to the thread's sleep.
 pub const CALL_RECEIVES: u64 = 2;
 

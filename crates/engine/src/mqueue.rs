@@ -47,8 +47,8 @@ use crate::{
         CORRUPT, Ends, GUTTED, Head, Holder, IpcIds, KernIpcPerm, Locked, Object, OrErrno, SLEEPERS,
         STATE_DYING, STATE_LIVE, STATE_POISONED, add_id, begin_sleep, complete_sleep, end_listing,
         ensure_span, ensure_tables, find_key, free_object, gut, has_ended, heed, ids_ref, insist, leave,
-        lock_object, missing_table, new_object, note_done, note_taken, note_was_done, note_was_given,
-        object_at, obtain_object_idx, outcome_of, own_block, prepare_sleep, release_sleepers, rm_id,
+        lock_object, missing_table, new_object, note_done, note_outcome, note_taken, note_was_given,
+        object_at, obtain_object_idx, outcome_of, own_block, prepare_sleep, publish, release_sleepers, rm_id,
         set_chain, set_dying, sleeper, taken, unlink_key,
     },
 };
@@ -467,6 +467,7 @@ pub(crate) fn mq_create<T: Task>(
         taken(&mut tx);
         set_chain(&mut tx, Handle::NULL);
         tx.commit();
+        publish(q.get());
         Ok(true)
     })();
     if !matches!(made, Ok(true)) {
@@ -1459,7 +1460,9 @@ pub fn resume_mq_timedsend<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Ou
     let queue = Handle(me.object.load(Relaxed));
     let left = if cause == Cause::Woken { Ok(false) } else { leave(ctx, |q| List::Senders.ends(q)) };
     let left = heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))?;
-    note_was_done(ctx, !left && outcome_of(&me).is_ok());
+    if !left {
+        note_outcome(ctx, &outcome_of(&me));
+    }
     // What it had brought and was not needed, or all of it.
     own_block(ctx, &me);
     ctx.free_chain();
@@ -1573,9 +1576,9 @@ pub fn resume_mq_timedreceive<T: Task>(
     if heed_queue(ctx, queue, left).inspect_err(|_| give_up(ctx))? {
         return Err(interrupted(ctx, queue, cause));
     }
+    note_was_given(ctx, &me);
     me.end();
     outcome_of(&me)?;
-    note_was_given(ctx, &me);
     let block = own_block(ctx, &me);
     let delivered = ctx.at(block).or_errno().and_then(|msg| deliver(ctx, &msg, call));
     heed_queue(ctx, queue, delivered)

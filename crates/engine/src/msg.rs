@@ -42,8 +42,8 @@ use crate::{
         CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, check_owner, complete_sleep, find_object, free_object, gut, insist, ipc_update_perm,
         ipcget, ipcperms, is_object, kernel_to_ipc64_perm, leave, lock_object, new_object, note_done,
-        note_taken, note_was_given, obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of,
-        own_block, release_sleepers, rm_id, set_chain, set_dying, settle_ids, taken,
+        note_outcome, note_taken, note_was_given, obtain_object_check, obtain_object_idx, obtain_to_remove,
+        outcome_of, own_block, release_sleepers, rm_id, set_chain, set_dying, settle_ids, since_then, taken,
     },
     util::{Ends, SLEEPERS, begin_sleep, end_listing, has_ended, sleeper},
 };
@@ -564,13 +564,16 @@ pub fn resume_msgsnd<T: Task>(ctx: &Ctx<'_, T>, id: i32, flags: i32, cause: Caus
         cause != Cause::Woken && leave(ctx, |q| List::Senders.ends(q)).inspect_err(|_| give_up(ctx))?;
     // The message is the thread's again.
     own_block(ctx, &me);
-    let phase = me.phase();
-    me.end();
-    let sent = match phase {
+    let failed = match me.phase() {
         _ if left => Err(Errno::EINTR),
         Phase::Done => Err(Errno::EIDRM),
-        _ => try_send(ctx, id, flags).map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e }),
+        _ => Ok(()),
     };
+    if failed.is_err() {
+        note_outcome(ctx, &failed);
+    }
+    me.end();
+    let sent = failed.and_then(|()| try_send(ctx, id, flags).map_err(|e| since_then(ctx, e)));
     ctx.flush_wakes();
     if sent.is_err() {
         ctx.free_chain();
@@ -772,16 +775,15 @@ pub fn resume_msgrcv<T: Task>(ctx: &Ctx<'_, T>, call: &Msgrcv, cause: Cause) -> 
         return Err(Errno::EINTR);
     }
     let me = ctx.slot.part(|s| &s.waiter);
-    let phase = me.phase();
-    me.end();
-    if phase == Phase::Retry {
-        // An identifier that is gone now was there when the call began.
-        let again = try_receive(ctx, call).map_err(|e| if e == Errno::EINVAL { Errno::EIDRM } else { e });
+    if me.phase() == Phase::Retry {
+        me.end();
+        let again = try_receive(ctx, call).map_err(|e| since_then(ctx, e));
         ctx.flush_wakes();
         return again;
     }
-    outcome_of(&me)?;
     note_was_given(ctx, &me);
+    me.end();
+    outcome_of(&me)?;
     deliver(ctx, &ctx.at(own_block(ctx, &me)).or_errno()?, call)
 }
 
@@ -930,7 +932,6 @@ pub fn msgctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
     let (result, locked) = if cmd == IPC_STAT {
         (0, obtain_object_check::<MsgQueue, T>(ctx, id)?)
     } else {
-        settle_ids::<MsgQueue, T>(ctx)?;
         obtain_object_idx::<MsgQueue, T>(ctx, id)?
     };
     let q = locked.object;

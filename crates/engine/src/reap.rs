@@ -2,8 +2,8 @@
 
 use abi::{Errno, Result};
 use arena::{
-    CALL_DONE, CALL_RECEIVES, Class, Ctx, Handle, Phase, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE, ThreadSlot,
-    Waiter, sync::Ordering::*,
+    CALL_DONE, CALL_FAILED, CALL_RECEIVES, Class, Ctx, Handle, Phase, ProcSlot, Ref, SLOT_DEAD, SLOT_FREE,
+    ThreadSlot, Waiter, sync::Ordering::*,
 };
 
 use crate::{
@@ -43,14 +43,15 @@ fn settle<'a, T: Task>(
     if caller != 0 {
         let came = slot.came.load(Relaxed);
         #[expect(clippy::cast_possible_truncation, reason = "the two halves")]
-        let (came, taken) = (u64::from(came as u32), (came >> 32) as u32);
-        let given = [taken, who.block.load(Relaxed)].map(Handle);
+        let (came, what) = (u64::from(came as u32), (came >> 32) as u32);
+        let given = [what, who.block.load(Relaxed)].map(Handle);
         let message = given.into_iter().find(|block| came == CALL_RECEIVES && !block.is_null());
         heard(Left {
             caller,
             call: slot.call.load(Relaxed),
             outcome: match came {
                 CALL_DONE => Some(Ok(())),
+                CALL_FAILED => Some(Err(Errno::from_raw(what.cast_signed()))),
                 _ => was_completed.then(|| outcome_of(&who).map(drop)),
             },
             message: message.and_then(|block| ctx.at(block).ok()),

@@ -39,7 +39,7 @@ use crate::{
         CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
         STATE_LIVE, Table, check_owner, complete_sleep, find_object, free_object, gut, insist,
         ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object,
-        note_done, note_was_done, obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of,
+        note_done, note_outcome, obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of,
         release_sleepers, rm_id, set_chain, set_dying, settle_ids,
     },
     util::{SLEEPERS, WAITER_PROCESS, has_ended, sleeper},
@@ -1155,7 +1155,7 @@ pub fn resume_semtimedop<T: Task>(ctx: &Ctx<'_, T>, cause: Cause) -> Result<Outc
     if ended == Ok(None) {
         return Ok(Outcome::Blocked);
     }
-    note_was_done(ctx, ended.is_ok());
+    note_outcome(ctx, &ended);
     me.end();
     free_sops(ctx);
     ended.map(|_| Outcome::Done(0))
@@ -1245,7 +1245,6 @@ pub fn semctl_stat<T: Task>(ctx: &Ctx<'_, T>, id: i32, cmd: i32) -> Result<(i32,
     let (result, Locked { object: set, mut tx }) = if cmd == IPC_STAT {
         (0, obtain_object_check::<SemArray, T>(ctx, id)?)
     } else {
-        settle_ids::<SemArray, T>(ctx)?;
         obtain_object_idx::<SemArray, T>(ctx, id)?
     };
     exit_sem(&mut tx, &set, Handle::NULL)?;

@@ -34,9 +34,9 @@ use crate::{
     task::{MapPlace, MapRequest, NewMemory, Task},
     usage::charge_new,
     util::{
-        Head, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, check_owner,
-        free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object, new_object,
-        obtain_object_check, obtain_object_idx, rm_id, set_dying, settle_ids,
+        Head, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING, STATE_LIVE, STATE_NEW,
+        check_owner, free_object, ipc_update_perm, ipcget, ipcperms, kernel_to_ipc64_perm, lock_object,
+        new_object, obtain_object_check, obtain_object_idx, rm_id, set_dying,
     },
 };
 
@@ -562,7 +562,8 @@ pub fn set_nattch<T: Task>(ctx: &Ctx<'_, T>, id: i32, counting: Counting, count:
     // One that was never attached has lost nothing.
     let is_over = shp.is_removed() || count == 0 && shp.is(MAPPED);
     if count == 0 && shp.begun.load(Relaxed) == counting.begun {
-        tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) & !(USED | READ_ONLY | MAPPED));
+        // Who began before the count may map it for reading only now, so that is not forgotten.
+        tx.set(&shp, |s| &s.flags, shp.flags.load(Relaxed) & !(USED | MAPPED));
     }
     tx.commit();
     drop(tx);
@@ -595,8 +596,8 @@ pub fn needs_memory<T: Task>(
     maker_lives: impl FnOnce() -> bool,
 ) -> bool {
     let named = |shp: &ShmidKernel| shp.memory.load(Acquire) == memory;
-    ctx.at::<ShmidKernel>(segment)
-        .is_ok_and(|s| named(&s) && (s.perm.state.load(Relaxed) == STATE_LIVE || maker_lives()))
+    let is_made = |shp: &ShmidKernel| matches!(shp.perm.state.load(Relaxed), STATE_LIVE | STATE_NEW);
+    ctx.at::<ShmidKernel>(segment).is_ok_and(|s| named(&s) && (is_made(&s) || maker_lives()))
 }
 
 /// Whether the segment there is to be kept from being swapped out. For the keeper of memory.
@@ -616,8 +617,6 @@ fn destroy_if_over<T: Task>(ctx: &Ctx<'_, T>, id: i32) -> Result<()> {
 /// Destroys a segment unless somebody has it mapped.
 fn destroy_unmapped<'a, T: Task>(ctx: &Ctx<'a, T>, shp: &Shp<'a>, id: i32) -> Result<()> {
     let memory = shp.memory.load(Relaxed);
-    // Who has begun to make it may yet die, or fail, and take it back.
-    settle_ids::<ShmidKernel, T>(ctx)?;
     if !ctx.host.retire_memory(memory, shp.is(READ_ONLY).then_some(id))? {
         return Ok(());
     }

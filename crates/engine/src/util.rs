@@ -11,8 +11,8 @@ use abi::{
     },
 };
 use arena::{
-    ArenaError, CALL_DONE, CALL_RECEIVES, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Shared, Tx,
-    Waiter,
+    ArenaError, CALL_DONE, CALL_FAILED, CALL_RECEIVES, Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN,
+    Shared, Tx, Waiter,
     sync::{AtomicI32, AtomicU32, AtomicU64, Ordering::*},
 };
 
@@ -56,6 +56,8 @@ pub(crate) const STATE_DYING: u32 = 2;
 
 /// Found to make no sense: every call but its removal gets `EIDRM`. What it held is given up.
 pub(crate) const STATE_POISONED: u32 = 3;
+/// It has an identifier, which may yet be taken back: nobody finds it until [`publish`].
+pub(crate) const STATE_NEW: u32 = 4;
 
 /// `pending`: the object was gutted; its sleepers are on no list any more, and to be told that it is gone.
 pub(crate) const GUTTED: u32 = 1 << 31;
@@ -207,6 +209,21 @@ pub(crate) fn ids_ref<'a, O: Object, T: Task>(
 pub(crate) fn settle_ids<O: Object, T: Task>(ctx: &Ctx<'_, T>) -> Result<()> {
     let (_, ids) = ids_ref::<O, T>(ctx)?;
     drop(ctx.lock(ids.part(|i| &i.lock)).or_errno()?);
+    Ok(())
+}
+
+/// Ends the making of an object: its identifier is committed, and the class's lock still held.
+pub(crate) fn publish<O: Object>(object: &O) {
+    object.perm().state.store(STATE_LIVE, Release);
+}
+
+/// As [`settle_ids`]; and who made this object may have died just before it was published.
+fn settle_new<O: Object, T: Task>(ctx: &Ctx<'_, T>, object: &O) -> Result<()> {
+    let (_, ids) = ids_ref::<O, T>(ctx)?;
+    let _held = ctx.lock(ids.part(|i| &i.lock)).or_errno()?;
+    if object.perm().state.load(Relaxed) == STATE_NEW {
+        publish(object);
+    }
     Ok(())
 }
 
@@ -392,15 +409,43 @@ pub(crate) fn obtain_object_check<'c, 'a, O: Object + 'a, T: Task>(
     ctx: &'c Ctx<'a, T>,
     id: i32,
 ) -> Result<Locked<'c, 'a, O, T>> {
-    let locked = lock_object(ctx, find_object::<O, T>(ctx, id)?)?;
-    if is_object(locked.object.get(), id) { Ok(locked) } else { Err(why_not(locked.object.perm(), id)) }
+    let object = find_object::<O, T>(ctx, id)?;
+    let locked = lock_object(ctx, object)?;
+    if is_object(locked.object.get(), id) {
+        return Ok(locked);
+    }
+    drop(locked);
+    obtain_unusual(ctx, object, id)
 }
 
 #[cold]
 #[inline(never)]
-fn why_not(perm: &KernIpcPerm, id: i32) -> Errno {
-    let poisoned = perm.id.load(Relaxed) == id && perm.state.load(Relaxed) == STATE_POISONED;
-    if poisoned { Errno::EIDRM } else { Errno::EINVAL }
+fn obtain_unusual<'c, 'a, O: Object + 'a, T: Task>(
+    ctx: &'c Ctx<'a, T>,
+    object: Ref<'a, O>,
+    id: i32,
+) -> Result<Locked<'c, 'a, O, T>> {
+    let locked = lock_made(ctx, object)?;
+    let perm = locked.object.perm();
+    match perm.state.load(Relaxed) {
+        STATE_LIVE if perm.id.load(Relaxed) == id => Ok(locked),
+        STATE_POISONED if perm.id.load(Relaxed) == id => Err(Errno::EIDRM),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Locks an object; first, whoever is making it comes to an end.
+fn lock_made<'c, 'a, O: Object + 'a, T: Task>(
+    ctx: &'c Ctx<'a, T>,
+    object: Ref<'a, O>,
+) -> Result<Locked<'c, 'a, O, T>> {
+    let locked = lock_object(ctx, object)?;
+    if locked.object.perm().state.load(Relaxed) != STATE_NEW {
+        return Ok(locked);
+    }
+    drop(locked);
+    settle_new(ctx, object.get())?;
+    lock_object(ctx, object)
 }
 
 /// The object of an identifier, locked, to remove it: it may be poisoned.
@@ -408,10 +453,7 @@ pub(crate) fn obtain_to_remove<'c, 'a, O: Object + 'a, T: Task>(
     ctx: &'c Ctx<'a, T>,
     id: i32,
 ) -> Result<Locked<'c, 'a, O, T>> {
-    let object = find_object::<O, T>(ctx, id)?;
-    // Who has begun to make it may yet die, or fail, and take it back.
-    settle_ids::<O, T>(ctx)?;
-    let locked = lock_object(ctx, object)?;
+    let locked = lock_made(ctx, find_object::<O, T>(ctx, id)?)?;
     let perm = locked.object.perm();
     let removable = matches!(perm.state.load(Relaxed), STATE_LIVE | STATE_POISONED);
     if removable && perm.id.load(Relaxed) == id { Ok(locked) } else { Err(Errno::EINVAL) }
@@ -517,7 +559,7 @@ pub(crate) fn obtain_object_idx<'c, 'a, O: Object + 'a, T: Task>(
     #[expect(clippy::cast_sign_loss, reason = "masked")]
     let block = Handle(entry(ctx, &ids, id as u32 & IPCMNI_IDX_MASK)?.load(Acquire));
     let object: Ref<'a, O> = ctx.at(block.some().ok_or(Errno::EINVAL)?).or_errno()?;
-    let locked = lock_object(ctx, object)?;
+    let locked = lock_made(ctx, object)?;
     match locked.object.perm().state.load(Relaxed) {
         STATE_LIVE => {}
         STATE_POISONED => return Err(Errno::EIDRM),
@@ -591,6 +633,7 @@ pub(crate) fn ipcget<'a, O: Object + 'a, T: Task>(
             taken(&mut tx);
             set_chain(&mut tx, Handle::NULL);
             tx.commit();
+            publish(new.get());
             Ok(Some((id, true)))
         })();
         if !matches!(made, Ok(Some((_, true)))) {
@@ -631,11 +674,16 @@ pub(crate) fn find_key<'a, O: Object + 'a, T: Task>(
     for _ in 0..IPCMNI {
         let Some(block) = at.some() else { return Ok(None) };
         let object: Ref<'a, O> = ctx.at(block).or_errno()?;
+        let state = object.perm().state.load(Relaxed);
         if object.perm().key.load(Relaxed) == key
-            && object.perm().state.load(Relaxed) == STATE_LIVE
+            && matches!(state, STATE_LIVE | STATE_NEW)
             && object.has_key()
             && is_it(&object)?
         {
+            if state == STATE_NEW {
+                // Its maker has died: the lock is ours.
+                publish(object.get());
+            }
             return Ok(Some(object));
         }
         at = Handle(object.perm().key_next.load(Relaxed));
@@ -643,7 +691,7 @@ pub(crate) fn find_key<'a, O: Object + 'a, T: Task>(
     Err(CORRUPT)
 }
 
-/// `ipc_addid`: gives a new object its identifier, in Linux's order.
+/// `ipc_addid`: gives a new object its identifier, in Linux's order. After the commit, it is to be [`publish`]ed.
 pub(crate) fn add_id<'a, O: Object + 'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     ids: &Ref<'a, IpcIds>,
@@ -701,7 +749,7 @@ pub(crate) fn add_id<'a, O: Object + 'a, T: Task>(
     if idx as i32 > ids.max_idx.load(Relaxed) {
         tx.set(ids, |i| &i.max_idx, idx as i32);
     }
-    tx.set(&perm, |p| &p.state, STATE_LIVE);
+    tx.set(&perm, |p| &p.state, STATE_NEW);
     tx.set(&entry, |e| e, object.handle().0);
     Ok(id)
 }
@@ -922,12 +970,29 @@ pub(crate) fn note_done<T: Task>(tx: &mut Tx<'_, '_, T>) {
     }
 }
 
-/// As [`note_done`], where somebody else has done it: before the sleep is forgotten that tells so, too.
-pub(crate) fn note_was_done<T: Task>(ctx: &Ctx<'_, T>, done: bool) {
-    if T::ASKS_LATER && done {
-        ctx.slot.came.store(CALL_DONE, Relaxed);
+/// What a sleep has come to by somebody else, or the call since: before the sleep is forgotten that tells so, too.
+pub(crate) fn note_outcome<R, T: Task>(ctx: &Ctx<'_, T>, outcome: &Result<R>) {
+    if T::ASKS_LATER {
+        ctx.slot.came.store(
+            match *outcome {
+                Ok(_) => CALL_DONE,
+                // It is another one that the caller hears of.
+                Err(CORRUPT) => return,
+                Err(error) => u64::from(error.raw().cast_unsigned()) << 32 | CALL_FAILED,
+            },
+            Relaxed,
+        );
         arena::sync::ordered(ctx.host);
     }
+}
+
+/// The error of a call that has slept: an identifier that is gone now was there when it began.
+pub(crate) fn since_then<T: Task>(ctx: &Ctx<'_, T>, error: Errno) -> Errno {
+    if error != Errno::EINVAL {
+        return error;
+    }
+    note_outcome::<(), T>(ctx, &Err(Errno::EIDRM));
+    Errno::EIDRM
 }
 
 /// The call has taken this message, as one change with that: there may be other blocks in front of it in the thread's hands.
@@ -939,9 +1004,12 @@ pub(crate) fn note_taken<T: Task>(tx: &mut Tx<'_, '_, T>, message: Handle) {
     }
 }
 
-/// As [`note_taken`], where somebody else has given it to a sleep: before that is forgotten, too.
+/// As [`note_taken`], where somebody else has given it to a sleep, or an error: before that is forgotten, too.
 pub(crate) fn note_was_given<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) {
-    if T::ASKS_LATER {
+    let outcome = outcome_of(who);
+    if outcome.is_err() {
+        note_outcome(ctx, &outcome);
+    } else if T::ASKS_LATER {
         ctx.slot.came.store(u64::from(who.block.load(Relaxed)) << 32 | CALL_RECEIVES, Relaxed);
         arena::sync::ordered(ctx.host);
     }

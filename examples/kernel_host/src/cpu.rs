@@ -334,6 +334,7 @@ impl<M: Memory> Backing for Cpu<'_, M> {
             let segments = self.hardware.segments.borrow();
             let segment = segments.get(&wanted.memory).filter(|s| !s.is_retired()).ok_or(Errno::EIDRM)?;
             let mut memory = self.process.memory.borrow_mut();
+            segment.read_only.set(segment.read_only.get() || !wanted.write);
             memory.space().attach(segment, wanted, &mut self.process.gone.borrow_mut())?
         };
         self.tell_gone(replaced);
@@ -348,8 +349,8 @@ impl<M: Memory> Backing for Cpu<'_, M> {
         self.hardware.segments.borrow_mut().remove(&memory);
     }
 
-    fn retire_memory(&self, memory: u64, _read_only: Option<i32>) -> Result<bool> {
-        Ok(self.hardware.segments.borrow().get(&memory).is_none_or(Segment::retire))
+    fn retire_memory(&self, memory: u64, read_only: Option<i32>) -> Result<bool> {
+        Ok(self.hardware.segments.borrow().get(&memory).is_none_or(|segment| segment.retire(read_only)))
     }
 
     fn settle(&self, id: Option<i32>) -> Result<(u64, u64)> {

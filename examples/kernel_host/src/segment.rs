@@ -28,6 +28,8 @@ pub(crate) struct Segment {
     pages: RefCell<BTreeMap<u64, Box<[u8; PAGE]>>>,
     /// Nobody can attach it any more.
     retired: Cell<bool>,
+    /// Somebody has mapped it for reading only.
+    pub(crate) read_only: Cell<bool>,
     /// What it is for, in the arena.
     pub(crate) object: Handle,
     /// The thread that has made it.
@@ -53,7 +55,14 @@ impl Segment {
 
     pub(crate) fn new(size: u64, object: Handle, maker: u32) -> Segment {
         let bytes = size.next_multiple_of(PAGE_U64);
-        Segment { bytes, pages: RefCell::default(), retired: Cell::new(false), object, maker }
+        Segment {
+            bytes,
+            pages: RefCell::default(),
+            retired: Cell::default(),
+            read_only: Cell::default(),
+            object,
+            maker,
+        }
     }
 
     /// Its size in whole pages.
@@ -72,7 +81,9 @@ impl Segment {
     }
 
     /// See [`engine::Backing::retire_memory`].
-    pub(crate) fn retire(self: &Rc<Segment>) -> bool {
+    pub(crate) fn retire(self: &Rc<Segment>, read_only: Option<i32>) -> bool {
+        // Elsewhere such mappings are looked for only if the engine says so.
+        assert!(read_only.is_some() || !self.read_only.get(), "somebody may have it mapped for reading only");
         let unmapped = self.mappings() == 0;
         self.retired.set(self.retired.get() || unmapped);
         unmapped

@@ -374,6 +374,53 @@ fn a_thousand_storms() {
     assert!(received > 10_000 && killed > 10_000, "{received} messages, {killed} deaths");
 }
 
+/// Who guesses an identifier finds what has it either whole or not at all.
+#[test]
+fn a_message_to_a_queue_that_is_being_made_is_in_it_or_refused() {
+    const GUESSED: i32 = 1;
+    let (mut sent, mut refused, mut killed) = (0, 0, 0);
+    for seed in 1..=3000 {
+        let pause_in = [3, 10, 30][usize::try_from(seed % 3).unwrap()];
+        let mut machine = Machine::with_schedule(true, Schedule::random(seed, pause_in, 0));
+        let mut dice = Xoshiro256PlusPlus::seed_from_u64(!seed);
+        let [maker, sender] = [(); 2].map(|()| machine.spawn(memory()));
+        machine.memory(sender).fill(TEXT, &[1; 24]).unwrap();
+        let make = Syscall::Msgget(Msgget { key: IPC_PRIVATE, flags: 0o600 });
+        let send = |id| Msgsnd { id, msgp: TEXT, size: SIZE, flags: IPC_NOWAIT, mtype: None };
+        let whole = |machine: &mut Machine<AddressSpace>, call| {
+            machine.call(sender, call);
+            while machine.turn() {}
+            machine.take(sender).unwrap()
+        };
+        // What a first queue and a first message need is there.
+        assert_eq!(whole(&mut machine, make), Ok(0));
+        assert_eq!(whole(&mut machine, Syscall::Msgsnd(send(0))), Ok(0));
+        machine.call(maker, make);
+        (0..dice.random_range(0..40)).for_each(|_| _ = machine.turn());
+        machine.call(sender, Syscall::Msgsnd(send(GUESSED)));
+        while [maker, sender].map(|tid| machine.state(tid)) == [State::Running; 2] {
+            machine.turn();
+        }
+        if machine.state(maker) == State::Running {
+            machine.exit(maker);
+            killed += 1;
+        }
+        while machine.turn() {}
+        let came = machine.take(sender).unwrap();
+        let (msgp, flags) = (ROOM, IPC_NOWAIT);
+        let receive = Msgrcv { id: GUESSED, msgp, size: SIZE, msgtyp: 0, flags, text: None };
+        let received = whole(&mut machine, Syscall::Msgrcv(receive));
+        if came == Ok(0) {
+            assert_eq!(received, Ok(SIZE.cast_signed()), "seed {seed}: the message is lost");
+            sent += 1;
+        } else {
+            assert_eq!(came, Err(Errno::EINVAL), "seed {seed}");
+            refused += 1;
+        }
+    }
+    assert!(sent > 100 && refused > 100 && killed > 100, "{sent} sent, {refused} refused, {killed} killed");
+}
+
 #[test]
 fn a_seed_goes_the_same_way_again() {
     let story = |seed| {
