@@ -229,6 +229,19 @@ fn a_new_namespace_ends_with_its_last_process() {
     assert_eq!(output.stderr, b"0 queues\n0 queues\n", "{output:?}");
 }
 
+/// The brokers inside have the listener as well, and must not keep who asks waiting.
+#[test]
+fn if_the_outermost_broker_is_killed_who_is_elsewhere_is_told() {
+    let told = "$static make 1; kill -9 $PPID; $static make 1";
+    for inside in [
+        "broker=$PPID; export broker; $static apart unshare sh -c",
+        "broker=$PPID; export broker; $ipcspace run --door trap -- sh -c",
+    ] {
+        let output = run("trap", &format!("{inside} {}", quoted(&told.replace("$PPID", "$broker"))));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "msgget: Function not implemented\n", "{inside}");
+    }
+}
+
 #[test]
 fn there_is_a_limit_of_depth() {
     let script = "n=0; export n; echo 'n=$((n+1)); exec $static apart unshare sh $0' >$deep; exec sh $deep";

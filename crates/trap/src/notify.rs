@@ -3,6 +3,7 @@
 //! # Safety
 //! The structures are locals of the types that the kernel's calls take.
 
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libc::{c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
@@ -58,6 +59,14 @@ impl Listener {
         if let Some(link) = &self.link {
             routes::acknowledge(link);
         }
+    }
+
+    /// Lets go of it: nothing comes any more from the trap that has it, which may have been killed, and who asks is to be told so by the kernel.
+    pub(crate) fn let_go(&self) {
+        let Ok(null) = File::open("/dev/null") else { return };
+        // Whoever of us still answers there finds something else.
+        // SAFETY: two descriptors of ours.
+        unsafe { libc::dup3(null.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) };
     }
 
     /// Its descriptor.

@@ -256,6 +256,7 @@ pub(crate) fn serve_for(listener: OwnedFd, link: OwnedFd) -> io::Result<()> {
                 enter(&room).answer(&asked, &files::about(&asked));
             }
         }
+        listener.let_go();
     })
 }
 

@@ -658,6 +658,7 @@ int main(int count, char **arguments)
         return 0;
     }
     if (strcmp(arguments[1], "make") == 0) {
+        alarm(60);
         for (int i = 0; i < atoi(arguments[2]); i++)
             need(msgget(IPC_PRIVATE, 0600) >= 0, "msgget");
         return 0;
