@@ -401,47 +401,35 @@ pub fn wait_for_notice(fd: i32, mut registered: impl FnMut()) -> Result<i64> {
 
 // ---- FIFOs
 
-/// A FIFO's path, terminated.
-struct Path {
-    text: [u8; 128],
-    /// Where the digits begin.
-    digits: usize,
-}
-
-impl Path {
-    fn of(queue: Handle) -> Result<Path> {
-        let mut path = Path { text: [0; 128], digits: 0 };
-        for part in [attach::path()?, wire::QUEUE.as_bytes()] {
-            let end = path.digits + part.len();
-            path.text.get_mut(path.digits..end).ok_or(Errno::ENOSYS)?.copy_from_slice(part);
-            path.digits = end;
-        }
-        let digits = path.text.get_mut(path.digits..path.digits + 8).ok_or(Errno::ENOSYS)?;
-        for (at, digit) in digits.iter_mut().enumerate() {
-            *digit = b"0123456789abcdef"[(queue.0 >> (28 - 4 * at)) as usize & 15];
-        }
-        Ok(path)
+/// Does something with the path of a queue's FIFO.
+fn at_path<R>(queue: Handle, does: impl FnOnce(&CStr) -> Result<R>) -> Result<R> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits: [u8; 8] = core::array::from_fn(|at| DIGITS[(queue.0 >> (28 - 4 * at)) as usize & 15]);
+    let (mut text, mut end) = ([0; 128], 0);
+    for part in [attach::path()?, wire::QUEUE.as_bytes(), &digits] {
+        let from = end;
+        end += part.len();
+        text.get_mut(from..end).ok_or(Errno::ENOSYS)?.copy_from_slice(part);
     }
-
-    fn text(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.text).unwrap_or_default()
-    }
+    let path = text.get(..=end).and_then(|text| CStr::from_bytes_with_nul(text).ok());
+    does(path.ok_or(Errno::ENOSYS)?)
 }
 
 /// The queue that a descriptor is of, by its link in /proc.
 pub fn queue_of(link: &[u8]) -> Option<Handle> {
-    let expected = Path::of(Handle::NULL).ok()?;
-    let digits = link.strip_prefix(&expected.text[..expected.digits])?;
-    let number = u32::from_str_radix(core::str::from_utf8(digits).ok()?, 16).ok()?;
-    (digits.len() == 8).then_some(Handle(number))
+    let digits = core::str::from_utf8(link.last_chunk::<8>()?).ok()?;
+    let queue = Handle(u32::from_str_radix(digits, 16).ok()?);
+    let is_it = at_path(queue, |path| Ok(path.to_bytes() == link));
+    is_it.is_ok_and(|is_it| is_it).then_some(queue)
 }
 
 /// Opens a queue's FIFO, which is made if it is not there yet.
 fn open(queue: Handle, flags: i32) -> Result<Fd> {
-    let path = Path::of(queue)?;
-    let opened = queue::open_fifo(path.text(), flags).or_else(|error| match error {
-        Errno::ENOENT => queue::make_fifo(path.text()).and_then(|()| queue::open_fifo(path.text(), flags)),
-        _ => Err(error),
+    let opened = at_path(queue, |path| {
+        queue::open_fifo(path, flags).or_else(|error| match error {
+            Errno::ENOENT => queue::make_fifo(path).and_then(|()| queue::open_fifo(path, flags)),
+            _ => Err(error),
+        })
     });
     match opened {
         Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(error),
@@ -475,7 +463,11 @@ pub fn open_for(queue: u32, flags: u32) -> Result<Fd> {
 pub fn of_stranger(fd: i32) -> Result<Mqd> {
     let mut room = [0; 128];
     let mqd = of_link(file::link_of(fd, &mut room)?, file::flags(fd)?)?;
-    if queue::is_fifo_at(Path::of(mqd.queue)?.text(), fd)? { Ok(mqd) } else { Err(Errno::EBADF) }
+    if at_path(mqd.queue, |path| queue::is_fifo_at(path, fd))? { Ok(mqd) } else { Err(Errno::EBADF) }
+}
+
+fn open_to_write(queue: Handle) -> Result<Fd> {
+    at_path(queue, queue::open_to_write)
 }
 
 /// Whether anybody has a descriptor of the queue.
@@ -483,7 +475,7 @@ pub fn of_stranger(fd: i32) -> Result<Mqd> {
 /// # Errors
 /// Those of who may not look.
 pub fn is_held(queue: Handle) -> Result<bool> {
-    match queue::open_to_write(Path::of(queue)?.text()) {
+    match open_to_write(queue) {
         Err(Errno::ENXIO) => Ok(false),
         // One that was never opened, where the namespace's directory is sure to be seen: not after `chroot`, or where something is mounted over it.
         Err(Errno::ENOENT) if memory::is_keeper() => Ok(false),
@@ -555,17 +547,20 @@ impl Descriptors for LinuxHost {
         }
     }
 
+    fn has_mqd(&self, queue: Handle) -> bool {
+        let is_of_it = |fd| known(fd).is_some_and(|mqd| mqd.queue == queue);
+        let has = !vfork::is_child(self.tls) && numbers(0, i32::MAX).any(is_of_it);
+        if has {
+            holders::keep(queue, || open_to_write(queue));
+        }
+        has
+    }
+
     fn queue_held(&self, queue: Handle) -> bool {
-        // Mostly the process itself has one; but that may have been closed unseen.
-        let has = |fd| known(fd).is_some_and(|mqd| mqd.queue == queue) && queue::is_fifo(fd);
-        if !vfork::is_child(self.tls) {
-            if numbers(0, i32::MAX).any(has) {
-                holders::keep(queue, || queue::open_to_write(Path::of(queue)?.text()));
-                return true;
-            }
-            if let Some(held) = holders::is_held(queue) {
-                return held;
-            }
+        if !vfork::is_child(self.tls)
+            && let Some(held) = holders::is_held(queue)
+        {
+            return held;
         }
         let held = is_held(queue).or_else(|error| match memory::keeper() {
             // Who has given the owner's rights up for a while, or does not see it, can't tell, but the broker can.

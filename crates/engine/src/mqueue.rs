@@ -206,48 +206,63 @@ pub(crate) struct Name {
 const NAME_AT: u64 = 8;
 
 impl Name {
-    /// Takes a name from the caller's memory.
-    fn of_user<T: Task>(task: &T, at: u64) -> Result<Name> {
-        let mut name = Name { words: [0; NAME_MAX / 8 + 1], len: 0 };
+    const EMPTY: Name = Name { words: [0; NAME_MAX / 8 + 1], len: 0 };
+
+    /// Takes a name from the caller's memory; into its place, as it is long.
+    fn take_user<T: Task>(&mut self, task: &T, at: u64) -> Result<()> {
+        const EACH: u64 = u64::MAX / 0xff;
+        /// Has the highest bit of the first byte that is 0, and none before it.
+        fn zeros(word: u64) -> u64 {
+            word.wrapping_sub(EACH) & !word & EACH << 7
+        }
         let mut slash = false;
         // By words that lie in one page each, so that nothing is read that the caller hasn't.
-        let mut word = 0;
-        for i in 0..PATH_MAX {
-            let byte_at = at.wrapping_add(i as u64);
-            if i == 0 || byte_at.is_multiple_of(8) {
-                word = task.get_user::<u64>(byte_at & !7)?;
+        let mut skip = u32::try_from(at % 8).unwrap_or(0);
+        while self.len < PATH_MAX {
+            let word = task.get_user::<u64>(at.wrapping_add(self.len as u64) & !7)? >> (8 * skip);
+            let there = 8 - skip;
+            let len = (zeros(word).trailing_zeros() / 8).min(there);
+            let word = if len == 8 { word } else { word & ((1u64 << (8 * len)) - 1) };
+            slash |= zeros(word ^ (EACH * u64::from(b'/'))) != 0;
+            self.append(word, len as usize);
+            if len < there && self.len < PATH_MAX {
+                return self.check(slash);
             }
-            let byte = word >> (byte_at % 8 * 8) & 0xff;
-            if byte == 0 {
-                return name.ended(i, slash);
-            }
-            slash |= byte == u64::from(b'/');
-            if let Some(word) = name.words.get_mut(i / 8) {
-                *word |= byte << (i % 8 * 8);
-            }
+            skip = 0;
         }
         Err(Errno::ENAMETOOLONG)
     }
 
-    /// A name that a file system was asked for: without slashes, and no dots alone.
-    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Name> {
-        let mut name = Name { words: [0; NAME_MAX / 8 + 1], len: 0 };
-        for (i, byte) in bytes.iter().enumerate().take(NAME_MAX) {
-            name.words[i / 8] |= u64::from(*byte) << (i % 8 * 8);
+    /// The first `len` bytes of a word, whose others are 0. What is too long is counted only.
+    fn append(&mut self, word: u64, len: usize) {
+        let (at, bits) = (self.len / 8, self.len % 8 * 8);
+        let parts = [word << bits, (word >> 1) >> (63 - bits)];
+        for (place, part) in self.words.iter_mut().skip(at).zip(parts) {
+            *place |= part;
         }
-        name.ended(bytes.len(), false)
+        self.len += len;
     }
 
-    fn ended(mut self, len: usize, slash: bool) -> Result<Name> {
-        self.len = len;
+    /// A name that a file system was asked for: without slashes, and no dots alone.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Name> {
+        let mut name = Name::EMPTY;
+        for byte in bytes {
+            name.append(u64::from(*byte), 1);
+        }
+        name.check(false)?;
+        Ok(name)
+    }
+
+    /// Whether a queue can have it.
+    fn check(&self, slash: bool) -> Result<()> {
         const DOT: u64 = b'.' as u64;
-        match len {
+        match self.len {
             0 => Err(Errno::ENOENT),
             1 if self.words[0] == DOT => Err(Errno::EACCES),
             2 if self.words[0] == DOT << 8 | DOT => Err(Errno::EACCES),
             _ if slash => Err(Errno::EACCES),
-            _ if len > NAME_MAX => Err(Errno::ENAMETOOLONG),
-            _ => Ok(self),
+            len if len > NAME_MAX => Err(Errno::ENAMETOOLONG),
+            _ => Ok(()),
         }
     }
 
@@ -324,9 +339,11 @@ pub fn do_mq_open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, a
 }
 
 fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Option<&MqAttr>) -> Result<i32> {
-    let name = Name::of_user(ctx.host, name)?;
+    let mut taken = Name::EMPTY;
+    taken.take_user(ctx.host, name)?;
+    let name = &taken;
     for _ in 0..TRIES {
-        match lookup(ctx, &name)? {
+        match lookup(ctx, name)? {
             Some((q, id)) => {
                 prepare_open(ctx.host, &q.perm, oflag)?;
                 let fd = ctx.host.new_mqd(q.handle(), oflag)?;
@@ -338,7 +355,7 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
             None if oflag & O_CREAT == 0 => return Err(Errno::ENOENT),
             None => {
                 let by = Creator::of(ctx.host, IpcNamespace::of(ctx.arena, ctx.host)?.get());
-                let create = || mq_create(ctx, &name, Some(oflag), mode, attr, &by);
+                let create = || mq_create(ctx, name, Some(oflag), mode, attr, &by);
                 let made = match create() {
                     // What the dead held counts until somebody looks.
                     Err(Errno::ENOSPC | Errno::EMFILE) => {
@@ -638,8 +655,9 @@ fn discharge<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, q: &Q<'a>) {
 /// # Errors
 /// `EFAULT ENAMETOOLONG ENOENT EACCES EPERM`.
 pub fn do_mq_unlink<T: Task>(ctx: &Ctx<'_, T>, name: u64) -> Result<()> {
-    let name = Name::of_user(ctx.host, name)?;
-    mq_unlink(ctx, &name, |ns, owner| {
+    let mut taken = Name::EMPTY;
+    taken.take_user(ctx.host, name)?;
+    mq_unlink(ctx, &taken, |ns, owner| {
         // The directory is sticky, and the namespace's root's.
         let cred = ctx.host.cred();
         [owner, ns.owner_uid.load(Relaxed)].contains(&cred.fsuid) || cred.fowner
@@ -669,6 +687,10 @@ pub(crate) fn mq_unlink<T: Task>(
         tx.commit();
         q
     };
+    if ctx.host.has_mqd(q.handle()) {
+        ctx.host.watch_unlinked();
+        return Ok(());
+    }
     mq_put(ctx, &q)
 }
 
@@ -689,26 +711,31 @@ fn is_nameless(q: &MqueueInodeInfo) -> bool {
 
 /// Ends a queue that has no name and that nobody holds. One that is poisoned has lost its name.
 fn mq_put<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
-    {
-        let Locked { object: q, mut tx } = lock_object(ctx, *q)?;
-        // The name first: whoever takes it away looks for holders afterwards, as whoever closes looks for the name.
-        if !is_nameless(&q) {
-            return Ok(());
-        }
-        // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
-        let mut sleeps = |list| Ok(wq_get_first_waiter(&mut tx, &q, list)?.is_some());
-        if sleeps(List::Receivers)? || sleeps(List::Senders)? || ctx.host.queue_held(q.handle()) {
-            drop(tx);
-            ctx.host.watch_unlinked();
-            return Ok(());
-        }
-        // What was shown is not the next queue's.
-        if q.shown.load(Relaxed) > Readiness::Empty as u32 {
-            ctx.host.show_readiness(q.handle(), NO_FD, Readiness::Unknown, Readiness::Empty, false);
-        }
-        doom(&mut tx, &q)?;
+    put_locked(ctx, lock_object(ctx, *q)?)
+}
+
+fn put_locked<'a, T: Task>(
+    ctx: &Ctx<'a, T>,
+    Locked { object: q, mut tx }: Locked<'_, 'a, MqueueInodeInfo, T>,
+) -> Result<()> {
+    // The name first: whoever takes it away looks for holders afterwards, as whoever closes looks for the name.
+    if !is_nameless(&q) {
+        return Ok(());
     }
-    evict_inode(ctx, q)
+    // Who sleeps in it holds it as well, though its descriptor may have been closed meanwhile.
+    let mut sleeps = |list| Ok(wq_get_first_waiter(&mut tx, &q, list)?.is_some());
+    if sleeps(List::Receivers)? || sleeps(List::Senders)? || ctx.host.queue_held(q.handle()) {
+        drop(tx);
+        ctx.host.watch_unlinked();
+        return Ok(());
+    }
+    // What was shown is not the next queue's.
+    if q.shown.load(Relaxed) > Readiness::Empty as u32 {
+        ctx.host.show_readiness(q.handle(), NO_FD, Readiness::Unknown, Readiness::Empty, false);
+    }
+    doom(&mut tx, &q)?;
+    drop(tx);
+    evict_inode(ctx, &q)
 }
 
 /// Nobody finds the queue any more, and whoever sleeps on it is told that it is gone.
@@ -754,12 +781,15 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
             }
             take(&mut tx, &q, &message(ctx, of.head.load(Relaxed))?)?;
         } else if take_idle(&mut tx, &q.part(|q| &q.types))? {
-        } else if let Some(name) = Handle(q.name.load(Relaxed)).some() {
-            ctx.at::<AtomicU32>(name).or_errno()?.store(0, Relaxed);
-            tx.set(&q, |q| &q.name, 0);
-            set_chain(&mut tx, name);
         } else {
+            if let Some(name) = Handle(q.name.load(Relaxed)).some() {
+                ctx.at::<AtomicU32>(name).or_errno()?.store(0, Relaxed);
+                tx.set(&q, |q| &q.name, 0);
+                set_chain(&mut tx, name);
+                tx.commit();
+            }
             drop(tx);
+            ctx.free_chain();
             free_object(ctx, &q);
             return Ok(());
         }
@@ -781,9 +811,7 @@ pub fn do_close<T: Task>(ctx: &Ctx<'_, T>, queue: Handle) -> Result<()> {
             } else {
                 Ok(())
             };
-            let nameless = is_nameless(&q);
-            drop(tx);
-            removed.and_then(|()| if nameless { mq_put(ctx, &q) } else { Ok(()) })
+            removed.and_then(|()| put_locked(ctx, Locked { object: q, tx }))
         }
         Err(Errno::EIDRM) => self::queue(ctx, queue).and_then(|q| mq_put(ctx, &q)),
         Err(error) => Err(error),
@@ -1174,7 +1202,16 @@ fn complete<'a, T: Task>(
 }
 
 /// The first sleeper of a list that has not ended.
+#[inline(always)]
 fn wq_get_first_waiter<'a, T: Task>(
+    tx: &mut Tx<'_, 'a, T>,
+    q: &Q<'a>,
+    list: List,
+) -> Result<Option<Ref<'a, Waiter>>> {
+    if list.first(q) == 0 { Ok(None) } else { first_of_some(tx, q, list) }
+}
+
+fn first_of_some<'a, T: Task>(
     tx: &mut Tx<'_, 'a, T>,
     q: &Q<'a>,
     list: List,

@@ -204,6 +204,11 @@ pub trait Descriptors {
     }
     /// Makes it `O_NONBLOCK`, or no longer so.
     fn set_mqd_nonblock(&self, _fd: i32, _nonblock: bool) {}
+    /// Whether the process itself has a descriptor of the queue, if that is known at once. One may have been closed unseen: then
+    /// it is [`watch_unlinked`](Descriptors::watch_unlinked) that finds out.
+    fn has_mqd(&self, _queue: Handle) -> bool {
+        false
+    }
     /// Whether anybody has a descriptor of the queue. May be asked with a lock held.
     fn queue_held(&self, _queue: Handle) -> bool {
         true

@@ -43,6 +43,7 @@ cases! { "mqueue/descriptor":
     is_held_wherever_it_is.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
     is_held_again_and_again.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
     is_held_though_its_closer_sees_nothing.root().only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
+    is_closed_by_an_instruction.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
     comes_first.only(REAL),
     closed_by_range.only(REAL),
     stays_where_nothing_is_put.only(REAL).differs(
@@ -557,6 +558,33 @@ fn is_held_again_and_again() -> Outcome {
         end(holder)?;
     }
     same!(close_high(), 0);
+    Ok(())
+}
+
+/// Nobody sees that it is closed before its name is taken, and something else has its number: what it took of the limit comes back all the same.
+fn is_closed_by_an_instruction() -> Outcome {
+    let mut others = Vec::new();
+    // More than a user may have at a time.
+    for _ in 0..20 {
+        let fd = ok!(mq_open("/q", O_CREAT | O_EXCL | O_RDWR, 0o600, None));
+        // SAFETY: a number of the case's own.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") libc::SYS_close => _,
+                in("rdi") i64::from(fd),
+                out("rcx") _,
+                out("r11") _,
+                options(nostack),
+            );
+        }
+        // SAFETY: a terminated string.
+        others.push(ok!(answer(unsafe { libc::open(c"/dev/null".as_ptr(), O_RDWR) })));
+        ok!(mq_unlink("q"));
+    }
+    for other in others {
+        ok!(close(other));
+    }
     Ok(())
 }
 

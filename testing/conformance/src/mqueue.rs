@@ -142,6 +142,15 @@ fn names() -> Outcome {
         ok!(mq_unlink(name));
         ok!(close(fd));
     }
+    // Wherever it lies.
+    for (from, len) in (0..8).flat_map(|from| (1..20).map(move |len| (from, len))) {
+        let mut text = [vec![b'/'; from], vec![b'n'; len], vec![0, b'/']].concat();
+        let fd = ok!(mq_open_raw(text[from..].as_ptr().cast(), RW | O_EXCL, 0o600, ptr::null()));
+        ok!(mq_unlink(&"n".repeat(len)));
+        ok!(close(fd));
+        text[from + len - 1] = b'/';
+        same!(mq_unlink_raw(text[from..].as_ptr().cast()), Err(EACCES));
+    }
     Ok(())
 }
 
