@@ -4,8 +4,8 @@
 //! - `cargo xtask test`: every test of the repository, in order; ends with `N passed, M failed, K skipped` steps.
 //! - `cargo xtask dist`: the packages.
 //! - `cargo xtask library PREFIX`: libipcspace, installed.
-//! - `cargo xtask options`: the engine with each of its build options left out.
-//! - `cargo xtask public`: the public items of the crate `ipcspace` against the list of them.
+//! - `cargo xtask options [--quick]`: the engine with each of its build options left out, through to the doors.
+//! - `cargo xtask public`: the public items of the crate `ipcspace` against the list of them, and whether each type has an example.
 //!
 //! Missing: the long runs of the crash and differential tests, and the benchmark, which are started by hand.
 #![forbid(unsafe_code)]
@@ -31,8 +31,12 @@ enum Chore {
     Test,
     /// Make the packages: a tarball, and a .deb
     Dist,
-    /// Build the engine with each of its options left out, and try the rest
-    Options,
+    /// Build the engine with each of its options left out, through to the doors, and try the rest
+    Options {
+        /// Build the command without the largest of them, and with none, only
+        #[arg(long)]
+        quick: bool,
+    },
     /// Compare the public items of the crate ipcspace with their list
     Public {
         /// Write the list anew, after a change that is meant
@@ -51,7 +55,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(&root()),
         Chore::Test => steps::run(&root()),
         Chore::Dist => dist::run(&root()),
-        Chore::Options => options::run(&root()),
+        Chore::Options { quick } => options::run(&root(), quick),
         Chore::Public { write } => public::run(&root(), write),
         Chore::Library { prefix } => library::run(&root(), &prefix),
     };

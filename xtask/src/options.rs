@@ -1,6 +1,7 @@
-//! `cargo xtask options`: the engine with each of its build options left out, and with none of them.
+//! `cargo xtask options [--quick]`: the engine with each of its build options left out, and with none of them, through to the doors.
 //!
-//! Each builds without a warning; what is out answers ENOSYS on the simulated machine, and what is in still passes there.
+//! Each builds without a warning. On the simulated machine, and with a command that is built so, by its library and by its trap, what is out answers ENOSYS, and what is in
+//! still passes. `--quick` tries the command without the largest of them and with none, which is what the gate has the time for.
 
 use std::error::Error;
 use std::path::Path;
@@ -9,40 +10,105 @@ use crate::{cargo, target_directory};
 
 /// The features of the engine, as crates/engine/Cargo.toml explains them.
 const OPTIONS: [&str; 5] = ["sysvipc", "posix-mqueue", "ipc-ns", "sysctl", "compat"];
+/// The crates that have them, up to those that programs use. The preload library has a profile of its own.
+const CRATES: [&str; 4] = ["engine", "cli", "ipcspace", "libipcspace"];
+/// The command and its library are to be built soon, not to be fast.
+const SOON: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_DEV_DEBUG", "0"),
+    ("CARGO_PROFILE_PRELOAD_OPT_LEVEL", "1"),
+    ("CARGO_PROFILE_PRELOAD_LTO", "off"),
+    ("CARGO_PROFILE_PRELOAD_CODEGEN_UNITS", "16"),
+];
+
+/// What is left out, and how that is tried.
+struct Without {
+    options: &'static [&'static str],
+    /// Tests of the simulated machine; none for what it does not have.
+    tests: &'static [&'static str],
+    /// Doors of the command.
+    doors: &'static [&'static str],
+    /// Parts of the names of conformance's cases: those of what is out, and some of the rest.
+    cases: &'static [&'static str],
+    is_quick: bool,
+}
+
+const ALL: [Without; 6] = [
+    Without {
+        options: &["sysvipc"],
+        tests: &["options", "mqueue"],
+        doors: &["preload", "trap", "trap32"],
+        cases: &["options/", "mqueue/", "mqd/"],
+        is_quick: true,
+    },
+    Without {
+        options: &["posix-mqueue"],
+        tests: &["options", "storm", "shm"],
+        doors: &["preload", "trap", "trap32"],
+        cases: &["options/", "msgrcv/", "semop/", "shmat/"],
+        is_quick: false,
+    },
+    Without {
+        options: &["ipc-ns"],
+        tests: &[],
+        doors: &["preload"],
+        cases: &["options/", "msgget/", "mqd/"],
+        is_quick: false,
+    },
+    Without {
+        options: &["sysctl"],
+        tests: &["options"],
+        doors: &["preload", "trap"],
+        cases: &["options/", "msgctl/", "semop/", "mqd/"],
+        is_quick: false,
+    },
+    Without {
+        options: &["compat"],
+        tests: &[],
+        doors: &["preload", "trap", "trap32"],
+        cases: &["options/", "msgget/", "mqd/"],
+        is_quick: false,
+    },
+    Without {
+        options: &OPTIONS,
+        tests: &["options"],
+        doors: &["preload", "trap", "trap32"],
+        cases: &["options/"],
+        is_quick: true,
+    },
+];
 
 /// Tries all of it; whether all is well.
-pub(crate) fn run(root: &Path) -> Result<bool, Box<dyn Error>> {
+pub(crate) fn run(root: &Path, quick: bool) -> Result<bool, Box<dyn Error>> {
     // Other flags would build everything again, there and back.
     let target = target_directory(root).join("options");
-    let without = |left: &str| OPTIONS.into_iter().filter(|option| *option != left).collect::<Vec<_>>();
-    let mut sets: Vec<(Vec<&str>, &[&str])> = OPTIONS.map(|option| (without(option), tests(option))).into();
-    sets.push((Vec::new(), &["options"]));
     let mut fine = true;
-    for (features, tests) in sets {
-        let features = features.join(",");
-        let of = |task: &str, package: &str, more: &[&str]| {
-            let arguments = [task, "--release", "--quiet", "--package", package, "--no-default-features"];
-            let mut command = cargo(root, &[&arguments[..], &["--features", &features], more].concat());
-            command.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-D warnings");
+    for Without { options, tests, doors, cases, is_quick } in ALL {
+        let kept: Vec<&str> = OPTIONS.into_iter().filter(|option| !options.contains(option)).collect();
+        let kept = kept.join(",");
+        let of = |task: &[&str], packages: &[&str]| {
+            let mut command = cargo(root, task);
+            command.args(packages.iter().flat_map(|package| ["--package", package]));
+            command.args(["--quiet", "--no-default-features", "--features", &kept]);
+            command.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-D warnings").envs(SOON);
             command
         };
-        let mut well = of("check", "engine", &[]).status()?.success();
+        // That library is looked at by itself, not as a part of the command.
+        let mut check = of(&["check"], &CRATES);
+        let mut well = check.env("IPCSPACE_PRELOAD_SO", "/dev/null").status()?.success();
+        well &= of(&["check", "--profile", "preload"], &["preload"]).status()?.success();
         if !tests.is_empty() {
-            let tests: Vec<&str> = tests.iter().flat_map(|test| ["--test", test]).collect();
-            well &= of("test", "kernel_host", &tests).status()?.success();
+            let mut test = of(&["test", "--release"], &["kernel_host"]);
+            well &= test.args(tests.iter().flat_map(|test| ["--test", test])).status()?.success();
         }
-        println!("options: {features:?}: {}", if well { "ok" } else { "FAILED" });
+        if is_quick || !quick {
+            well &= of(&["build"], &["cli"]).status()?.success();
+            let mut conform = cargo(root, &["run", "--release", "--quiet", "--package", "conformance", "--"]);
+            conform.args(doors.iter().flat_map(|door| ["--door", door]));
+            conform.args(["--without", &options.join(",")]).args(cases);
+            well &= conform.env("IPCSPACE_BIN", target.join("debug/ipcspace")).status()?.success();
+        }
+        println!("options: without {}: {}", options.join(", "), if well { "ok" } else { "FAILED" });
         fine &= well;
     }
     Ok(fine)
-}
-
-/// What can be tried of the rest where an option is left out; nothing for those that the simulated machine does not have.
-fn tests(left_out: &str) -> &'static [&'static str] {
-    match left_out {
-        "sysvipc" => &["options", "mqueue"],
-        "posix-mqueue" => &["options", "storm", "shm"],
-        "sysctl" => &["options"],
-        _ => &[],
-    }
 }

@@ -185,7 +185,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
     installed.current_dir(root);
     let mut packages = Command::new("testing/packages/run");
     packages.current_dir(root);
-    let options = cargo(root, &["run", "--quiet", "--package", "xtask", "--", "options"]);
+    let options = cargo(root, &["run", "--quiet", "--package", "xtask", "--", "options", "--quick"]);
     let unit = cargo(root, &["test", "--workspace", "--exclude", "preload"]);
     let library = cargo(root, &["test", "--release", "--package", "ipcspace", "--all-features"]);
     vec![

@@ -7,9 +7,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 use std::{env, fs, thread};
 
+use ipcspace::{Key, MsgType, Namespace, Select};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use served::{IPCSPACE, Served, WATCHDOG, activated, name, until};
@@ -260,4 +262,40 @@ fn sockets_that_are_not_a_namespaces_are_refused() {
         assert!(refused.status.code() == Some(1) && said(&refused).contains("SOCK_SEQPACKET"), "{refused:?}");
     }
     fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn calls_in_a_namespace_that_has_been_ended_are_errors_that_say_which() {
+    let name = name("ended");
+    let mut served = serve(&name, &[]);
+    let ns = Namespace::open(&name).unwrap();
+    let queue = ns.queue(Key::PRIVATE).open().unwrap();
+    let set = ns.semaphores(1).open().unwrap();
+    let jobs = ns.mqueue("/jobs").create(true).size(2, 8).open().unwrap();
+    let board = ns.shared::<AtomicU8>().open().unwrap();
+    served.signal(Signal::SIGTERM);
+    assert!(served.0.wait().unwrap().success());
+    let all = [
+        ("msgsnd", queue.send(MsgType::FIRST, b"x")),
+        ("msgrcv", queue.recv(Select::Any, &mut []).map(drop)),
+        ("msgctl", queue.status().map(drop)),
+        ("msgget", ns.queue(Key::PRIVATE).open().map(drop)),
+        ("semop", set.acquire(&[(0, 1)]).map(drop)),
+        ("semget", ns.semaphores(1).open().map(drop)),
+        ("shmget", ns.shared::<AtomicU8>().open().map(drop)),
+        ("mq_getattr", jobs.attributes().map(drop)),
+        ("namespace", Namespace::builder("another").create().map(drop)),
+    ];
+    for (call, result) in all {
+        let error = result.unwrap_err();
+        assert_eq!(error.call(), call, "{error}");
+        assert!(error.to_string().starts_with(&format!("{call}: ")), "{error}");
+    }
+    assert_eq!(ns.mqueue("/more").create(true).open().unwrap_err().call(), "mq_open");
+    // What it has mapped stays its own.
+    board.store(7, Relaxed);
+    assert_eq!(
+        Namespace::open(&name).unwrap_err().to_string(),
+        format!("namespace: there is no namespace '{name}'")
+    );
 }

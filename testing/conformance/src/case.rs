@@ -2,6 +2,7 @@
 
 use crate::Door;
 use crate::check::Outcome;
+use crate::options::BuildOption;
 
 /// One case. It gets a process and a namespace of its own.
 pub(crate) struct Case {
@@ -16,6 +17,8 @@ pub(crate) struct Case {
     pub(crate) differs: Option<(&'static [Door], &'static str)>,
     /// Where else than everywhere it is run: what it shows is not the same at the other doors.
     pub(crate) only: Option<&'static [Door]>,
+    /// It is run only where this is left out of the build.
+    pub(crate) without: Option<BuildOption>,
     /// It needs what the simulated machine does not have.
     pub(crate) needs_system: bool,
     /// It needs numbers or commands that 32-bit programs don't have.
@@ -31,6 +34,7 @@ impl Case {
             needs_root: false,
             differs: None,
             only: None,
+            without: None,
             needs_system: false,
             is_wide: false,
         }
@@ -48,6 +52,11 @@ impl Case {
 
     pub(crate) const fn only(mut self, doors: &'static [Door]) -> Self {
         self.only = Some(doors);
+        self
+    }
+
+    pub(crate) const fn without(mut self, option: BuildOption) -> Self {
+        self.without = Some(option);
         self
     }
 

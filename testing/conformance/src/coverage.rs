@@ -6,11 +6,12 @@ use serde::Deserialize;
 
 use crate::case::Case;
 
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     ("coverage/compat.toml", include_str!("../../../coverage/compat.toml")),
     ("coverage/mqueue.toml", include_str!("../../../coverage/mqueue.toml")),
     ("coverage/msg.toml", include_str!("../../../coverage/msg.toml")),
     ("coverage/namespace.toml", include_str!("../../../coverage/namespace.toml")),
+    ("coverage/options.toml", include_str!("../../../coverage/options.toml")),
     ("coverage/sem.toml", include_str!("../../../coverage/sem.toml")),
     ("coverage/sysctl.toml", include_str!("../../../coverage/sysctl.toml")),
     ("coverage/shm.toml", include_str!("../../../coverage/shm.toml")),

@@ -23,6 +23,7 @@ mod msgget;
 mod msgrcv;
 mod msgsnd;
 mod namespace;
+mod options;
 mod process;
 mod runner;
 mod semctl;
@@ -42,6 +43,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 
 use crate::case::Case;
+use crate::options::BuildOption;
 
 /// By which implementation the calls of a case are answered.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +85,9 @@ struct Arguments {
     /// The first of them; alone, only this one: a schedule that has failed goes the same way again.
     #[arg(long)]
     seed: Option<u64>,
+    /// What is left out of the build under test: the cases that need it are not run, and those that show it are.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    without: Vec<BuildOption>,
     /// Parts of names.
     names: Vec<String>,
 }
@@ -116,6 +121,7 @@ fn cases() -> impl Iterator<Item = &'static Case> {
         mqueue::CASES,
         mqd::CASES,
         namespace::CASES,
+        options::CASES,
     ]
     .into_iter()
     .flatten()
@@ -130,7 +136,7 @@ fn main() -> ExitCode {
     let clean = if arguments.list {
         coverage::list(cases())
     } else {
-        runner::run(&arguments.door, cases(), &arguments.names, &seeds)
+        runner::run(&arguments.door, cases(), &arguments.names, &arguments.without, &seeds)
     };
     if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -12,6 +12,7 @@ use std::{
 use kernel_host::Schedule;
 
 use crate::check::{Failure, Outcome};
+use crate::options::{self, BuildOption};
 use crate::{Door, api, call, case::Case, simulated};
 
 /// A case that takes longer hangs, and SIGALRM ends it.
@@ -19,11 +20,12 @@ const WATCHDOG_S: u32 = 30;
 
 /// Runs the cases whose names contain one of `names`, at each door; false if one failed.
 ///
-/// On the simulated machine with each of the schedules, if there are `seeds`.
+/// What the build under test is `without` decides which apply. On the simulated machine with each of the schedules, if there are `seeds`.
 pub(crate) fn run(
     doors: &[Door],
     cases: impl Iterator<Item = &'static Case>,
     names: &[String],
+    without: &[BuildOption],
     seeds: &Range<u64>,
 ) -> bool {
     let wanted =
@@ -50,7 +52,11 @@ pub(crate) fn run(
                 Door::Kernel32 | Door::Trap32 => !opens_files && !case.is_wide,
                 Door::Kernel | Door::Preload => true,
             };
-            fits && case.only.is_none_or(|doors| doors.contains(&door))
+            let built = match case.without {
+                Some(shown) => without.contains(&shown),
+                None => !without.iter().any(|out| options::needs(case, door, *out)),
+            };
+            fits && built && case.only.is_none_or(|doors| doors.contains(&door))
         };
         for case in cases.iter().filter(applies) {
             if case.needs_root && door != Door::Host && !is_root() {
