@@ -14,6 +14,7 @@ use abi::{Errno, Result, time::Timespec};
 pub mod copy;
 pub mod file;
 pub mod memory;
+pub mod mount;
 pub mod net;
 pub mod park;
 pub mod queue;

@@ -26,7 +26,9 @@ mod trace;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+pub use files::View;
 pub use target::processes;
 pub use trace::untraced;
 
@@ -37,10 +39,10 @@ pub(crate) fn without(feature: &str) -> bool {
 
 /// Serves the calls that are asked about at `listener`, in threads of this process, until nobody is left who could make one: those of programs
 /// that were started with this `socket` of a namespace. The process must be in that one: its broker, or told so by [`client::use_socket`].
-/// Where a trap outside this one has the listener, questions come by `link` ([`routes::join`]).
+/// Where a trap outside this one has the listener, questions come by `link` ([`routes::join`]). Sysctls are opened for writing by `view`.
 ///
 /// # Errors
 /// Of attaching, and of starting threads.
-pub fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -> io::Result<()> {
-    room::serve(listener, link, socket)
+pub fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf, view: Arc<View>) -> io::Result<()> {
+    room::serve(listener, link, socket, view)
 }

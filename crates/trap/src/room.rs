@@ -18,9 +18,7 @@ use engine::{Call, Cause, Outcome, Syscall, Task, compat};
 use libc::seccomp_data;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use sys::net::Fd;
-
-use crate::files::{self, About, Answer, Written};
+use crate::files::{self, About, Answer, View, Written};
 use crate::filter::{ARCH_32, ARCH_64};
 use crate::notices::{self, Registrations};
 use crate::notify::{Listener, Notification};
@@ -78,6 +76,7 @@ struct Room {
     bell: Arc<Bell>,
     watch: Arc<Epoll>,
     targets: Targets,
+    view: Arc<View>,
     written: Written,
     registrations: Registrations,
     /// The thread slot of each place.
@@ -97,7 +96,12 @@ fn enter(room: &Shared) -> MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -> io::Result<()> {
+pub(crate) fn serve(
+    listener: OwnedFd,
+    link: Option<OwnedFd>,
+    socket: PathBuf,
+    view: Arc<View>,
+) -> io::Result<()> {
     let failed = |error: Errno| io::Error::from_raw_os_error(error.raw());
     let listener = Arc::new(Listener::new(listener, link));
     let bell = Arc::new(Bell::new().map_err(failed)?);
@@ -111,6 +115,7 @@ pub(crate) fn serve(listener: OwnedFd, link: Option<OwnedFd>, socket: PathBuf) -
         bell: Arc::clone(&bell),
         watch: Arc::clone(&watch),
         targets: Targets::new()?,
+        view,
         written,
         registrations,
         slots: Vec::new(),
@@ -339,11 +344,8 @@ impl Room {
     fn serve_file(&mut self, asked: &Notification, request: &files::Request) {
         // A list says who has segments attached.
         self.see_ends();
-        self.serve_by(
-            asked,
-            |ctx| request.serve(ctx),
-            |written, fd, subject| written.watch(request, fd, subject),
-        );
+        let view = Arc::clone(&self.view);
+        self.serve_by(asked, |ctx| request.serve(ctx, &*view));
     }
 
     /// Shows who asked something of the queues' directory, or changes it.
@@ -351,15 +353,14 @@ impl Room {
         if !self.registrations.is_empty() {
             self.see_closed();
         }
-        self.serve_by(asked, |ctx| request.serve(ctx), |_, _, _| Ok(()));
+        self.serve_by(asked, |ctx| request.serve(ctx));
     }
 
-    /// Answers as `serve` does on behalf of who asked; a descriptor is made known by `note` first.
+    /// Answers as `serve` does on behalf of who asked.
     fn serve_by(
         &mut self,
         asked: &Notification,
         serve: impl FnOnce(&behalf::Errand<'_, '_, Errand<'_>>) -> Result<Answer>,
-        note: impl FnOnce(&mut Written, &Fd, Subject) -> Result<()>,
     ) {
         let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = asked.data.arch == ARCH_32;
@@ -368,7 +369,10 @@ impl Room {
         let served = self.bell.on_behalf(self.slots[place as usize], &errand, serve);
         self.idle.push(place);
         match served {
-            Ok(Answer::Descriptor(fd, flags)) => match note(&mut self.written, &fd, subject) {
+            Ok(Answer::Descriptor(fd, flags)) => {
+                listener.answer_with(asked.id, &fd, flags & libc::O_CLOEXEC != 0);
+            }
+            Ok(Answer::Written(fd, flags, sysctl)) => match self.written.watch(sysctl, &fd, subject) {
                 Ok(()) => listener.answer_with(asked.id, &fd, flags & libc::O_CLOEXEC != 0),
                 Err(error) => errand.finish(Err(error.raw())),
             },

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -110,7 +111,8 @@ fn begin(listener: OwnedFd, link: Option<OwnedFd>, namespace: &Namespace) -> io:
     let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
     client::use_socket(socket.as_os_str().as_bytes())
         .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;
-    trap::serve(listener, link, socket)
+    let view = views::Unseen::default();
+    trap::serve(listener, link, socket, Arc::new(move |sysctl, flags| view.open(sysctl, flags)))
 }
 
 /// The listener, or why there is none.
