@@ -10,6 +10,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::caller::Link;
 use crate::door::reply;
 use crate::service::spawn;
+use crate::view::unseen;
 
 /// How long the listener may take.
 const PATIENCE_SECONDS: i64 = 5;
@@ -30,5 +31,5 @@ fn begin(link: &OwnedFd) -> io::Result<()> {
     let listener = views::receive(link)?;
     // Questions may be long in coming.
     setsockopt(link, sockopt::ReceiveTimeout, &TimeVal::seconds(0))?;
-    trap::serve_for(listener, link.try_clone()?)
+    trap::serve_for(listener, link.try_clone()?, unseen())
 }

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use abi::Errno;
 use client::wire;
@@ -27,6 +28,12 @@ pub(crate) fn answer(link: Link) {
     };
     // Where there can't be a thread, the connection just ends.
     let _ = std::thread::Builder::new().name("view-begins".into()).stack_size(128 << 10).spawn(serve);
+}
+
+/// Opens sysctls for programs of the trap's to write.
+pub(crate) fn unseen() -> Arc<trap::View> {
+    let view = views::Unseen::default();
+    Arc::new(move |sysctl, flags| view.open(sysctl, flags))
 }
 
 /// Has the namespace's broker, which is asked at that socket, serve a view. `fuse` is the descriptor that it was mounted with.

@@ -166,9 +166,14 @@ impl Sysctl {
     /// Whether the caller may write it. Everybody may read.
     pub fn may_write<T: Task>(&self, task: &T, ns: &IpcNamespace) -> bool {
         let cred = task.cred();
+        self.may_be_written(cred.euid, cred.checkpoint_restore, ns)
+    }
+
+    /// The same for whoever is that user, and has `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` in the namespace or not.
+    pub fn may_be_written(&self, euid: u32, checkpoint_restore: bool, ns: &IpcNamespace) -> bool {
         match self.values {
-            Values::NextId(_) => cred.checkpoint_restore,
-            _ => cred.euid == ns.owner_uid.load(Relaxed),
+            Values::NextId(_) => checkpoint_restore,
+            _ => euid == ns.owner_uid.load(Relaxed),
         }
     }
 

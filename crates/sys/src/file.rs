@@ -76,8 +76,16 @@ pub fn can_be_sealed(fd: i32) -> bool {
 /// # Errors
 /// Those of `open`.
 pub fn open_root() -> Result<Fd> {
+    open(AT_FDCWD, c"/", O_PATH | O_CLOEXEC)
+}
+
+/// Opens a path of ours, from a directory on: the kernel's file in any case.
+///
+/// # Errors
+/// Those of `open`.
+pub fn open(dir: i32, path: &CStr, flags: i32) -> Result<Fd> {
     // SAFETY: a terminated string.
-    unsafe { openat(AT_FDCWD, c"/".as_ptr() as usize, O_PATH | O_CLOEXEC) }
+    unsafe { openat(dir, path.as_ptr() as usize, flags) }
 }
 
 /// Sets a file's mode.
@@ -248,4 +256,13 @@ pub fn duplicate(fd: i32, lowest: i32) -> Result<Fd> {
 pub fn close(fd: i32) {
     // SAFETY: the caller replaces what it has just opened.
     unsafe { syscall6(3, at(fd), 0, 0, 0, 0, 0) };
+}
+
+/// Closes all of the caller's descriptors from `first` on.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_from(first: i32) -> Result<()> {
+    // SAFETY: the caller has none any more that it needs.
+    check(unsafe { syscall6(436, at(first), u32::MAX as usize, 0, 0, 0, 0) }).map(|_| ())
 }

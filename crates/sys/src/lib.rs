@@ -17,6 +17,7 @@ use abi::{
 pub mod copy;
 pub mod file;
 pub mod memory;
+pub mod mount;
 pub mod net;
 pub mod park;
 pub mod queue;

@@ -3,7 +3,8 @@
 //! What users see: `/proc/sysvipc` and the sysctls are the namespace's for those who open them by system calls that the filter asks about. All other
 //! paths are left to the kernel, as soon as their last component tells that they can't be meant; and so is what its own files are right for: stat,
 //! listings, paths that lead nowhere. `/dev/mqueue`, all of which is the namespace's, is in [`crate::queues`].
-//! What is missing: who writes a sysctl does not hear of an error. The descriptor is a memfd's, as the library's is, and what was written is found
+//! A sysctl that is opened for writing is a file of a view ([`View`]), which hears of each write and answers it.
+//! What is missing: where there can be no view, who writes a sysctl does not hear of an error. The descriptor is a memfd's then, as the library's is, and what was written is found
 //! there, before the next question of anybody is answered. Opening with rules for the way (`resolve` of `openat2`) leads to the kernel's file.
 //!
 //! Whether a path leads to one of the kernel's files is seen by going that way, from the target's root, directory or descriptor.
@@ -102,6 +103,9 @@ impl Kind {
 pub(crate) fn numbers(compat: bool) -> [(u32, Option<Sign>); COUNT] {
     CALLS.map(|(kind, native, of_32)| (if compat { of_32 } else { native }, kind.passes(compat)))
 }
+
+/// Opens a file of a view for a sysctl, with flags of `open`, as this process may; none where there is no view.
+pub type View = dyn Fn(&Sysctl, i32) -> Option<Fd> + Send + Sync;
 
 /// What is wanted of a file.
 #[derive(Clone, Copy)]
@@ -360,32 +364,34 @@ pub(crate) enum Answer {
     Value(i64),
     /// This descriptor, with these flags of `open`.
     Descriptor(Fd, i32),
+    /// The same, of a memfd in which what is written to this sysctl is found.
+    Written(Fd, i32, &'static Sysctl),
     /// Bytes to be written there, and how many they are.
     Bytes(u64, Vec<u8>),
 }
 
 impl Request {
     /// Does what is wanted, on behalf of whom `ctx` is.
-    pub(crate) fn serve<T: Task>(&self, ctx: &Ctx<'_, T>) -> Result<Answer> {
-        match self.act {
-            Act::Open(flags) => Ok(Answer::Descriptor(files::make(self.of, flags, &Within(ctx))?, flags)),
-            Act::Access => match self.of {
-                File::Sysctl(sysctl) if Within(ctx).may_write(sysctl)? => Ok(Answer::Value(0)),
-                _ => Err(Errno::EACCES),
-            },
-        }
-    }
-
-    /// The sysctl that the request opened for writing.
-    fn written(&self) -> Option<&'static Sysctl> {
-        match (self.of, self.act) {
-            (File::Sysctl(sysctl), Act::Open(flags)) if flags & O_ACCMODE != O_RDONLY => Some(sysctl),
-            _ => None,
+    pub(crate) fn serve<T: Task>(&self, ctx: &Ctx<'_, T>, view: &View) -> Result<Answer> {
+        let source = Within(ctx);
+        match (self.act, self.of) {
+            (Act::Open(flags), File::Sysctl(sysctl)) if flags & O_ACCMODE != O_RDONLY => {
+                if !source.may_write(sysctl)? {
+                    return Err(Errno::EACCES);
+                }
+                match view(sysctl, flags & (O_ACCMODE | libc::O_APPEND | libc::O_NONBLOCK)) {
+                    Some(fd) => Ok(Answer::Descriptor(fd, flags)),
+                    None => Ok(Answer::Written(files::make(self.of, flags, &source)?, flags, sysctl)),
+                }
+            }
+            (Act::Open(flags), of) => Ok(Answer::Descriptor(files::make(of, flags, &source)?, flags)),
+            (Act::Access, File::Sysctl(sysctl)) if source.may_write(sysctl)? => Ok(Answer::Value(0)),
+            (Act::Access, _) => Err(Errno::EACCES),
         }
     }
 }
 
-/// The sysctls that are open for writing.
+/// The sysctls that are open for writing where there is no [`View`].
 pub(crate) struct Written {
     news: Inotify,
     open: HashMap<WatchDescriptor, Open>,
@@ -425,9 +431,8 @@ impl Written {
         self.open.is_empty()
     }
 
-    /// A descriptor is about to be given to who wanted it: if it is one for writing, it is watched from now on.
-    pub(crate) fn watch(&mut self, request: &Request, fd: &Fd, opener: Subject) -> Result<()> {
-        let Some(sysctl) = request.written() else { return Ok(()) };
+    /// The descriptor of a sysctl is about to be given to who wanted it: it is watched from now on.
+    pub(crate) fn watch(&mut self, sysctl: &'static Sysctl, fd: &Fd, opener: Subject) -> Result<()> {
         if self.open.len() >= MOST {
             return Err(Errno::ENFILE);
         }

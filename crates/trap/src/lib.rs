@@ -27,7 +27,9 @@ mod trace;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+pub use files::View;
 pub use room::elsewhere;
 pub use target::{has, processes};
 pub use trace::untraced;
@@ -39,18 +41,18 @@ pub(crate) fn without(feature: &str) -> bool {
 
 /// Serves the calls that are asked about at `listener`, in threads of this process, until nobody is left who could make one: those of programs
 /// that were started with this `socket` of a namespace; those of others are handed on. The process must be in that one: its broker, or told so by
-/// [`client::use_socket`].
+/// [`client::use_socket`]. Sysctls are opened for writing by `view`.
 ///
 /// # Errors
 /// Of attaching, and of starting threads.
-pub fn serve(listener: OwnedFd, socket: PathBuf) -> io::Result<()> {
-    room::serve(listener, socket)
+pub fn serve(listener: OwnedFd, socket: PathBuf, view: Arc<View>) -> io::Result<()> {
+    room::serve(listener, socket, view)
 }
 
 /// Serves the calls that are handed on here by `link` from the trap that has the listener, as [`serve`] does.
 ///
 /// # Errors
 /// As there.
-pub fn serve_for(listener: OwnedFd, link: OwnedFd) -> io::Result<()> {
-    room::serve_for(listener, link)
+pub fn serve_for(listener: OwnedFd, link: OwnedFd, view: Arc<View>) -> io::Result<()> {
+    room::serve_for(listener, link, view)
 }

@@ -17,9 +17,7 @@ use engine::{Call, Cause, Deadline, Outcome, Syscall, Task, compat};
 use libc::seccomp_data;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use sys::net::Fd;
-
-use crate::files::{self, About, Answer, Written};
+use crate::files::{self, About, Answer, View, Written};
 use crate::filter::{ARCH_32, ARCH_64};
 use crate::namespaces::{self, Wish};
 use crate::notices::{self, Registrations};
@@ -83,6 +81,7 @@ struct Room {
     bell: Arc<Bell>,
     watch: Arc<Epoll>,
     targets: Targets,
+    view: Arc<View>,
     written: Written,
     registrations: Registrations,
     /// The thread slot of each place.
@@ -174,7 +173,7 @@ pub fn elsewhere(pid: u32, again: bool) -> Option<OwnedFd> {
 }
 
 /// A room, and what tells of the ends of processes.
-fn furnish(listener: &Arc<Listener>) -> io::Result<(Shared, Arc<Epoll>)> {
+fn furnish(listener: &Arc<Listener>, view: Arc<View>) -> io::Result<(Shared, Arc<Epoll>)> {
     let failed = |error: Errno| io::Error::from_raw_os_error(error.raw());
     let bell = Arc::new(Bell::new().map_err(failed)?);
     let watch = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
@@ -187,6 +186,7 @@ fn furnish(listener: &Arc<Listener>) -> io::Result<(Shared, Arc<Epoll>)> {
         bell: Arc::clone(&bell),
         watch: Arc::clone(&watch),
         targets: Targets::new()?,
+        view,
         written,
         registrations,
         slots: Vec::new(),
@@ -223,9 +223,9 @@ fn watch_ends(room: Shared, watch: Arc<Epoll>, also: impl Fn() + Send + 'static)
     })
 }
 
-pub(crate) fn serve(listener: OwnedFd, socket: PathBuf) -> io::Result<()> {
+pub(crate) fn serve(listener: OwnedFd, socket: PathBuf, view: Arc<View>) -> io::Result<()> {
     let listener = Arc::new(Listener::new(listener, None));
-    let (room, watch) = furnish(&listener)?;
+    let (room, watch) = furnish(&listener, view)?;
     let routes = Routes::new(socket, listener.raw(), Arc::clone(&watch));
     let trap = Arc::new(Trap { listener: Arc::clone(&listener), routes, room: Arc::clone(&room) });
     let _ = TRAP.set(Arc::clone(&trap));
@@ -243,9 +243,9 @@ pub(crate) fn serve(listener: OwnedFd, socket: PathBuf) -> io::Result<()> {
     })
 }
 
-pub(crate) fn serve_for(listener: OwnedFd, link: OwnedFd) -> io::Result<()> {
+pub(crate) fn serve_for(listener: OwnedFd, link: OwnedFd, view: Arc<View>) -> io::Result<()> {
     let listener = Arc::new(Listener::new(listener, Some(link)));
-    let (room, watch) = furnish(&listener)?;
+    let (room, watch) = furnish(&listener, view)?;
     watch_ends(Arc::clone(&room), watch, || ())?;
     spawn("trap", move || {
         while let Some(asked) = listener.receive() {
@@ -450,11 +450,8 @@ impl Room {
     fn serve_file(&mut self, asked: &Notification, request: &files::Request) {
         // A list says who has segments attached.
         self.see_ends();
-        self.serve_by(
-            asked,
-            |ctx| request.serve(ctx),
-            |written, fd, subject| written.watch(request, fd, subject),
-        );
+        let view = Arc::clone(&self.view);
+        self.serve_by(asked, |ctx| request.serve(ctx, &*view));
     }
 
     /// Shows who asked something of the queues' directory, or changes it.
@@ -462,15 +459,14 @@ impl Room {
         if !self.registrations.is_empty() {
             self.see_closed();
         }
-        self.serve_by(asked, |ctx| request.serve(ctx), |_, _, _| Ok(()));
+        self.serve_by(asked, |ctx| request.serve(ctx));
     }
 
-    /// Answers as `serve` does on behalf of who asked; a descriptor is made known by `note` first.
+    /// Answers as `serve` does on behalf of who asked.
     fn serve_by(
         &mut self,
         asked: &Notification,
         serve: impl FnOnce(&behalf::Errand<'_, '_, Errand<'_>>) -> Result<Answer>,
-        note: impl FnOnce(&mut Written, &Fd, Subject) -> Result<()>,
     ) {
         let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = asked.data.arch == ARCH_32;
@@ -479,7 +475,10 @@ impl Room {
         let served = self.bell.on_behalf(self.slots[place as usize], &errand, serve);
         self.idle.push(place);
         match served {
-            Ok(Answer::Descriptor(fd, flags)) => match note(&mut self.written, &fd, subject) {
+            Ok(Answer::Descriptor(fd, flags)) => {
+                listener.answer_with(asked.id, &fd, flags & libc::O_CLOEXEC != 0);
+            }
+            Ok(Answer::Written(fd, flags, sysctl)) => match self.written.watch(sysctl, &fd, subject) {
                 Ok(()) => listener.answer_with(asked.id, &fd, flags & libc::O_CLOEXEC != 0),
                 Err(error) => errand.finish(Err(error.raw())),
             },

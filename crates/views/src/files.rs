@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use abi::Result;
 use arena::sync::Ordering as Order;
 use engine::IpcNamespace;
+use engine::ipc_sysctl::Sysctl;
 use engine::mqueuefs::{self, Change, Creator, MqStat};
 use engine::proc::{Line, Sysvipc};
 use fuser::{
@@ -23,6 +26,7 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 use parking_lot::Mutex;
+use procfs::process::Process;
 
 use crate::in_namespace;
 use crate::queue::{OpenQueue, Watch, events};
@@ -162,10 +166,35 @@ fn find(parent: u64, name: &OsStr) -> Result<FileAttr> {
     attributes(ino, node)
 }
 
+/// Who asks for something, if it can be seen.
+fn process(request: &Request) -> Option<Process> {
+    Process::new(i32::try_from(request.pid()).ok()?).ok()
+}
+
+/// What is written to a sysctl, which who writes must have the right to still.
+fn write_sysctl(request: &Request, sysctl: &Sysctl, text: &[u8], offset: u64) -> Result<usize> {
+    const SYS_ADMIN_OR_CHECKPOINT_RESTORE: u64 = 1 << 21 | 1 << 40;
+    let status = process(request).and_then(|process| process.status().ok());
+    let euid = status.as_ref().map_or(request.uid(), |status| status.euid);
+    let capable = status.is_some_and(|status| status.capeff & SYS_ADMIN_OR_CHECKPOINT_RESTORE != 0);
+    // Those of another user namespace are none here.
+    let user_namespace = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/user")).map(|meta| meta.ino()).ok();
+    let is_near = || user_namespace(&request.pid().to_string()) == user_namespace("self");
+    in_namespace(|ctx| {
+        let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+        let is_owner = euid == ns.owner_uid.load(Order::Relaxed);
+        if sysctl.may_be_written(euid, is_owner || capable && is_near(), ns.get()) {
+            sysctl.write(ctx, text, offset)
+        } else {
+            Err(abi::Errno::EPERM)
+        }
+    })
+}
+
 /// Who asks for a queue. What can't be seen of it, it has not.
 fn creator(request: &Request) -> Result<Creator> {
     const CAP_SYS_RESOURCE: u64 = 1 << 24;
-    let process = i32::try_from(request.pid()).ok().and_then(|pid| procfs::process::Process::new(pid).ok());
+    let process = process(request);
     let status = process.as_ref().and_then(|process| process.status().ok());
     let capable = status.as_ref().is_some_and(|status| status.capeff & CAP_SYS_RESOURCE != 0);
     in_namespace(|ctx| {
@@ -469,7 +498,7 @@ impl Filesystem for Files {
 
     fn write(
         &self,
-        _: &Request,
+        request: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -482,7 +511,7 @@ impl Filesystem for Files {
         // The end of the kernel's files is their beginning.
         let offset = if flags.0 & nix::libc::O_APPEND != 0 { 0 } else { offset };
         let written = match tree::node(ino.0) {
-            Some(Node::Sysctl(sysctl)) => in_namespace(|ctx| sysctl.write(ctx, data, offset)),
+            Some(Node::Sysctl(sysctl)) => write_sysctl(request, sysctl, data, offset),
             _ => Err(abi::Errno::EINVAL),
         };
         // No more than was given, which was counted so.

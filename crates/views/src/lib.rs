@@ -14,6 +14,8 @@ mod mount;
 #[expect(unsafe_code, reason = "descriptors of other crates")]
 mod queue;
 mod tree;
+#[expect(unsafe_code, reason = "descriptors of other crates, and a process that is forked off")]
+mod unseen;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,6 +27,7 @@ pub use mount::{
     Failure, Mounted, SOURCE, Ways, be_able_to_mount, begin_overmount, mount, mounted, overmount, receive,
     unmount, ways,
 };
+pub use unseen::Unseen;
 
 /// Serves a mount, by threads of this process, which has attached to the namespace; `fuse` is the descriptor that it was mounted with. Returns
 /// when it can be used.

@@ -3,8 +3,8 @@
 //! What users see: as root, or in a user namespace of one's own, mount(2); for others fusermount3, by which only the user itself sees the
 //! files. Every view is a mount of type `fuse.ipcspace`, by which it is found again, whether or not anybody serves it still.
 
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{CStr, OsStr};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -254,17 +254,35 @@ pub fn be_able_to_mount() -> Result<bool, Failure> {
     if may_mount()? {
         return Ok(false);
     }
-    let (uid, gid) = (geteuid(), getegid());
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(Failure::NoUserNamespace)?;
-    for (file, text) in [
-        ("setgroups", "deny".to_owned()),
-        ("uid_map", format!("{uid} {uid} 1")),
-        ("gid_map", format!("{gid} {gid} 1")),
-    ] {
-        fs::write(Path::new("/proc/self").join(file), text)
-            .map_err(|error| Failure::System(io::Error::new(error.kind(), format!("{file}: {error}"))))?;
-    }
+    OwnIds::new().enter(CloneFlags::empty())?;
     Ok(true)
+}
+
+/// The calling process's user and group, as they are made known in a user namespace of its own: files of `/proc/self`, and what is written to them.
+pub(crate) struct OwnIds([(&'static CStr, String); 3]);
+
+impl OwnIds {
+    pub(crate) fn new() -> OwnIds {
+        let (uid, gid) = (geteuid(), getegid());
+        OwnIds([
+            (c"/proc/self/setgroups", "deny".to_owned()),
+            (c"/proc/self/uid_map", format!("{uid} {uid} 1")),
+            (c"/proc/self/gid_map", format!("{gid} {gid} 1")),
+        ])
+    }
+
+    /// Takes the calling process, which has one thread, into a user namespace, and into other new ones. Nothing is allocated.
+    ///
+    /// # Errors
+    /// `NoUserNamespace`.
+    pub(crate) fn enter(&self, others: CloneFlags) -> Result<(), Failure> {
+        unshare(CloneFlags::CLONE_NEWUSER | others).map_err(Failure::NoUserNamespace)?;
+        self.0.iter().try_for_each(|(path, text)| {
+            sys::file::open(sys::file::AT_FDCWD, path, nix::libc::O_WRONLY | sys::file::O_CLOEXEC)
+                .and_then(|file| sys::file::write_all(&file, text.as_bytes()))
+                .map_err(|error| Failure::NoUserNamespace(Errno::from_raw(error.raw())))
+        })
+    }
 }
 
 /// Gives the calling process, which has one thread, mounts of its own, and mounts a view in a place for [`overmount`].

@@ -18,6 +18,7 @@ use trap::{
 };
 
 use super::{Door, Failure, Namespace};
+use crate::view::unseen;
 
 /// What the broker says where it has joined another trap.
 const JOINED: u8 = 1;
@@ -119,13 +120,13 @@ fn join(namespace: &Namespace) -> io::Result<()> {
     let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
     let (listener, link) = routes::join(&socket)?;
     enter(&socket)?;
-    trap::serve_for(listener, link)
+    trap::serve_for(listener, link, unseen())
 }
 
 fn begin(listener: OwnedFd, namespace: &Namespace) -> io::Result<()> {
     let socket = namespace.socket().ok_or(io::ErrorKind::NotFound)?;
     enter(&socket)?;
-    trap::serve(listener, socket)
+    trap::serve(listener, socket, unseen())
 }
 
 fn enter(socket: &Path) -> io::Result<()> {

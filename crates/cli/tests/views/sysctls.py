@@ -1,6 +1,7 @@
 # Writes values to every sysctl of IPC, in range and out of it: what came of it, and what is then read, one line each.
 #
-# The argument: where the files are, or the command `ipcspace`, by which it is done then. With `deaf` behind it, what came of it is left out.
+# The argument: where the files are, or the command `ipcspace`, by which it is done then. With `deaf` behind it, what came of it is left out; with a program
+# (write.c) there, that does it.
 import errno
 import os
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 place = sys.argv[1]
 deaf = sys.argv[2:] == ["deaf"]
+program = None if deaf else sys.argv[2:]
 
 INT = ["0", "2147483647", "-1", "2147483648", "x"]
 LONG = ["0", "18446744073709551615", "-1", "18446744073709551616", "x", "4096"]
@@ -61,7 +63,12 @@ def by_command(name, value):
     return came_of_it, subprocess.run([*sysctl, "-n", name], capture_output=True, text=True).stdout
 
 
-way = by_file if os.path.isdir(place) else by_command
+def by_program(name, value):
+    done = subprocess.run([*program, os.path.join(place, name), value], capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+way = by_program if program else by_file if os.path.isdir(place) else by_command
 for name, values in TABLE.items():
     for value in values:
         came_of_it, now = way(name, value)
