@@ -452,13 +452,21 @@ impl<'l> Errand<'l> {
     }
 
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
+    ///
+    /// The memory of a thread that is killed may be another's: a vfork child's is its parent's, which goes on then. So what was read counts if the
+    /// thread still waits, or is held, after that, and nothing is written to one that does not.
     fn copy(&self, ours: &[libc::iovec], theirs: u64, len: usize, write: bool) -> Result<()> {
         let theirs = libc::iovec { iov_base: theirs as *mut libc::c_void, iov_len: len };
         let call = if write { libc::process_vm_writev } else { libc::process_vm_readv };
         let tid = self.subject.tid.cast_signed();
+        let is_there = || self.held.borrow().is_some() || self.listener.is_valid(self.id);
+        if write && !is_there() {
+            return Err(Errno::EFAULT);
+        }
         // SAFETY: our parts are valid for their lengths.
         let copied = unsafe { call(tid, ours.as_ptr(), ours.len() as libc::c_ulong, &theirs, 1, 0) };
-        if usize::try_from(copied) == Ok(len) { Ok(()) } else { Err(Errno::EFAULT) }
+        let is_whole = usize::try_from(copied) == Ok(len) && (write || is_there());
+        if is_whole { Ok(()) } else { Err(Errno::EFAULT) }
     }
 }
 
