@@ -243,6 +243,7 @@ fn steps(root: &Path, target: &Path) -> Vec<Step> {
                 "postgresql",
                 "svsematest",
                 "sysv-ipc",
+                "vfork",
                 "word-size",
             ],
         ),

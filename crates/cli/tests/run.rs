@@ -219,6 +219,33 @@ fn the_front_stops_and_goes_on_with_the_command() {
     }
 }
 
+/// A thread that is held by the trap stops again and again, of which the broker wants to hear nothing: of the command it does.
+#[test]
+fn the_front_stops_with_the_command_while_others_are_held() {
+    let script = "
+import ctypes, os, signal
+libc = ctypes.CDLL(None)
+libc.shmat.restype, libc.shmdt.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+m = libc.shmget(0, 4096, 0o1600)
+if os.fork() == 0:
+    libc.prctl(1, signal.SIGKILL)
+    while True: libc.shmdt(libc.shmat(m, None, 0))
+print(os.getpid(), flush=True)
+while True: signal.pause()
+";
+    let running = Running::start(run(&["--kill", "--door", "trap", "--", "python3", "-c", script]));
+    for _ in 0..100 {
+        kill(Pid::from_raw(running.command), Signal::SIGSTOP).unwrap();
+        assert_eq!(
+            waitpid(running.pid(), Some(WaitPidFlag::WUNTRACED)),
+            Ok(WaitStatus::Stopped(running.pid(), Signal::SIGSTOP))
+        );
+        kill(running.pid(), Signal::SIGCONT).unwrap();
+        until("the command goes on", || !is_stopped(running.command));
+        until("the front goes on", || !is_stopped(running.pid().as_raw()));
+    }
+}
+
 #[test]
 fn a_whole_group_stops_and_goes_on() {
     let running = Running::start(shell("echo $$; exec sleep 60"));

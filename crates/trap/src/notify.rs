@@ -83,7 +83,7 @@ impl Listener {
     /// Whether whoever made the call still waits.
     pub(crate) fn is_valid(&self, id: u64) -> bool {
         let mut id = id;
-        self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id).is_ok()
+        self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id) != Err(Errno::ENOENT)
     }
 
     /// Ends the call with a value or an error number, which may be one of the kernel's own. False if nobody waits any more.

@@ -24,7 +24,7 @@ use crate::notices::{self, Registrations};
 use crate::notify::{Listener, Notification};
 use crate::queues;
 use crate::routes::{self, Handed, Routes};
-use crate::signals::{self, Asked};
+use crate::signals::{self, Asked, Rest};
 use crate::target::{Errand, Subject, Targets};
 use crate::trace;
 
@@ -54,6 +54,8 @@ struct Sleeper {
     due: u64,
     /// It had signals at the last look that may have been another thread's.
     doubtful: bool,
+    /// How it rested when it was last known to wait still.
+    rest: Option<Rest>,
     /// A registration, of which a socket is told: the call is over.
     tells: Option<Told>,
 }
@@ -67,7 +69,7 @@ struct Told {
 
 impl Sleeper {
     fn new(id: u64, subject: Subject, call: Syscall, deadline: Option<Deadline>, since: u64) -> Sleeper {
-        Sleeper { id, subject, call, deadline, since, due: 0, doubtful: false, tells: None }
+        Sleeper { id, subject, call, deadline, since, due: 0, doubtful: false, rest: None, tells: None }
     }
 
     /// How long until its time is over, if its clock is not set meanwhile.
@@ -624,12 +626,15 @@ impl Room {
 
     fn look_at(&mut self, place: u32, now: u64) {
         let Some(sleeper) = &self.sleepers[place as usize] else { return };
-        let (id, subject, doubtful) = (sleeper.id, sleeper.subject, sleeper.doubtful);
-        if !self.listener.is_valid(id) {
-            return self.give_up(place);
-        }
+        let (id, subject, doubtful, rested) = (sleeper.id, sleeper.subject, sleeper.doubtful, sleeper.rest);
         if sleeper.left() == 0 {
             return self.resume(place, Cause::Timeout, libc::EINTR);
+        }
+        let (asked, rest) = signals::of(&subject).unzip();
+        // The kernel finds one call by a walk along all that are open, so it is only asked of who may have gone on.
+        let rests = rest.is_some() && rest == rested;
+        if !rests && !self.listener.is_valid(id) {
+            return self.give_up(place);
         }
         // Messages are waited for anew; operations on semaphores end whatever the signal does.
         let interrupted = match sleeper.call {
@@ -637,15 +642,14 @@ impl Room {
             Syscall::Msgsnd(_) | Syscall::Msgrcv(_) => ERESTARTNOHAND,
             _ => libc::EINTR,
         };
-        match signals::of(&subject) {
-            Asked::Nothing => {}
-            Asked::Sure => return self.resume(place, Cause::Signal, interrupted),
-            Asked::Maybe if doubtful => return self.interrupt(place, interrupted),
-            Asked::Maybe => {
-                if let Some(sleeper) = &mut self.sleepers[place as usize] {
-                    sleeper.doubtful = true;
-                }
-            }
+        match asked {
+            Some(Asked::Sure) => return self.resume(place, Cause::Signal, interrupted),
+            Some(Asked::Maybe) if doubtful => return self.interrupt(place, interrupted),
+            _ => {}
+        }
+        if let Some(sleeper) = &mut self.sleepers[place as usize] {
+            sleeper.rest = rest;
+            sleeper.doubtful |= asked == Some(Asked::Maybe);
         }
         self.look_later(place, now);
     }

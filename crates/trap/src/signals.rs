@@ -22,12 +22,20 @@ pub(crate) enum Asked {
     Maybe,
 }
 
+/// How often a thread had left its CPU, and how many threads there were: as long as that stays so, it has not gone on from its call.
+pub(crate) type Rest = [Option<u32>; 3];
+
 /// Other threads that are looked at for a stop of the whole process.
 const OTHERS: usize = 16;
 
-/// Whether signals end a thread's sleep.
-pub(crate) fn of(subject: &Subject) -> Asked {
-    let Ok(status) = Status::of(subject.tid) else { return Asked::Nothing };
+/// Whether signals end a thread's sleep, and how it rests; nothing if it can't be looked at.
+pub(crate) fn of(subject: &Subject) -> Option<(Asked, Rest)> {
+    let status = Status::of(subject.tid).ok()?;
+    let lines = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches", "Threads"];
+    Some((asked(subject, &status), lines.map(|line| status.number(line))))
+}
+
+fn asked(subject: &Subject, status: &Status) -> Asked {
     let let_through = !(status.signals("SigBlk") | status.signals("SigIgn"));
     let is_alone = status.number("Threads") == Some(1);
     if status.signals("SigPnd") & let_through != 0 {

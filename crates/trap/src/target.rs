@@ -517,8 +517,16 @@ impl<'l> Errand<'l> {
     }
 
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
+    ///
+    /// The memory of a thread that is killed may be another's: a vfork child's is its parent's, which goes on then. So what was read counts if the
+    /// thread still waits, or is held, after that, and nothing is written to one that does not.
     fn copy(&self, ours: &[libc::iovec], theirs: &[libc::iovec], write: bool) -> Result<()> {
-        copy(self.subject.tid, ours, theirs, write)
+        let is_there = || self.held.borrow().is_some() || self.listener.is_valid(self.id);
+        if write && !is_there() {
+            return Err(Errno::EFAULT);
+        }
+        copy(self.subject.tid, ours, theirs, write)?;
+        if write || is_there() { Ok(()) } else { Err(Errno::EFAULT) }
     }
 }
 

@@ -15,17 +15,55 @@ use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::notify::Listener;
 
 static TRACING: Mutex<()> = Mutex::new(());
 
+fn alone() -> MutexGuard<'static, ()> {
+    TRACING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Does something while no thread is traced here.
 pub fn untraced<R>(act: impl FnOnce() -> R) -> R {
-    let _none = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _none = alone();
     act()
+}
+
+/// While a thread is traced, stops send no SIGCHLD: the broker's first thread would wake at each of them.
+struct Quiet {
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Quiet {
+    fn begin() -> Quiet {
+        let quiet = Quiet { _alone: alone() };
+        Quiet::hear_of_stops(false);
+        quiet
+    }
+
+    fn hear_of_stops(hears: bool) {
+        let flags = if hears { SaFlags::empty() } else { SaFlags::SA_NOCLDSTOP };
+        // It has no handler: it is read from a descriptor.
+        let action = SigAction::new(SigHandler::SigDfl, flags, SigSet::empty());
+        // SAFETY: no handler.
+        let _ = unsafe { sigaction(Signal::SIGCHLD, &action) };
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        Quiet::hear_of_stops(true);
+        // A child may have been stopped or continued meanwhile, not by us.
+        let kinds = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOWAIT;
+        let news = waitid(Id::All, kinds | WaitPidFlag::WNOHANG);
+        if news.is_ok_and(|status| status != WaitStatus::StillAlive) {
+            let _ = kill(Pid::this(), Signal::SIGCHLD);
+        }
+    }
 }
 
 /// How long a thread may take to its next stop: it does nothing that could take long.
@@ -107,16 +145,16 @@ struct Tracee {
     pid: Pid,
     /// A signal that can't be blocked, to be delivered when it is let go.
     owed: Option<Signal>,
-    _alone: MutexGuard<'static, ()>,
+    _quiet: Quiet,
 }
 
 impl Tracee {
     /// Has a thread stop on its way out of the call that it is in.
     fn interrupt(tid: u32) -> Result<Tracee> {
-        let alone = TRACING.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = Quiet::begin();
         let pid = Pid::from_raw(tid.cast_signed());
         ptrace::seize(pid, Options::empty()).map_err(errno)?;
-        let tracee = Tracee { pid, owed: None, _alone: alone };
+        let tracee = Tracee { pid, owed: None, _quiet: quiet };
         ptrace::interrupt(pid).map_err(errno)?;
         Ok(tracee)
     }

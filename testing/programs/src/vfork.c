@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FREE = 5, KILLS = 100 };
+enum { FREE = 5, KILLS = 500 };
 struct text { long type; long number; };
 
 static int queue, set;
@@ -189,12 +189,15 @@ static void *killer(void *argument)
 {
 	(void)argument;
 	while (!over) {
-		nanosleep(&(struct timespec){ 0, 1000000 + killed * 7000 }, NULL);
+		nanosleep(&(struct timespec){ 0, 1000000 + killed % 100 * 7000 }, NULL);
 		if (victim)
 			kill(victim, SIGKILL);
 	}
 	return NULL;
 }
+
+// The child's, and its parent's when it has ended: what that makes of it is nothing that the child sent, or that it may still be given.
+static volatile struct text reused;
 
 static __attribute__((noinline)) void child_to_kill(void)
 {
@@ -202,12 +205,18 @@ static __attribute__((noinline)) void child_to_kill(void)
 	must(pid >= 0, "vfork");
 	if (pid == 0) {
 		victim = getpid();
-		for (;;)
-			if (put(7, 1) != 0 || add(0, -1) != 0 || get(7) != 1 || add(0, 1) != 0)
+		for (;;) {
+			reused.type = 7, reused.number = 1;
+			if (msgsnd(queue, (void *)&reused, sizeof reused.number, 0) != 0 || add(0, -1) != 0)
 				_exit(1);
+			if (msgrcv(queue, (void *)&reused, sizeof reused.number, 7, 0) < 0 || add(0, 1) != 0)
+				_exit(1);
+		}
 	}
+	reused.type = 9, reused.number = 2;
 	victim = 0;
 	expect(ended(pid) == SIGKILL);
+	expect(reused.type == 9 && reused.number == 2);
 }
 
 static void is_killed_anywhere(void)
