@@ -3,7 +3,6 @@
 //! # Safety
 //! The structures are locals of the types that the kernel's calls take.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libc::{c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
@@ -63,10 +62,10 @@ impl Listener {
 
     /// Lets go of it: nothing comes any more from the trap that has it, which may have been killed, and who asks is to be told so by the kernel.
     pub(crate) fn let_go(&self) {
-        let Ok(null) = File::open("/dev/null") else { return };
-        // Whoever of us still answers there finds something else.
+        let Some(link) = &self.link else { return };
+        // Whoever of us still answers there finds something else. To open a file could itself be asked about there.
         // SAFETY: two descriptors of ours.
-        unsafe { libc::dup3(null.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) };
+        unsafe { libc::dup3(link.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) };
     }
 
     /// Its descriptor.
