@@ -29,6 +29,8 @@ pub(crate) const DEPTH_MAX: u32 = 32;
 /// How long it may be empty before its first process comes, and how often it is looked whether somebody is left that has not come yet.
 const FIRST: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long it is kept when nobody is seen any more: exec closes what kept it a moment before the program's new environment can be read.
+const LAST: Duration = Duration::from_millis(50);
 
 /// Makes one, and returns a connection that keeps it.
 pub(crate) fn make(depth: u32) -> Result<OwnedFd, Errno> {
@@ -114,15 +116,19 @@ pub(crate) fn attend(
     report(&socket).map_err(|error| Error::File("where it is told of".into(), error))?;
     let begun = Instant::now();
     let mut is_used = false;
+    let mut empty_since = None;
     loop {
         // Of those that come by the trap we are not told when they go.
         let has_no_clients = service.clients() == 0;
         let is_empty = has_no_clients && trap::processes().is_empty();
         is_used |= !is_empty;
-        if is_empty && (is_used || begun.elapsed() > FIRST) && !is_named(&socket) {
+        empty_since = is_empty.then(|| *empty_since.get_or_insert_with(Instant::now));
+        let is_over = empty_since.is_some_and(|since: Instant| since.elapsed() > LAST);
+        if is_over && (is_used || begun.elapsed() > FIRST) && !is_named(&socket) {
             return Ok(());
         }
-        let timeout = wanted.into_iter().chain(has_no_clients.then_some(AGAIN)).min();
+        let again = has_no_clients.then_some(if is_over || !is_empty { AGAIN } else { LAST });
+        let timeout = wanted.into_iter().chain(again).min();
         let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
             // Rounded up, so that nobody is called too early, again and again.
             PollTimeout::try_from(timeout.as_millis() + 1).unwrap_or(PollTimeout::MAX)

@@ -166,7 +166,11 @@ fn what_is_executed_in_a_new_namespace_is_there_whatever_its_kind() {
     let inside = "$dynamic make 2; $static make 1; $static count; $dynamic count";
     for door in ["auto", "trap"] {
         for (kind, _) in peers() {
-            for how in ["unshare", "clone", "user"] {
+            for how in ["unshare", "clone", "vfork", "user"] {
+                // The library takes no child that shares its parent's memory.
+                if door == "auto" && *kind == "dynamic" && how == "vfork" {
+                    continue;
+                }
                 let output = run(
                     door,
                     &format!("$static make 1; ${kind} apart {how} sh -c '{inside}'; $dynamic count"),

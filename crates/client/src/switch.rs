@@ -16,6 +16,9 @@ use crate::{IDLE, attach, attachments, tls, vfork, wire};
 /// The flag of `unshare`, `clone` and `setns`.
 pub const CLONE_NEWIPC: u64 = 0x0800_0000;
 
+/// Below it are the numbers that programs count on.
+const KEPT_FROM: i32 = 100;
+
 /// A namespace to go to, which is kept meanwhile.
 pub struct Target {
     link: Fd,
@@ -92,8 +95,11 @@ impl Target {
         let path = net::peer_path(self.link.raw(), &mut room).ok_or(Errno::EINVAL)?;
         attach::move_to(path)?;
         watch_forks();
-        // Known from now on: it is this process that keeps the namespace. One that is a stranger there is told so by its calls.
-        let _ = crate::with(|_| Ok(()));
+        // Known from now on: it is this process that keeps the namespace. One that is a stranger there is told so by its calls, and keeps it by the
+        // connection until it executes a program, which is known by its environment, or ends.
+        if crate::with(|_| Ok(())).is_err() {
+            let _ = sys::file::duplicate(self.link.raw(), KEPT_FROM).map(Fd::leak);
+        }
         Ok(())
     }
 }
