@@ -119,7 +119,8 @@ static LEFT: Mutex<Option<HashMap<u32, Left>>> = Mutex::new(None);
 
 /// With whose connections one of this user's is closed.
 fn in_line_of(all: &HashMap<u32, Left>, uid: u32) -> u32 {
-    if all.contains_key(&uid) || all.len() < USERS_MAX { uid } else { OTHERS }
+    let attended = all.values().filter(|left| left.is_attended).count();
+    if all.contains_key(&uid) || attended < USERS_MAX { uid } else { OTHERS }
 }
 
 fn close_later(link: OwnedFd, uid: u32) {
@@ -157,7 +158,7 @@ mod tests {
         let mut all: HashMap<u32, Left> = HashMap::new();
         for uid in 0..1000 {
             let whose = in_line_of(&all, uid);
-            all.entry(whose).or_default();
+            all.entry(whose).or_default().is_attended = true;
         }
         assert_eq!(all.len(), USERS_MAX + 1);
         assert_eq!(in_line_of(&all, 0), 0, "who has one keeps it");

@@ -1046,7 +1046,8 @@ impl Service {
     /// Each process is known until it ends, connected or not: as many are as may be connected.
     fn check_processes(&self, pid: i32, uid: u32) -> Result<(), Errno> {
         let most = usize::try_from(client::limit(Limit::StrangerConnections)?).unwrap_or(0);
-        let is_of_user = |c: &&Client| c.peer.as_ref().is_some_and(|peer| peer.uid == uid);
+        // One that has ended may not have been seen to yet.
+        let is_of_user = |c: &&Client| c.peer.as_ref().is_some_and(|peer| peer.uid == uid) && !c.has_ended();
         let is_known = self.clients.values().any(|c| c.pid == pid);
         if !is_known && self.clients.values().filter(is_of_user).count() >= most {
             return Err(Errno::EAGAIN);

@@ -341,3 +341,48 @@ fn a_limit_that_there_is_not_is_refused() {
         assert!(output.status.code() == Some(125) && said.contains("--ulimit"), "{output:?}");
     }
 }
+
+/// A library that takes libc's clock's place, as those that shift time for a program do.
+const SHIFTED: &str = r#"
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int answer = syscall(SYS_clock_gettime, clock, now);
+    now->tv_sec += atoi(getenv("SHIFT"));
+    return answer;
+}
+"#;
+
+#[test]
+fn a_clock_that_a_library_shifts_moves_no_timeout() {
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let (source, library) = (format!("{directory}/shifted.c"), format!("{directory}/shifted.so"));
+    std::fs::write(&source, SHIFTED).unwrap();
+    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o", &library, &source]).status();
+    assert!(compiled.expect("a C compiler").success());
+    for shift in ["3600", "-3600"] {
+        let preload = format!("SHIFT={shift} LD_PRELOAD=$LD_PRELOAD:{library} exec \"$@\"");
+        python(
+            &["sh", "-c", &preload, "sh"],
+            &format!(
+                r#"{QUEUES}
+assert abs(time.clock_gettime(time.CLOCK_REALTIME) - {shift} - os.stat("/proc/self").st_mtime) < 100
+set = call("semget", 0, 1, CREAT | 0o600)
+signal.alarm(20)
+second = (ctypes.c_long * 2)(1, 0)
+same(call("semtimedop", set, (ctypes.c_short * 3)(0, -1, 0), 1, second), "EAGAIN")
+fd = open_queue("/q", os.O_RDWR | O_CREAT)
+# Who sleeps takes no time of the CPU, however long.
+child = os.fork()
+if child == 0: select.select([], [], [], 2); mq_send(fd); os._exit(0)
+before = time.process_time()
+same(mq_receive(fd), 5)
+assert time.process_time() - before < 1, time.process_time() - before
+"#
+            ),
+        );
+    }
+}

@@ -289,29 +289,6 @@ fn it_does_without_what_older_kernels_lack() {
     assert!(output.status.success() && stderr.contains("warning"), "{stderr}");
 }
 
-#[test]
-fn a_queues_descriptor_is_found_on_older_kernels() {
-    let program = r#"
-import ctypes, threading
-libc = ctypes.CDLL(None, use_errno=True)
-def queue():
-    fd = libc.mq_open(b"/q", 0o102, 0o600, None)
-    libc.mq_send(fd, b"hello", 5, 7)
-    room, priority = ctypes.create_string_buffer(8192), ctypes.c_uint()
-    print(libc.mq_receive(fd, room, 8192, ctypes.byref(priority)), room.value.decode(), priority.value)
-    print(libc.mq_send(0, b"hello", 5, 7), ctypes.get_errno())
-queue()
-thread = threading.Thread(target=queue); thread.start(); thread.join()
-"#;
-    for without in ["", "pidfd_thread"] {
-        let mut command = Command::new(IPCSPACE);
-        command
-            .env("IPCSPACE_WITHOUT", without)
-            .args(["run", "--door", "trap", "--", "python3", "-c", program]);
-        assert_eq!(text(&command.output().unwrap()), "5 hello 7\n-1 9\n".repeat(2), "without {without:?}");
-    }
-}
-
 /// `IPCSPACE_STORM=100000` makes it a long one.
 #[test]
 fn no_message_is_lost_in_a_storm_of_signals() {

@@ -28,8 +28,8 @@ unsafe extern "C" {
     fn clock_gettime(clock: i32, now: *mut Timespec) -> i32;
 }
 
-/// A clock without a system call, nanoseconds.
-pub fn clock_ns(clock: Clock) -> u64 {
+/// A clock without a system call, nanoseconds: for what is not slept, as it may be shifted.
+pub(crate) fn clock_ns(clock: Clock) -> u64 {
     let mut now = Timespec::default();
     // SAFETY: a valid place.
     unsafe { clock_gettime(clock as i32, &raw mut now) };
@@ -201,7 +201,7 @@ impl Task for LinuxHost {
     }
 
     fn clock_ns(&self, clock: Clock) -> u64 {
-        clock_ns(clock)
+        sys::clock_ns(clock)
     }
 
     #[inline(always)]

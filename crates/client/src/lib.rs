@@ -35,12 +35,13 @@ use engine::{Call, Cause, Deadline, Task as _};
 pub use attach::{found, have_segments_looked_at, limit, succeed, use_socket, wait_doorbell};
 pub use attachments::{Unmapping, moving, unmapping, unseen_mappings};
 pub use cancel::{test_cancel, uncancellable};
-pub use host::{LinuxHost, clock_ns, copy, help_stalled_by};
+pub use host::{LinuxHost, copy, help_stalled_by};
 pub use leave::{Leaving, UserChange, before_user_change, has_left};
 pub use memory::{Keeper, keep_memory};
 pub use notify::notify_by_thread;
 pub use park::{next_look, wait, wait_awake};
 pub use switch::{CLONE_NEWIPC, Target, is_within};
+pub use sys::clock_ns;
 pub use tls::credentials_changed;
 pub use vfork::{after_vfork, before_vfork, in_vfork_child};
 

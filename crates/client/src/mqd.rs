@@ -557,10 +557,14 @@ impl Descriptors for LinuxHost {
     }
 
     fn queue_held(&self, queue: Handle) -> bool {
-        if !vfork::is_child(self.tls)
-            && let Some(held) = holders::is_held(queue)
-        {
-            return held;
+        if !vfork::is_child(self.tls) {
+            let has = |fd| known(fd).is_some_and(|mqd| mqd.queue == queue) && queue::is_fifo(fd);
+            if numbers(0, i32::MAX).any(has) {
+                return true;
+            }
+            if let Some(held) = holders::is_held(queue) {
+                return held;
+            }
         }
         let held = is_held(queue).or_else(|error| match memory::keeper() {
             // Who has given the owner's rights up for a while, or does not see it, can't tell, but the broker can.

@@ -66,12 +66,13 @@ fn park(ctx: &Operation<'_>, deadline: Option<Deadline>) -> Cause {
 }
 
 /// When a sleeper looks at its own slot again: the clock that it sleeps by is that of its deadline, so that it hears at once of one that is set.
+/// (One that is set back puts the look off by as much.)
 ///
 /// # Errors
 /// `Timeout` if the deadline is over.
 pub fn next_look(deadline: Option<Deadline>) -> core::result::Result<Deadline, Cause> {
     let Deadline { clock, ns } = deadline.unwrap_or(Deadline { clock: Clock::Monotonic, ns: u64::MAX });
-    let now = host::clock_ns(clock);
+    let now = sys::clock_ns(clock);
     if ns <= now {
         return Err(Cause::Timeout);
     }

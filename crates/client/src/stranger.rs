@@ -31,7 +31,7 @@ use sys::{
 };
 
 use crate::{
-    LinuxHost, attach, attachments, host, memory, mqd,
+    LinuxHost, attach, attachments, memory, mqd,
     park::wait_awake,
     tls::{self, Tls},
     wire::{self, calls},
@@ -113,7 +113,7 @@ pub(crate) fn ask_telling(number: i64, registers: [u64; 6], begun: &mut dyn FnMu
     let mut tries = 0;
     let mut interrupted = false;
     // Time goes on, so no other call of the thread's has it.
-    let known_as = host::clock_ns(Clock::Monotonic);
+    let known_as = sys::clock_ns(Clock::Monotonic);
     let done = (|| loop {
         // Taken, so that a handler's call has another one.
         let kept = tls.connection.swap(0, Relaxed);

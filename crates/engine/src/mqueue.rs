@@ -1,7 +1,6 @@
 //! POSIX message queues.
 //!
 //! What users see: behaviour as in Linux. The cost of sending and receiving does not grow with what is queued.
-//! What is missing: a timeout is counted on when the sleep begins, so a clock that is set meanwhile doesn't move it.
 //!
 //! A notification to a netlink socket (libc's way to `SIGEV_THREAD`) is a sleep until there is one, [`do_mq_notify_thread`], on behalf of a host that tells
 //! the socket.

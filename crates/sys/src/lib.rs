@@ -167,12 +167,17 @@ pub fn is_real_time() -> bool {
     matches!(class, SCHED_FIFO | SCHED_RR | SCHED_DEADLINE)
 }
 
-/// The monotonic clock, nanoseconds.
-pub fn monotonic_ns() -> u64 {
+/// A clock of the kernel's, nanoseconds: libc's may be shifted by a library that takes its place, and sleeps are not.
+pub fn clock_ns(clock: Clock) -> u64 {
     let mut now = Timespec::default();
     // SAFETY: one valid timespec.
-    unsafe { syscall6(228, 1, core::ptr::from_mut(&mut now) as usize, 0, 0, 0, 0) };
+    unsafe { syscall6(228, clock as usize, core::ptr::from_mut(&mut now) as usize, 0, 0, 0, 0) };
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The monotonic clock, nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    clock_ns(Clock::Monotonic)
 }
 
 /// Sleeps while `word` is `value`, at most `ns` nanoseconds. With a timeout, a signal handler ends the sleep with

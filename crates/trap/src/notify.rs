@@ -82,7 +82,13 @@ impl Listener {
     /// Whether whoever made the call still waits.
     pub(crate) fn is_valid(&self, id: u64) -> bool {
         let mut id = id;
-        self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id) != Err(Errno::ENOENT)
+        loop {
+            match self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id) {
+                Err(Errno::EINTR) => {}
+                // Where the listener was let go of, nobody waits.
+                said => return said.is_ok(),
+            }
+        }
     }
 
     /// Ends the call with a value or an error number, which may be one of the kernel's own. False if nobody waits any more.

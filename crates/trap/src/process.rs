@@ -11,29 +11,17 @@ use abi::{Errno, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::target::Status;
-use crate::without;
 
 /// A descriptor that is readable when the process has ended.
 ///
 /// # Errors
 /// `ESRCH`.
 pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
-    open_with(pid, 0).ok_or(Errno::ESRCH)
-}
-
-/// A descriptor of a thread, by which those are reached that it has: another thread's may be others. There is none before Linux 6.9.
-pub(crate) fn thread_pidfd(tid: u32) -> Option<OwnedFd> {
-    /// `PIDFD_THREAD`.
-    const THREAD: i32 = libc::O_EXCL;
-    if without("pidfd_thread") { None } else { open_with(tid, THREAD) }
-}
-
-fn open_with(pid: u32, flags: i32) -> Option<OwnedFd> {
     // SAFETY: two integers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::ESRCH)?;
     // SAFETY: a new descriptor of ours.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A descriptor of ours of what another process has open, with the same place in it.

@@ -287,27 +287,6 @@ fn is_about_registrations(asked: &Notification) -> bool {
     }
 }
 
-/// Whether it is asked what a descriptor is.
-fn is_about_descriptors(asked: &Notification) -> bool {
-    let number = asked.data.nr.cast_unsigned();
-    if asked.data.arch == ARCH_32 {
-        matches!(
-            number,
-            nr_32::MQ_TIMEDSEND
-                | nr_32::MQ_TIMEDRECEIVE
-                | nr_32::MQ_NOTIFY
-                | nr_32::MQ_GETSETATTR
-                | nr_32::MQ_TIMEDSEND_TIME64
-                | nr_32::MQ_TIMEDRECEIVE_TIME64
-        )
-    } else {
-        matches!(
-            i64::from(number),
-            nr::MQ_TIMEDSEND | nr::MQ_TIMEDRECEIVE | nr::MQ_NOTIFY | nr::MQ_GETSETATTR
-        )
-    }
-}
-
 fn decode<T: Task>(asked: &Notification, task: &T) -> Result<Syscall> {
     let seccomp_data { arch, nr: number, args, .. } = asked.data;
     match arch {
@@ -352,9 +331,7 @@ impl Room {
         }
         let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = compat;
-        let descriptors =
-            if is_about_descriptors(asked) { self.targets.descriptors_of(subject.tid) } else { None };
-        let errand = Errand::new(&listener, asked.id, subject).reaching(descriptors);
+        let errand = Errand::new(&listener, asked.id, subject);
         let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
             let call = decode(asked, ctx.host)?;
             errand.is_for(&call);

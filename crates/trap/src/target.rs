@@ -18,7 +18,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,9 +34,7 @@ use sys::{file, net::Fd};
 
 use crate::notices;
 use crate::notify::Listener;
-use crate::process::{
-    descriptor_of, has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, thread_pidfd, umask,
-};
+use crate::process::{has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, umask};
 use crate::trace::Held;
 
 /// How long a mapping is tried while somebody may be trying to seal its memory.
@@ -109,8 +107,6 @@ struct Thread {
     subject: Subject,
     /// `/proc/TID`, and when the way there was gone last.
     directory: Option<OwnedFd>,
-    /// It itself, once its descriptors were asked about.
-    pidfd: Option<Arc<OwnedFd>>,
     looked: Instant,
 }
 
@@ -180,17 +176,8 @@ impl Targets {
         if self.threads.len() >= REMEMBERED {
             self.threads.clear();
         }
-        self.threads.insert(tid, Thread { seen, subject, directory, pidfd: None, looked: now });
+        self.threads.insert(tid, Thread { seen, subject, directory, looked: now });
         Ok((subject, false))
-    }
-
-    /// The way to the descriptors of a thread that was met, where the kernel has one and it may be kept.
-    pub(crate) fn descriptors_of(&mut self, tid: u32) -> Option<Arc<OwnedFd>> {
-        let thread = self.threads.get_mut(&tid).filter(|thread| thread.directory.is_some())?;
-        if thread.pidfd.is_none() {
-            thread.pidfd = Some(Arc::new(thread_pidfd(tid)?));
-        }
-        thread.pidfd.clone()
     }
 
     /// Whether the directory of one more thread may be kept open.
@@ -353,8 +340,6 @@ pub(crate) struct Errand<'l> {
     replaced: RefCell<Vec<(u64, bool)>>,
     /// The socket that a notification goes to, and the cookie that it is told.
     pub(crate) told: Cell<Option<(i32, [u64; 4])>>,
-    /// The way to its descriptors, where there is a short one.
-    descriptors: Option<Arc<OwnedFd>>,
     /// What it is given with the answer.
     made: RefCell<Option<Fd>>,
     /// What was read last, and what is behind it on its page: a message's text comes behind its type.
@@ -392,7 +377,6 @@ impl<'l> Errand<'l> {
             held: RefCell::default(),
             replaced: RefCell::default(),
             told: Cell::default(),
-            descriptors: None,
             made: RefCell::default(),
             ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
             behind: RefCell::default(),
@@ -405,12 +389,6 @@ impl<'l> Errand<'l> {
             call,
             Syscall::Msgsnd(_) | Syscall::Msgrcv(_) | Syscall::Semtimedop(_) | Syscall::Semctl(_)
         ));
-    }
-
-    /// It asks about descriptors.
-    pub(crate) fn reaching(mut self, descriptors: Option<Arc<OwnedFd>>) -> Errand<'l> {
-        self.descriptors = descriptors;
-        self
     }
 
     /// Makes the write that waits.
@@ -743,13 +721,12 @@ impl Caller for Errand<'_> {
         if let (TO_BE_GIVEN, Some(file)) = (fd, &*self.made.borrow()) {
             return Ok((file::link_of(file.raw(), link)?, file::flags(file.raw())?));
         }
-        if let Some(pidfd) = &self.descriptors {
-            let file = descriptor_of(pidfd, fd)?;
-            return Ok((file::link_of(file.as_raw_fd(), link)?, file::flags(file.as_raw_fd())?));
-        }
         let tid = self.subject.tid;
         let path = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
-        let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).map_err(|_| Errno::EBADF)?;
+        // In one read; the flags stand in the second line.
+        let mut info = [0; 128];
+        let read = File::open(format!("/proc/{tid}/fdinfo/{fd}")).and_then(|mut file| file.read(&mut info));
+        let info = str::from_utf8(&info[..read.map_err(|_| Errno::EBADF)?]).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok()).ok_or(Errno::EBADF)?;
         let path = path.as_os_str().as_bytes();
