@@ -163,7 +163,10 @@ crate::shared! {
         pad: [AtomicU64; (LIVENESS_OFFSET - 40) / 8 - ATTACHED],
         /// The registering thread's id; `OWNER_DIED` when it has ended.
         pub liveness: AtomicU32,
-        pad2: [AtomicI32; 5],
+        pad2: [AtomicI32; 3],
+        /// The first thread's id, if it has made calls; `OWNER_DIED` when it has ended, as by an exec of another thread's, which goes on with its id.
+        pub first: AtomicU32,
+        pad3: AtomicI32,
     }
 }
 #[cfg(not(any(loom, shuttle)))]
@@ -177,8 +180,19 @@ impl ProcSlot {
         self.liveness.fetch_or(crate::lock::OWNER_DIED, Release);
     }
 
-    /// Whether the kernel has marked the registering thread's end: of the process, of that thread, or an exec.
+    /// Whether the kernel has marked an end: of the process, of the registering or the first thread, or an exec. One that the registering thread itself
+    /// has made, not being the first one, is marked for the first one only, whose id it has by then.
     pub fn marked(&self) -> bool {
+        (self.liveness.load(Acquire) | self.first.load(Acquire)) & crate::lock::OWNER_DIED != 0
+    }
+
+    /// Whether the kernel has marked the end of the registering thread.
+    pub fn registrar_ended(&self) -> bool {
         self.liveness.load(Acquire) & crate::lock::OWNER_DIED != 0
+    }
+
+    /// Whether the kernel has marked the end of the first thread, or of the program that it was in.
+    pub fn first_ended(&self) -> bool {
+        self.first.load(Acquire) & crate::lock::OWNER_DIED != 0
     }
 }

@@ -494,7 +494,7 @@ fn attach_locked() -> Result<()> {
     // A process whose end nobody marks is found out by the broker all the same, a little later.
     if let Ok(pair) = pair {
         SLOT_PAGE.store(pair.as_ptr(), Relaxed);
-        register(tls, pair);
+        register(tls, pair, |slot| &slot.liveness);
     }
     Ok(())
 }
@@ -560,7 +560,7 @@ pub(crate) fn attach_beside(tls: &Tls) -> Result<(Handle, Option<NonNull<u8>>)> 
     OWNER.store(ns.owner_uid.load(Relaxed), Relaxed);
     INITIAL_USERNS.store(u32::from(ns.initial_userns.load(Relaxed) != 0), Relaxed);
     if let Ok(pair) = pair {
-        register(tls, pair);
+        register(tls, pair, |slot| &slot.liveness);
     }
     Ok((process, pair.ok()))
 }
@@ -572,22 +572,26 @@ fn adopt(process: Handle, owner: u32, initial_userns: bool) {
     INITIAL_USERNS.store(u32::from(initial_userns), Relaxed);
 }
 
-/// Lets the kernel mark the process's liveness word when this thread ends.
-fn register(tls: &Tls, pair: NonNull<u8>) {
+/// Lets the kernel mark one of the process's two liveness words when this thread ends.
+fn register(tls: &Tls, pair: NonNull<u8>, word: impl FnOnce(&ProcSlot) -> &AtomicU32) {
     // SAFETY: the page is a mapped process slot, made of atomics.
-    let slot = unsafe { pair.cast::<ProcSlot>().as_ref() };
-    slot.liveness.store(tls.tid.load(Relaxed), Relaxed);
-    // SAFETY: the head is this thread's own, the pair's second page is private and stays mapped.
-    unsafe { sys::robust::register(tls.head.load(Relaxed) as *mut _, pair.as_ptr().add(PROC_SLOT_SIZE)) };
+    let word = word(unsafe { pair.cast::<ProcSlot>().as_ref() });
+    word.store(tls.tid.load(Relaxed), Relaxed);
+    // SAFETY: the head is this thread's own, the pair's second page is private, has room for two nodes, and stays mapped.
+    unsafe { sys::robust::register(tls.head.load(Relaxed) as *mut _, word.as_ptr().cast()) };
 }
 
-/// If the thread that registered the process's liveness word has ended, this one takes its part.
+/// If the thread that registered the process's liveness word has ended, this one takes its part. The first thread has a word of its own as well.
 pub(crate) fn register_if_needed(tls: &Tls) {
     let Some(pair) = NonNull::new(SLOT_PAGE.load(Relaxed)) else { return };
     // SAFETY: as in `register`.
     let slot = unsafe { pair.cast::<ProcSlot>().as_ref() };
-    if slot.marked() {
-        register(tls, pair);
+    if slot.registrar_ended() {
+        register(tls, pair, |slot| &slot.liveness);
+    }
+    let tid = tls.tid.load(Relaxed);
+    if tid == pid() && slot.first.load(Relaxed) != tid {
+        register(tls, pair, |slot| &slot.first);
     }
 }
 

@@ -10,7 +10,7 @@ use core::ptr::NonNull;
 
 use abi::{Plain, Result, mqueue::O_NONBLOCK, time::Clock};
 use arena::{
-    ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot,
+    ArenaError, Ctx, Handle, Host, Phase, SharedBytes, ThreadSlot, Waiter,
     sync::{AtomicU32, Ordering::*},
 };
 use engine::{Backing, Cred, Descriptors, IpcNamespace, MapRequest, Mqd, NewMemory, Notice, Readiness, Task};
@@ -28,6 +28,8 @@ pub trait Caller {
     fn pid(&self) -> u32;
     /// The slot of the process.
     fn process(&self) -> Handle;
+    /// Whether nobody waits any more for the end of the call that sleeps at this place of the door's bell.
+    fn is_gone(&self, place: u32) -> bool;
     /// Rights in a namespace of that owner.
     fn cred(&self, owner: u32, initial_userns: bool) -> Cred;
     /// Whether the call is one of a 32-bit program's.
@@ -403,6 +405,10 @@ impl<C: Caller> Task for Behalf<'_, C> {
 
     fn process(&self) -> Handle {
         self.caller.process()
+    }
+
+    fn sleeper_gone(&self, who: &Waiter) -> bool {
+        who.bell.load(Relaxed) == self.bell.slot.0 && self.caller.is_gone(who.place.load(Relaxed))
     }
 
     fn cred(&self) -> Cred {

@@ -188,12 +188,15 @@ pub fn leave_process<'a, T: Task>(ctx: &Ctx<'a, T>, process: Handle) -> bool {
     shm::has_attachments(ctx, process)
 }
 
-/// A process that has left, and has something attached, is in this namespace again.
+/// A process that has left, and has something attached, is in this namespace again, or one that has executed another program; none of its
+/// threads has begun anything yet.
 ///
 /// # Errors
 /// `EIDRM` if the slot makes no sense.
 pub fn come_back<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
-    ctx.at::<ProcSlot>(process).map_err(crate::util::arena_errno)?.left.store(0, Relaxed);
+    let slot = ctx.at::<ProcSlot>(process).map_err(crate::util::arena_errno)?;
+    slot.left.store(0, Relaxed);
+    slot.first.store(0, Relaxed);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use abi::{
     mqueue::{O_ACCMODE, O_RDWR, O_WRONLY},
     time::Clock,
 };
-use arena::{Ctx, Handle, Host, SharedBytes};
+use arena::{Ctx, Handle, Host, SharedBytes, Waiter};
 
 use crate::usage::Usage;
 
@@ -276,6 +276,10 @@ pub trait Task: Host + Backing + Descriptors {
     }
     /// The process's slot.
     fn process(&self) -> Handle;
+    /// Whether a sleeper is the host's, and does not wait for the end of its call any more. Is asked with the object's lock held.
+    fn sleeper_gone(&self, _who: &Waiter) -> bool {
+        false
+    }
     /// Credentials now.
     fn cred(&self) -> Cred;
     /// Whether the call is one of a 32-bit program's.

@@ -1033,13 +1033,22 @@ pub(crate) const WAITER_PROCESS: usize = 5;
 pub(crate) fn has_ended<T: Task>(ctx: &Ctx<'_, T>, who: &Waiter) -> bool {
     #[expect(clippy::cast_possible_truncation, reason = "a handle")]
     let process = Handle(who.args[WAITER_PROCESS].load(Relaxed) as u32);
-    ctx.at::<ProcSlot>(process).is_ok_and(|p| {
-        let start = p.start.load(Relaxed);
-        // An exec ends the other threads of a process that lives on.
-        p.marked()
-            && (ctx.host.process_dead(p.pid.load(Relaxed), start)
-                || ctx.host.process_dead(who.tid.load(Relaxed), start))
-    })
+    ctx.at::<ProcSlot>(process).is_ok_and(|p| p.marked() && marked_ended(ctx, &p, who))
+}
+
+#[cold]
+#[inline(never)]
+fn marked_ended<T: Task>(ctx: &Ctx<'_, T>, p: &ProcSlot, who: &Waiter) -> bool {
+    let (start, tid) = (p.start.load(Relaxed), who.tid.load(Relaxed));
+    if ctx.host.process_dead(p.pid.load(Relaxed), start) {
+        return true;
+    }
+    // An exec ends the other threads of a process that lives on. The first one's id is then that of the thread which executes.
+    if tid == who.pid.load(Relaxed) {
+        p.first_ended() || ctx.host.sleeper_gone(who)
+    } else {
+        ctx.host.process_dead(tid, start)
+    }
 }
 
 const TABLE_HEAD: u64 = 64;

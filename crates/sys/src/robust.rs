@@ -1,7 +1,7 @@
 //! The thread's robust list: how the kernel learns what to mark when the thread dies.
 //!
 //! The list's head belongs to libc. Two things of ours hang on it: the lock that is about to be taken or held, in the
-//! head's `list_op_pending` (one word, restored afterwards), and a process's liveness word, as a node of the list.
+//! head's `list_op_pending` (one word, restored afterwards), and the liveness words of a process, as nodes of the list.
 
 use core::sync::atomic::AtomicU32;
 
@@ -73,19 +73,19 @@ pub unsafe fn disarm(head: *mut RobustListHead, before: usize) {
     }
 }
 
-/// Puts the word 24 bytes before `private` on the calling thread's list: the kernel marks it when the thread ends.
+/// Puts the word on the calling thread's list: the kernel marks it when the thread ends.
 /// Returns false where libc's list has another layout than glibc's.
 ///
 /// # Safety
-/// `head` is the calling thread's; `private` is the start of a private page that stays mapped as long as the thread
-/// lives, and the word before it is too.
-pub unsafe fn register(head: *mut RobustListHead, private: *mut u8) -> bool {
+/// `head` is the calling thread's. The word, and the 16 bytes from 24 behind it on, which are private and nobody else's, stay mapped as long as the
+/// thread lives.
+pub unsafe fn register(head: *mut RobustListHead, word: *mut u8) -> bool {
     // SAFETY: the head lives as long as the thread.
     if head.is_null() || unsafe { (*head).futex_offset } != -32 {
         return false;
     }
     let prev_of = |node: *mut Node| node.cast::<u8>().wrapping_sub(8).cast::<*mut Node>();
-    let node = private.wrapping_add(8).cast::<Node>();
+    let node = word.wrapping_add(32).cast::<Node>();
     // SAFETY: glibc keeps a back link 8 bytes before each node, and before the head; all of them are private memory
     // of this thread, which is here and not in glibc's list code.
     unsafe {

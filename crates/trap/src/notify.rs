@@ -4,6 +4,9 @@
 //! The structures are locals of the types that the kernel's calls take.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use client::behalf::PLACES;
 
 use libc::{c_ulong, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp};
 use nix::errno::Errno;
@@ -19,7 +22,14 @@ pub(crate) struct Listener {
     fd: OwnedFd,
     /// Where questions come from, if not from there.
     link: Option<OwnedFd>,
+    /// The calls that sleep, by their places; 0: none. Changed by who has the room.
+    asleep: Box<[AtomicU64]>,
+    /// How many there are.
+    sleepers: AtomicU32,
 }
+
+/// Where more sleep, none is asked about at once: the kernel finds one by a walk along all.
+const FEW: u32 = 64;
 
 /// A call that waits for its answer.
 pub(crate) type Notification = seccomp_notif;
@@ -32,7 +42,12 @@ impl Listener {
             // SAFETY: an integer.
             unsafe { libc::ioctl(fd.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
         }
-        Listener { fd, link }
+        Listener {
+            fd,
+            link,
+            asleep: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            sleepers: AtomicU32::new(0),
+        }
     }
 
     /// The next call; none when nobody is left who could make one.
@@ -89,6 +104,19 @@ impl Listener {
                 said => return said.is_ok(),
             }
         }
+    }
+
+    /// Notes which call sleeps at a place; 0: none.
+    pub(crate) fn note_asleep(&self, place: u32, id: u64) {
+        let before = self.asleep[place as usize].swap(id, Relaxed);
+        self.sleepers.fetch_sub((before != 0).into(), Relaxed);
+        self.sleepers.fetch_add((id != 0).into(), Relaxed);
+    }
+
+    /// Whether a call sleeps at that place that nobody waits for any more, where not too many sleep to say so at once.
+    pub(crate) fn is_gone(&self, place: u32) -> bool {
+        let id = self.asleep.get(place as usize).map_or(0, |id| id.load(Relaxed));
+        id != 0 && self.sleepers.load(Relaxed) <= FEW && !self.is_valid(id)
     }
 
     /// Ends the call with a value or an error number, which may be one of the kernel's own. False if nobody waits any more.

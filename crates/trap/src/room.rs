@@ -358,6 +358,7 @@ impl Room {
                 let now = now();
                 let sleeper = Sleeper::new(asked.id, subject, call, deadline, now);
                 self.sleepers[place as usize] = Some(sleeper);
+                listener.note_asleep(place, asked.id);
                 self.look_later(place, now);
                 if !sleeps {
                     self.resume(place, Cause::Woken, libc::EINTR);
@@ -564,6 +565,7 @@ impl Room {
     /// The place's call is over.
     fn forget(&mut self, place: u32) {
         if let Some(sleeper) = self.sleepers[place as usize].take() {
+            self.listener.note_asleep(place, 0);
             self.due.remove(&(sleeper.due, place));
             self.idle.push(place);
         }

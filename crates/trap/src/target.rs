@@ -554,6 +554,10 @@ impl Caller for Errand<'_> {
         self.subject.process
     }
 
+    fn is_gone(&self, place: u32) -> bool {
+        self.listener.is_gone(place)
+    }
+
     fn cred(&self, owner: u32, initial_userns: bool) -> Cred {
         let Subject { tid, uid, euid, fsuid, egid, fsgid, .. } = self.subject;
         let is_owner = euid == owner;

@@ -19,8 +19,8 @@ use crate::{
     },
     memory::Pages,
     task::{
-        Capability, Task, Thread, become_for_good, become_root, become_user, block, handle, have_only,
-        let_others_run, own_pid, take_notice, umask, wait_until,
+        Capability, PROCESSES, Task, Thread, become_for_good, become_root, become_user, block,
+        executed_while_asleep, handle, have_only, let_others_run, own_pid, take_notice, umask, wait_until,
     },
 };
 
@@ -71,6 +71,7 @@ cases! { "mqueue":
     interrupted_by_a_handler,
     restarted,
     a_killed_receiver_is_passed_over,
+    so_is_one_whose_process_executes.only(PROCESSES),
     notify_by_signal,
     notify_tells_of_another_user.root(),
     notify_fires_when_it_becomes_non_empty,
@@ -821,6 +822,15 @@ fn a_killed_receiver_is_passed_over() -> Outcome {
     ok!(mq_send(fd, b"x", 0));
     same!(two.report()?, Ok((b"x".to_vec(), 0)));
     same!(curmsgs(fd), Ok(0));
+    Ok(())
+}
+
+fn so_is_one_whose_process_executes() -> Outcome {
+    let fd = ok!(small());
+    let task = executed_while_asleep(|| (), move || mq_receive(fd, 16))?;
+    ok!(mq_send(fd, b"x", 0));
+    same!(curmsgs(fd), Ok(1));
+    task.kill();
     Ok(())
 }
 

@@ -14,7 +14,10 @@ use crate::{
     check::{Outcome, ok, same},
     errno::{E2BIG, EACCES, EFAULT, EIDRM, EINTR, EINVAL, ENOMSG},
     memory::{Bad, Pages},
-    task::{Task, Thread, become_user, handle, let_others_run, now, own_pid, own_tid},
+    task::{
+        PROCESSES, Task, Thread, become_user, executed_while_asleep, handle, let_others_run, now, own_pid,
+        own_tid,
+    },
 };
 
 cases! { "msgrcv":
@@ -56,6 +59,7 @@ cases! { "msgrcv":
         "a sleeper in futex(2) does not notice that it was stopped, so it keeps its place in the line"
     ),
     killed_while_asleep,
+    executed_while_it_slept.only(PROCESSES),
     set_checks_again.root(),
     set_leaves_them_waiting,
     wakes_senders_round,
@@ -445,6 +449,19 @@ fn killed_while_asleep() -> Outcome {
     first.kill();
     ok!(msgsnd(id, 1, b"x", 0));
     same!(second.report()?, Ok(message(1, b"x")));
+    Ok(())
+}
+
+/// Whether the first thread or the one that executes has made the process's first call.
+fn executed_while_it_slept() -> Outcome {
+    let id = ok!(queue());
+    for other_first in [false, true] {
+        let before = move || other_first.then(|| msg_stat(id));
+        let task = executed_while_asleep(before, move || msgrcv(id, 1, 0, 0))?;
+        ok!(msgsnd(id, 1, b"x", NOWAIT));
+        same!(msgrcv(id, 1, 0, NOWAIT), Ok(message(1, b"x")));
+        task.kill();
+    }
     Ok(())
 }
 

@@ -11,9 +11,9 @@ use crate::{
     },
     case::cases,
     check::{Outcome, ok, same},
-    errno::{EACCES, EAGAIN, EFAULT, EIDRM, EINTR, EINVAL},
+    errno::{EACCES, EAGAIN, EFAULT, EIDRM, EINTR, EINVAL, ENOMSG},
     memory::{Bad, Pages},
-    task::{Task, become_root, become_user, handle, now, own_pid},
+    task::{PROCESSES, Task, become_root, become_user, executed_while_asleep, handle, now, own_pid},
 };
 
 cases! { "msgsnd":
@@ -37,6 +37,7 @@ cases! { "msgsnd":
     interrupted_despite_restart,
     goes_on_after_stop,
     killed_while_asleep,
+    executed_while_it_slept.only(PROCESSES),
     permission_lost_while_asleep.root(),
     larger_queue_wakes,
     mixed_sizes_keep_their_text,
@@ -268,6 +269,18 @@ fn killed_while_asleep() -> Outcome {
     ok!(msgrcv(id, 10, 0, NOWAIT));
     same!(second.report()?, Ok(0));
     same!(ok!(msg_stat(id)).msg_qnum, 1);
+    Ok(())
+}
+
+fn executed_while_it_slept() -> Outcome {
+    let id = full_queue(10)?;
+    let text: &[u8] = &[b'x'; 10];
+    let task = executed_while_asleep(|| (), move || msgsnd(id, 2, text, 0))?;
+    let second = sender(id, 10)?;
+    ok!(msgrcv(id, 10, 0, NOWAIT));
+    same!(second.report()?, Ok(0));
+    same!(msgrcv(id, 10, 2, NOWAIT), Err(ENOMSG));
+    task.kill();
     Ok(())
 }
 

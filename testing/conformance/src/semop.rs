@@ -13,8 +13,8 @@ use crate::{
     errno::{E2BIG, EACCES, EAGAIN, EFAULT, EFBIG, EIDRM, EINTR, EINVAL, ERANGE},
     memory::Bad,
     task::{
-        Moment, Task, Thread, become_user, execute_sleep, handle, let_others_run, now, own_pid,
-        sleep_for_ever,
+        Moment, PROCESSES, Task, Thread, become_user, execute_sleep, executed_while_asleep, handle,
+        let_others_run, now, own_pid, sleep_for_ever,
     },
 };
 
@@ -51,6 +51,7 @@ cases! { "semop":
     interrupted_by_a_handler,
     interrupted_despite_restart,
     killed_while_asleep,
+    executed_while_it_slept.only(PROCESSES),
     times_out,
     invalid_timeouts,
     bad_timeout_pointer,
@@ -487,6 +488,16 @@ fn killed_while_asleep() -> Outcome {
     ok!(semop(id, &[op(0, 1, 0)]));
     same!(second.report()?, Ok(0));
     same!(getval(id, 0), Ok(0));
+    Ok(())
+}
+
+fn executed_while_it_slept() -> Outcome {
+    let id = ok!(set_of(&[0]));
+    let task = executed_while_asleep(|| (), move || semop(id, &[op(0, -1, 0)]))?;
+    same!(waiting(id, 0), Ok((0, 0)));
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!(getval(id, 0), Ok(1));
+    task.kill();
     Ok(())
 }
 

@@ -3,11 +3,13 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::Door;
 use crate::check::{Failure, Outcome};
 use crate::process::Process;
 use crate::simulated::{Child, simulation};
@@ -185,6 +187,40 @@ pub(crate) fn execute_sleep() -> ! {
     }
     let error = Command::new("/bin/sleep").arg("1000").exec();
     panic!("/bin/sleep: {error}");
+}
+
+/// The doors whose tasks are processes, of which any thread can execute a program; but for strangers, whose connections are closed a moment later.
+pub(crate) const PROCESSES: &[Door] =
+    &[Door::Kernel, Door::Preload, Door::Trap, Door::Kernel32, Door::Trap32, Door::Api];
+
+/// A child whose first thread was asleep in `call` when another one, which had done `before`, became [`execute_sleep`]'s program.
+pub(crate) fn executed_while_asleep<B, C>(
+    before: impl FnOnce() -> B + Send + 'static,
+    call: impl FnOnce() -> C + 'static,
+) -> Outcome<Task<()>> {
+    const GO: i32 = libc::SIGUSR1;
+    let task = Task::start(move || {
+        block(GO);
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            before();
+            let _ = done.send(());
+            // SAFETY: the set is initialised by libc before it is used, and there is room for a number.
+            unsafe {
+                let (mut set, mut signal) = (std::mem::zeroed(), 0);
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, GO);
+                libc::sigwait(&raw const set, &raw mut signal);
+            }
+            execute_sleep()
+        });
+        let _ = is_done.recv();
+        call();
+    })?;
+    task.asleep()?;
+    task.signal(GO);
+    task.executes_sleep()?;
+    Ok(task)
 }
 
 /// Sleeps until a signal ends the process.
