@@ -1,13 +1,15 @@
 //! The files of the namespace: `/proc/sysvipc/{msg,sem,shm}` and the sysctls of `ipc/` below `/proc/sys`.
 //!
 //! What users see: a file that is opened is a memfd with the text of that moment; a sysctl that is opened for writing has a mark in its name, by which
-//! it is known wherever it goes. Which paths are the namespace's, and what a descriptor of one is, are the same for each door.
+//! it is known wherever it goes. Which paths are the namespace's, and what a descriptor of one is, are the same for each door. What is left out of the build
+//! is not there: who opens it has not the kernel's.
 
 use core::ffi::CStr;
 
 use abi::{Errno, Result};
 use engine::{
     ipc_sysctl::Sysctl,
+    options::SYSVIPC,
     proc::{Line, Sysvipc},
 };
 use sys::{file, net::Fd};
@@ -23,7 +25,7 @@ pub const O_TRUNC: i32 = 0o1000;
 const O_NONBLOCK: i32 = 0o4000;
 
 const PROC: &[u8] = b"/proc/";
-const SYSVIPC: &[u8] = b"sysvipc/";
+const LISTS: &[u8] = b"sysvipc/";
 const SYS: &[u8] = b"sys/";
 /// What a sysctl that is open for writing is named, for programs to which it is handed on.
 const WRITTEN: &[u8] = b"ipcspace:";
@@ -37,6 +39,20 @@ pub enum File {
     Sysvipc(Sysvipc),
     /// Below `/proc/sys`.
     Sysctl(&'static Sysctl),
+}
+
+impl File {
+    /// `ENOENT` for what is left out of the build.
+    ///
+    /// # Errors
+    /// That.
+    pub fn require(self) -> Result<()> {
+        let is_built = match self {
+            File::Sysvipc(_) => SYSVIPC,
+            File::Sysctl(sysctl) => sysctl.is_built(),
+        };
+        if is_built { Ok(()) } else { Err(Errno::ENOENT) }
+    }
 }
 
 /// Where the text of a file comes from: each method is an operation of its own.
@@ -92,7 +108,7 @@ pub fn of_path_in_proc(path: &[u8]) -> Option<File> {
 
 /// The file of a path in the kernel's /proc.
 fn in_proc(path: &[u8]) -> Option<File> {
-    if let Some(name) = path.strip_prefix(SYSVIPC) {
+    if let Some(name) = path.strip_prefix(LISTS) {
         return Sysvipc::named(name).map(File::Sysvipc);
     }
     let path = path.strip_prefix(SYS)?;
@@ -106,8 +122,9 @@ fn in_proc(path: &[u8]) -> Option<File> {
 /// A descriptor of the file, opened with these flags.
 ///
 /// # Errors
-/// `EACCES` for a sysctl that the caller may not write; those of descriptors and memory.
+/// `ENOENT` for what is left out of the build; `EACCES` for a sysctl that the caller may not write; those of descriptors and memory.
 pub fn make<S: Source>(of: File, flags: i32, source: &S) -> Result<Fd> {
+    of.require()?;
     let kind = flags & O_ACCMODE;
     let writes = kind != O_RDONLY;
     let mut name = [0; 64];
@@ -141,9 +158,9 @@ pub fn make<S: Source>(of: File, flags: i32, source: &S) -> Result<Fd> {
 /// The memfd's name: the file's path, or a mark.
 fn name_of(of: File, writes: bool, room: &mut [u8; 64]) -> Result<&CStr> {
     let parts: [&[u8]; 4] = match of {
-        File::Sysvipc(Sysvipc::Msg) => [PROC, SYSVIPC, b"", b"msg"],
-        File::Sysvipc(Sysvipc::Sem) => [PROC, SYSVIPC, b"", b"sem"],
-        File::Sysvipc(Sysvipc::Shm) => [PROC, SYSVIPC, b"", b"shm"],
+        File::Sysvipc(Sysvipc::Msg) => [PROC, LISTS, b"", b"msg"],
+        File::Sysvipc(Sysvipc::Sem) => [PROC, LISTS, b"", b"sem"],
+        File::Sysvipc(Sysvipc::Shm) => [PROC, LISTS, b"", b"shm"],
         File::Sysctl(sysctl) if writes => [WRITTEN, b"", b"", sysctl.file().unwrap_or_default()],
         File::Sysctl(sysctl) => [PROC, SYS, sysctl.directory(), sysctl.file().unwrap_or_default()],
     };

@@ -108,6 +108,7 @@ pub(crate) fn learn(fd: i32, mqd: Mqd) {
     END.fetch_max(fd + 1, Relaxed);
 }
 
+#[inline]
 fn known(fd: i32) -> Option<Mqd> {
     match place(&QUEUES, fd)?.load(Relaxed) {
         0 => None,

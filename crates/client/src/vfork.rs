@@ -43,6 +43,7 @@ fn words(tls: &Tls) -> [&AtomicU32; 4] {
 }
 
 /// Whether the thread is a vfork child. One of fork that has begun in a vfork child is not.
+#[inline]
 pub(crate) fn is_child(tls: &Tls) -> bool {
     tls.vfork.depth.load(Relaxed) != 0 && attach::is_shared_memory()
 }

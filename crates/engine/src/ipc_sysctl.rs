@@ -22,7 +22,7 @@ use arena::{
 
 use crate::{
     namespace::{IpcNamespace, Limit},
-    options::SYSCTL,
+    options::{POSIX_MQUEUE, SYSCTL, SYSVIPC},
     proc::Line,
     shm,
     task::Task,
@@ -116,12 +116,22 @@ impl Text for [u8] {
 impl Sysctl {
     /// All there are.
     pub fn all() -> impl Iterator<Item = &'static Sysctl> {
-        if SYSCTL { SYSCTLS.iter() } else { [].iter() }
+        SYSCTLS.iter().filter(|s| s.is_built())
     }
 
-    /// The sysctl of a file of that name.
+    /// The sysctl of a file of that name, whether it is built or not.
     pub fn of_file(file: &[u8]) -> Option<&'static Sysctl> {
-        Sysctl::all().find(|s| s.file() == Some(file))
+        SYSCTLS.iter().find(|s| s.file() == Some(file))
+    }
+
+    /// Whether it is built: without what it limits there is no such file.
+    pub fn is_built(&self) -> bool {
+        let of_what_is_built = match self.directory() {
+            b"kernel/" => SYSVIPC,
+            b"fs/mqueue/" => POSIX_MQUEUE,
+            _ => true,
+        };
+        SYSCTL && of_what_is_built
     }
 
     /// The name that sysctl(8) knows it by.

@@ -1140,6 +1140,7 @@ impl List {
     fn ends<'a>(self, q: &Q<'a>) -> Ends<'a> {
         [q.part(|q| &self.part(q)[0]), q.part(|q| &self.part(q)[1])]
     }
+    #[inline]
     fn first(self, q: &MqueueInodeInfo) -> u32 {
         self.part(q)[0].load(Relaxed)
     }

@@ -46,6 +46,7 @@ const BLOCK: u64 = 4096;
 const LONG: u64 = 65536;
 
 /// Bytes of text in the header's block, and in each further block of a message.
+#[inline]
 fn layout(size: u64) -> (u64, u64) {
     let block = if size > LONG { arena::SPAN } else { BLOCK };
     (size.min(block - HEADER), block - LINK)

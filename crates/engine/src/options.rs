@@ -5,9 +5,9 @@
 
 use abi::{Errno, Result};
 
-/// System V message queues, semaphores and shared memory, and `/proc/sysvipc`: `CONFIG_SYSVIPC`.
+/// System V message queues, semaphores and shared memory, their limits by name, and `/proc/sysvipc`: `CONFIG_SYSVIPC`.
 pub const SYSVIPC: bool = cfg!(feature = "sysvipc");
-/// POSIX message queues: `CONFIG_POSIX_MQUEUE`.
+/// POSIX message queues, and their limits by name: `CONFIG_POSIX_MQUEUE`.
 pub const POSIX_MQUEUE: bool = cfg!(feature = "posix-mqueue");
 /// Making and entering other namespaces: `CONFIG_IPC_NS`.
 pub const IPC_NS: bool = cfg!(feature = "ipc-ns");

@@ -252,6 +252,7 @@ fn request(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6], path: &[u8]) -> Opt
     let of = find(tid, dir, path, follows)?;
     // What is open to nobody but root's curiosity.
     let is_wanted = match (of, act) {
+        _ if of.require().is_err() => true,
         (File::Sysctl(_), _) => true,
         (File::Sysvipc(_), Act::Open(flags)) => flags & (O_ACCMODE | O_TRUNC) == O_RDONLY,
         (File::Sysvipc(_), Act::Access) => false,
@@ -373,6 +374,7 @@ pub(crate) enum Answer {
 impl Request {
     /// Does what is wanted, on behalf of whom `ctx` is.
     pub(crate) fn serve<T: Task>(&self, ctx: &Ctx<'_, T>, view: &View) -> Result<Answer> {
+        self.of.require()?;
         let source = Within(ctx);
         match (self.act, self.of) {
             (Act::Open(flags), File::Sysctl(sysctl)) if flags & O_ACCMODE != O_RDONLY => {

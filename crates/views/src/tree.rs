@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::sync::LazyLock;
 
 use engine::ipc_sysctl::Sysctl;
+use engine::options::SYSVIPC;
 use engine::proc::Sysvipc;
 
 /// What an inode is.
@@ -44,7 +45,9 @@ static ENTRIES: LazyLock<Vec<Entry>> = LazyLock::new(|| {
     let proc = add(root, "proc", Node::Directory);
     let lists = add(proc, "sysvipc", Node::Directory);
     for (name, list) in [("msg", Sysvipc::Msg), ("sem", Sysvipc::Sem), ("shm", Sysvipc::Shm)] {
-        add(lists, name, Node::List(list));
+        if SYSVIPC {
+            add(lists, name, Node::List(list));
+        }
     }
     let sys = add(proc, "sys", Node::Directory);
     let fs = add(sys, "fs", Node::Directory);

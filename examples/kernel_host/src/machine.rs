@@ -13,6 +13,7 @@ use engine::{
     Begun, Call, Cause, Deadline, Descriptors as _, IpcNamespace, Notice, Outcome, Syscall,
     ipc_sysctl::Sysctl,
     mqueue,
+    options::SYSVIPC,
     proc::{Line, Sysvipc},
     reap, shm,
     util::arena_errno,
@@ -778,9 +779,8 @@ impl<M: Memory> Machine<M> {
     pub fn read_file(&mut self, tid: Tid, path: &str) -> Result<String> {
         let mut line = Line::default();
         let mut text = Vec::new();
-        if let Some(list) =
-            path.strip_prefix("/proc/sysvipc/").and_then(|name| Sysvipc::named(name.as_bytes()))
-        {
+        let list = path.strip_prefix("/proc/sysvipc/").and_then(|name| Sysvipc::named(name.as_bytes()));
+        if let Some(list) = list.filter(|_| SYSVIPC) {
             text.extend(list.header().as_bytes());
             let mut from = 0;
             while let Some(next) = self.on(tid, |ctx| list.row(ctx, from, &mut line))? {

@@ -43,6 +43,8 @@ fn files_that_are_left_out_are_not_there() {
     let task = machine.spawn(AddressSpace::default());
     let there = |built| if built { None } else { Some(Errno::ENOENT) };
     assert_eq!(machine.read_file(task, "/proc/sysvipc/msg").err(), there(SYSVIPC));
-    assert_eq!(machine.read_file(task, "/proc/sys/kernel/msgmax").err(), there(SYSCTL));
-    assert_eq!(machine.write_sysctl(task, "kernel.msgmni", "7").err(), there(SYSCTL));
+    assert_eq!(machine.read_file(task, "/proc/sys/kernel/msgmax").err(), there(SYSCTL && SYSVIPC));
+    assert_eq!(machine.read_file(task, "/proc/sys/fs/mqueue/msg_max").err(), there(SYSCTL && POSIX_MQUEUE));
+    assert_eq!(machine.write_sysctl(task, "kernel.msgmni", "7").err(), there(SYSCTL && SYSVIPC));
+    assert_eq!(machine.write_sysctl(task, "ipcspace.msgqueue", "7").err(), there(SYSCTL));
 }

@@ -1,7 +1,8 @@
 //! What a build leaves out, as the kernel's can: each of these cases is run where that is so (`--without`), by which it is known which of the others can't be.
 //! (A kernel that is built so is needed to see it there.)
 
-use std::fs;
+use std::fs::{File, OpenOptions};
+use std::io;
 
 use clap::ValueEnum;
 use libc::{CLONE_NEWIPC, IPC_CREAT, O_CREAT, O_RDWR};
@@ -30,20 +31,16 @@ pub(crate) enum BuildOption {
 
 cases! { "options":
     without_sysvipc.without(BuildOption::Sysvipc),
-    without_sysvipc_there_are_no_lists
-        .without(BuildOption::Sysvipc)
-        .only(FILES)
-        .differs(&[Door::Preload], THE_KERNELS),
+    without_sysvipc_there_are_no_files.without(BuildOption::Sysvipc).only(FILES),
     without_posix_mqueue.without(BuildOption::PosixMqueue),
+    without_posix_mqueue_there_are_no_limits.without(BuildOption::PosixMqueue).only(FILES),
     without_ipc_ns.without(BuildOption::IpcNs).only(&[Door::Preload]),
-    without_sysctl.without(BuildOption::Sysctl).only(FILES).differs(&[Door::Preload], THE_KERNELS),
+    without_sysctl.without(BuildOption::Sysctl).only(FILES),
     without_compat.without(BuildOption::Compat).only(&[Door::Trap32]),
 }
 
 /// The doors that answer who opens files of the namespace's.
-const FILES: &[Door] = &[Door::Preload, Door::Host];
-
-const THE_KERNELS: &str = "who opens a file that is left out has the kernel's";
+const FILES: &[Door] = &[Door::Preload, Door::Trap, Door::Host];
 
 /// Whether a case can't be run where this is left out.
 pub(crate) fn needs(case: &Case, door: Door, option: BuildOption) -> bool {
@@ -101,29 +98,37 @@ fn without_ipc_ns() -> Outcome {
     Ok(())
 }
 
-/// What opening a file for reading gives.
-fn read(path: &str) -> Answer<()> {
-    let read = match simulation() {
-        Some(simulation) => {
-            let tid = simulation.tid();
-            simulation.machine(|machine| machine.read_file(tid, path)).map_err(|error| error.raw())
-        }
-        None => fs::read_to_string(path).map_err(|error| error.raw_os_error().unwrap_or(0)),
-    };
-    read.map(drop).map_err(Errno)
+/// That there are no such files, neither to read nor to write.
+fn none(paths: &[&str]) -> Outcome {
+    for &path in paths {
+        let (read, written) = match simulation() {
+            Some(simulation) => simulation.machine(|machine| {
+                let (tid, name) = (simulation.tid(), path.trim_start_matches("/proc/sys/").replace('/', "."));
+                let read = machine.read_file(tid, path).map(drop);
+                (read.map_err(|e| e.raw()), machine.write_sysctl(tid, &name, "7").map_err(|e| e.raw()))
+            }),
+            None => {
+                let of =
+                    |opened: io::Result<File>| opened.map(drop).map_err(|e| e.raw_os_error().unwrap_or(0));
+                (of(File::open(path)), of(OpenOptions::new().write(true).open(path)))
+            }
+        };
+        same!((path, read.map_err(Errno)), (path, Err(ENOENT)));
+        same!((path, written.map_err(Errno)), (path, Err(ENOENT)));
+    }
+    Ok(())
 }
 
-fn without_sysvipc_there_are_no_lists() -> Outcome {
-    let lists = ["msg", "sem", "shm"].map(|name| read(&format!("/proc/sysvipc/{name}")));
-    same!(lists, [Err(ENOENT); 3]);
-    Ok(())
+fn without_sysvipc_there_are_no_files() -> Outcome {
+    none(&["/proc/sysvipc/msg", "/proc/sysvipc/sem", "/proc/sysvipc/shm", "/proc/sys/kernel/msgmax"])
+}
+
+fn without_posix_mqueue_there_are_no_limits() -> Outcome {
+    none(&["/proc/sys/fs/mqueue/queues_max", "/proc/sys/fs/mqueue/msg_max"])
 }
 
 fn without_sysctl() -> Outcome {
-    let files =
-        ["kernel/msgmax", "kernel/sem", "fs/mqueue/msg_max"].map(|name| read(&format!("/proc/sys/{name}")));
-    same!(files, [Err(ENOENT); 3]);
-    Ok(())
+    none(&["/proc/sys/kernel/msgmax", "/proc/sys/kernel/sem", "/proc/sys/fs/mqueue/msg_max"])
 }
 
 fn without_compat() -> Outcome {

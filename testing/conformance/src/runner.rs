@@ -261,3 +261,42 @@ pub(crate) fn run_here(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::{
+        call::{msgrcv, msgsnd, queue},
+        check::ok,
+        task::Task,
+    };
+
+    /// Fails, and says who came in which order.
+    fn fails() -> Outcome {
+        let id = ok!(queue());
+        let tasks = (1..=4).map(|mtype| Task::start(move || msgsnd(id, mtype, b"text", 0)));
+        let tasks = tasks.collect::<Outcome<Vec<_>>>()?;
+        let received = [(); 4].map(|()| msgrcv(id, 8, 0, 0));
+        for task in tasks {
+            ok!(task.report()?);
+        }
+        Err(Failure(format!("{received:?}")))
+    }
+
+    #[test]
+    fn a_seed_that_fails_fails_the_same_way_again() {
+        let case = Case::new("replay", fails);
+        let mut stories = BTreeSet::new();
+        for seed in 1..=100 {
+            let report = || run_simulated(&case, &(seed..seed + 1)).expect_err("it fails").0;
+            let first = report();
+            assert_eq!(first, report());
+            stories.insert(first.replace(&format!("--seed {seed}:"), ""));
+        }
+        assert!(stories.len() > 50, "{stories:?}");
+        // SAFETY: passes a number: the watch is over.
+        unsafe { libc::alarm(0) };
+    }
+}

@@ -50,9 +50,10 @@ pub(crate) fn run(limits: &[(&str, &str)], schedule: Schedule, case: impl FnOnce
     });
     SIMULATION.set(Some(Rc::clone(&simulation)));
     let outcome = case();
+    let steps = simulation.machine(|machine| machine.schedule().steps());
     simulation.programs.take();
     SIMULATION.set(None);
-    outcome
+    outcome.map_err(|Failure(why)| Failure(format!("after {steps} steps: {why}")))
 }
 
 /// A machine, and the programs of its threads.

@@ -566,16 +566,13 @@ extern "C" fn accessed_at(result: c_int, dir: c_int, path: usize, mode: usize) -
         return result;
     }
     // SAFETY: the kernel has read the path.
-    let allowed = match unsafe { find_refused(why, dir, path, 0) } {
-        None => Err(why),
-        Some(File::Sysctl(sysctl)) if mode & W_OK != 0 => match Own.may_write(sysctl) {
-            Ok(false) => Err(Errno::EACCES),
-            other => other,
-        },
-        Some(File::Sysvipc(_)) if mode & W_OK != 0 => Err(Errno::EACCES),
-        Some(_) => Ok(true),
-    };
-    crate::finish_int(allowed.map(|_| 0))
+    let found = unsafe { find_refused(why, dir, path, 0) };
+    let allowed = found.ok_or(why).and_then(|of| {
+        of.require()?;
+        let may = mode & W_OK == 0 || matches!(of, File::Sysctl(sysctl) if Own.may_write(sysctl)?);
+        if may { Ok(0) } else { Err(Errno::EACCES) }
+    });
+    crate::finish_int(allowed)
 }
 
 extern "C" fn accessed(result: c_int, path: usize, mode: usize) -> c_int {
