@@ -271,6 +271,95 @@ fn who_is_not_the_owner_may_not_go() {
     }
 }
 
+/// Runs a program of python's by the trap, as root, whose processes can become another user's; none if that can't be.
+fn run_as_root(program: &str) -> Option<Output> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can become another user");
+        return None;
+    }
+    Some(run("trap", &format!("exec python3 -c {}", quoted(program))))
+}
+
+#[test]
+fn the_listener_is_given_to_nobody_elses_server() {
+    let program = r#"
+import os, socket, tempfile
+os.setgid(65534); os.setuid(65534)
+path = tempfile.mkdtemp() + "/socket"
+server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+server.bind(path); server.listen(8); server.settimeout(1)
+if os.fork() == 0:
+    os.execve(os.environ["static"], ["peer", "make", "1"], dict(os.environ, IPCSPACE_SOCKET=path))
+try:
+    link, _ = server.accept(); link.settimeout(1)
+    asked = link.recv(64)
+    if asked:
+        link.send(asked[:4] + bytes(12))
+        print("given", link.recvmsg(16, socket.CMSG_SPACE(4)))
+except TimeoutError:
+    pass
+print("status", os.wait()[1])
+"#;
+    if let Some(output) = run_as_root(program) {
+        assert_eq!(text(&output), "status 0\n");
+    }
+}
+
+#[test]
+fn the_namespace_of_another_users_process_is_for_those_who_may_look_into_it() {
+    let program = r#"
+import ctypes, os
+def try_open(who, pid):
+    try:
+        fd = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY)
+        print(who, os.readlink(f"/proc/self/fd/{fd}").split(":")[0], flush=True)
+    except OSError as error:
+        print(who, error.strerror, flush=True)
+def child(user):
+    pid = os.fork()
+    if pid == 0:
+        os.close(asleep[1])
+        os.setgroups([]); os.setgid(user); os.setuid(user)
+        # Who has become another user hides itself.
+        PR_SET_DUMPABLE = 4
+        assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0) == 0
+        os.write(ready[1], b".")
+        os.read(asleep[0], 1)
+        os._exit(0)
+    os.read(ready[0], 1)
+    return pid
+asleep, ready = os.pipe(), os.pipe()
+others, same = child(65533), child(65534)
+root = os.getpid()
+for pid in root, others, same:
+    try_open("root", pid)
+if os.fork() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    for pid in root, others, same, os.getpid():
+        try_open("nobody", pid)
+    os._exit(0)
+os.wait()
+os.close(asleep[1])
+"#;
+    if let Some(output) = run_as_root(program) {
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let refused = "nobody Permission denied\n".repeat(2);
+        let seen = format!("{}{refused}{}", "root socket\n".repeat(3), "nobody socket\n".repeat(2));
+        assert_eq!(stdout, seen, "{output:?}");
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_namespaces_file_is_the_kernels() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root mounts something at /proc");
+        return;
+    }
+    let script = "unshare --mount sh -c 'pid=$$; mount -t tmpfs none /proc; mkdir -p /proc/$pid/ns; \
+        echo a file >/proc/$pid/ns/ipc; cat /proc/$pid/ns/ipc'";
+    assert_eq!(text(&run("trap", script)), "a file\n");
+}
+
 #[test]
 fn it_does_without_what_older_kernels_lack() {
     let mut command = Command::new(IPCSPACE);

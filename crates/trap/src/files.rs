@@ -21,7 +21,7 @@ use client::files::{self, File, O_ACCMODE, O_RDONLY, O_TRUNC, Source};
 use engine::{IpcNamespace, Task, ipc_sysctl::Sysctl, proc::Line, proc::Sysvipc};
 use nix::fcntl::{OFlag, open};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat, lstat};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 use sys::{file, net::Fd};
@@ -227,6 +227,11 @@ fn namespace(tid: u32, kind: Kind, [a, b, c, d, ..]: [u64; 6], path: &[u8]) -> O
     let file = open(way(tid, dir, path).as_slice(), itself, Mode::empty()).ok()?;
     let link = read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()?;
     let pid = namespaces::pid_in(link.as_os_str().as_bytes())?;
+    // The path is one of that thread's: another file may be there for us, as the numbers of another PID namespace are others.
+    let (theirs, ours) = (fstat(&file).ok()?, lstat(&link).ok()?);
+    if !files::is_in_proc(file.as_raw_fd()) || (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
+        return None;
+    }
     // Its own is ours, as we have gone there.
     let is_self = path.split(|byte| *byte == b'/').any(|part| part == b"self" || part == b"thread-self");
     let pid = if is_self && pid == std::process::id() { Status::of(tid).ok()?.number("Tgid")? } else { pid };

@@ -16,6 +16,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, read_link};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,9 +33,10 @@ use crate::notify::Notification;
 use crate::process::{descriptor_of, pidfd_open};
 use crate::room::{Trap, spawn};
 use crate::routes::{Space, socket_of};
-use crate::target::{CAP_SYS_ADMIN, Status, capabilities, write};
+use crate::target::{CAP_SYS_ADMIN, Status, capabilities, user_namespace, write};
 use crate::trace::Held;
 
+const CAP_SYS_PTRACE: u32 = 19;
 const CLONE_VM: u64 = 0x100;
 const CLONE_THREAD: u64 = 0x1_0000;
 const CLONE_SYSVSEM: u64 = 0x4_0000;
@@ -142,7 +144,7 @@ pub(crate) fn grant(trap: &Arc<Trap>, asked: Notification, wish: Wish) {
 fn grant_here(trap: &Trap, asked: &Notification, wish: Wish) {
     let Notification { id, pid: tid, .. } = *asked;
     if let Wish::Open { pid, flags } = wish {
-        match trap.routes.space_of_process(pid) {
+        match space_of_process(trap, tid, pid) {
             Ok(space) => trap.listener.answer_with(id, &space.kept, flags & libc::O_CLOEXEC != 0),
             // The kernel's, which is there in any case.
             Err(_) => trap.listener.pass(id),
@@ -166,9 +168,35 @@ fn grant_here(trap: &Trap, asked: &Notification, wish: Wish) {
     }
 }
 
+/// The namespace that a process is in, if a thread may know.
+fn space_of_process(trap: &Trap, tid: u32, pid: u32) -> Result<Space> {
+    if may_look_into(tid, pid)? { trap.routes.space_of_process(pid) } else { Err(Errno::EACCES) }
+}
+
+/// Whether a thread may look into a process, as the kernel's check `PTRACE_MODE_READ` has it: where user namespaces lie in each other below ours, only within one.
+fn may_look_into(tid: u32, pid: u32) -> Result<bool> {
+    let (own, other) = (Status::of(tid)?, Status::of(pid)?);
+    if own.number("Tgid") == other.number("Tgid") {
+        return Ok(true);
+    }
+    let (own_ns, other_ns) = (user_namespace(&tid.to_string()), user_namespace(&pid.to_string()));
+    let is_same_ns = own_ns.is_some() && own_ns == other_ns;
+    let is_outer = is_same_ns || own_ns == user_namespace("self");
+    if is_outer && own.set("CapEff") >> CAP_SYS_PTRACE & 1 != 0 {
+        return Ok(true);
+    }
+    let is_of = |ids: &str| {
+        let fsid = own.numbers(ids).nth(3);
+        other.numbers(ids).take(3).all(|id| Some(id) == fsid)
+    };
+    // Root's, where it hides itself.
+    let is_open = || fs::metadata(format!("/proc/{pid}")).ok().map(|meta| meta.uid());
+    let has_more = is_same_ns && other.set("CapPrm") & !own.set("CapPrm") != 0;
+    Ok(is_outer && is_of("Uid") && is_of("Gid") && is_open() == own.numbers("Uid").nth(3) && !has_more)
+}
+
 /// Whether a broker that is no ancestor of a process can reach its memory: not where Yama restricts tracing to descendants.
 fn may_reach_all() -> bool {
-    const CAP_SYS_PTRACE: u32 = 19;
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     scope.map_or(true, |scope| scope.trim() == "0") || sys::capabilities() >> CAP_SYS_PTRACE & 1 != 0
 }
@@ -256,7 +284,7 @@ impl Going<'_> {
         }
         let info = fs::read_to_string(format!("/proc/{tid}/fdinfo/{fd}")).unwrap_or_default();
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        let space = pid.and_then(|pid| self.trap.routes.space_of_process(pid).ok());
+        let space = pid.and_then(|pid| space_of_process(self.trap, tid, pid).ok());
         Ok(space.map(|space| (space, true)))
     }
 

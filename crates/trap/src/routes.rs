@@ -6,6 +6,7 @@
 //! The trap waits at an address that its programs' environment names ([`TRAP_ENV`]): there a `run` inside connects, says which
 //! namespace it serves, and is given the listener. To brokers that don't come by themselves the trap gives it ([`wire::ASK_TRAP`]), when a program
 //! is about to go there, or is found to be there. All of them are one hop away, however deep they lie in each other.
+//! Whoever has the listener answers for all programs: only who listens as the trap's own user is given it, or is asked anything.
 //!
 //! A program is where its process has gone, or else where its environment leads, or else where its nearest parent is. A child's environment may be that of
 //! before its parent went: it counts only where it names another namespace than those that the parent has left.
@@ -20,7 +21,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,8 +34,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, connect,
-    getsockopt, listen, recv, send, sendmsg, socket, sockopt,
+    getsockopt, listen, recv, send, sendmsg, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::unistd::{geteuid, getpid};
 use sys::net::{self, Fd};
 
@@ -50,7 +52,7 @@ const GENERATIONS: usize = 64;
 /// Threads whose way is remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
 /// How long a broker may take to answer, microseconds: it may have another one begin.
-const PATIENCE_US: u64 = 10_000_000;
+const PATIENCE_US: i64 = 10_000_000;
 /// In the place of a question's number: the process leaves.
 pub(crate) const LEAVES: u64 = 0;
 /// In the trap's epoll, what is added to the ids of processes that have gone elsewhere.
@@ -182,10 +184,7 @@ impl Routes {
     }
 
     fn take_in(&self, link: OwnedFd) -> nix::Result<()> {
-        let peer = getsockopt(&link, sockopt::PeerCredentials)?;
-        if peer.uid() != geteuid().as_raw() {
-            return Err(nix::Error::EACCES);
-        }
+        check_peer(link.as_fd())?;
         let mut path = [0; 128];
         let length = recv(link.as_raw_fd(), &mut path, MsgFlags::empty())?;
         let socket = PathBuf::from(std::ffi::OsStr::from_bytes(&path[..length]));
@@ -264,7 +263,7 @@ impl Routes {
         (question.id, question.pid) = (LEAVES, tgid);
         let _alone = lock(&self.exchange);
         if let Ok(link) = self.send(socket, &question) {
-            let _ = net::set_patience(link.as_raw_fd(), PATIENCE_US);
+            let _ = net::set_patience(link.as_raw_fd(), PATIENCE_US.cast_unsigned());
             // Where its broker is no more, nobody can know.
             let _ = recv(link.as_raw_fd(), &mut [0], MsgFlags::empty());
         }
@@ -349,8 +348,10 @@ impl Routes {
     /// The namespace that a connection to its broker stands for.
     ///
     /// # Errors
-    /// `EINVAL` if it is none; `ENOSYS` if it is served no more.
+    /// `EINVAL` if it is none, or another user's; `ENOSYS` if it is served no more.
     pub(crate) fn space_of_socket(&self, kept: Fd) -> Result<Space> {
+        // SAFETY: open as long as `kept`.
+        check_peer(unsafe { BorrowedFd::borrow_raw(kept.raw()) }).map_err(|_| Errno::EINVAL)?;
         let socket = path_of(&kept).ok_or(Errno::EINVAL)?;
         self.link(&socket)?;
         Ok(Space { socket, kept })
@@ -441,15 +442,27 @@ fn children(tgid: u32) -> impl Iterator<Item = u32> {
     texts.flat_map(of)
 }
 
-/// Asks the broker at that socket; returns the connection, and what came with the answer.
+/// Sees that it is our user who listens at, or has connected from, the other end. Programs name any socket, and who has the listener answers for all of them.
+fn check_peer(link: BorrowedFd<'_>) -> nix::Result<()> {
+    let peer = getsockopt(&link, sockopt::PeerCredentials)?;
+    if peer.uid() == geteuid().as_raw() { Ok(()) } else { Err(nix::Error::EACCES) }
+}
+
+/// Asks the broker at that socket, which is our user's; returns the connection, and what came with the answer.
 fn ask(socket: &Path, which: u32, argument: u32) -> Result<(Fd, Option<Fd>)> {
-    let asked = (|| {
-        let link = net::connect(socket.as_os_str().as_bytes())?;
-        net::set_patience(link.raw(), PATIENCE_US)?;
-        net::send(&link, &wire::encode([wire::MAGIC, which, argument, 0]))?;
-        Ok(link)
+    let connected = (|| {
+        let link = seqpacket()?;
+        let patience = TimeVal::microseconds(PATIENCE_US);
+        // It counts for connecting: somebody may listen there who takes nobody.
+        setsockopt(&link, sockopt::SendTimeout, &patience)?;
+        setsockopt(&link, sockopt::ReceiveTimeout, &patience)?;
+        connect(link.as_raw_fd(), &UnixAddr::new(socket)?)?;
+        check_peer(link.as_fd())?;
+        setsockopt(&link, sockopt::SendTimeout, &TimeVal::microseconds(0))?;
+        Ok(Fd::new(link.into_raw_fd()))
     })();
-    let link = asked.map_err(|_: Errno| Errno::ENOSYS)?;
+    let link = connected.map_err(|_: nix::Error| Errno::ENOSYS)?;
+    net::send(&link, &wire::encode([wire::MAGIC, which, argument, 0])).map_err(|_| Errno::ENOSYS)?;
     let file = answer(&link)?;
     Ok((link, file))
 }

@@ -36,12 +36,12 @@ pub(crate) fn of(subject: &Subject) -> Option<(Asked, Rest)> {
 }
 
 fn asked(subject: &Subject, status: &Status) -> Asked {
-    let let_through = !(status.signals("SigBlk") | status.signals("SigIgn"));
+    let let_through = !(status.set("SigBlk") | status.set("SigIgn"));
     let is_alone = status.number("Threads") == Some(1);
-    if status.signals("SigPnd") & let_through != 0 {
+    if status.set("SigPnd") & let_through != 0 {
         return Asked::Sure;
     }
-    match status.signals("ShdPnd") & let_through {
+    match status.set("ShdPnd") & let_through {
         0 if is_alone || !others_are_stopped(subject) => Asked::Nothing,
         0 => Asked::Sure,
         _ if is_alone => Asked::Sure,

@@ -127,7 +127,8 @@ pub(crate) struct Targets {
     proc: File,
 }
 
-fn user_namespace(of: &str) -> Option<u64> {
+/// The user namespace of a process in /proc, by its inode.
+pub(crate) fn user_namespace(of: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{of}/ns/user")).ok().map(|meta| meta.ino())
 }
 
@@ -319,8 +320,8 @@ impl Status {
         self.numbers(name).next()
     }
 
-    /// A set of signals.
-    pub(crate) fn signals(&self, name: &str) -> u64 {
+    /// A set, of signals or of capabilities.
+    pub(crate) fn set(&self, name: &str) -> u64 {
         u64::from_str_radix(self.line(name), 16).unwrap_or(0)
     }
 }
@@ -784,7 +785,7 @@ mod tests {
         let status =
             Status("Name:\tUid: 9\nUid:\t1\t2\t3\t4\nSigPnd:\t0000000000000400\nGroups:\t \n".into());
         assert_eq!(status.numbers("Uid").collect::<Vec<_>>(), [1, 2, 3, 4]);
-        assert_eq!(status.signals("SigPnd"), 1 << 10);
+        assert_eq!(status.set("SigPnd"), 1 << 10);
         assert_eq!((status.number("Groups"), status.number("Id")), (None, None));
     }
 
