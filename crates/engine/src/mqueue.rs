@@ -864,11 +864,9 @@ pub fn settle_unlinked<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
     while let Some(used) = ns.mq_ids.next_used(idx) {
         idx = used + 1;
         // What is seen without the lock, is looked at again under it.
-        let Ok(q) = object_at::<MqueueInodeInfo, T>(ctx, used) else { continue };
-        if q.perm.state.load(Relaxed) == STATE_DYING {
-            // Somebody is about to end it: what it counts for is given back now.
-            let _ = rm_id(ctx, &q, |tx, _| discharge(tx, &q));
-        } else if is_nameless(&q) {
+        if let Ok(q) = object_at::<MqueueInodeInfo, T>(ctx, used)
+            && is_nameless(&q)
+        {
             let put = mq_put(ctx, &q);
             let _ = heed_queue(ctx, q.handle(), put);
             left |= is_nameless(&q);

@@ -766,9 +766,7 @@ pub(crate) fn rm_id<'a, O: Object + 'a, T: Task>(
     #[expect(clippy::cast_sign_loss, reason = "masked")]
     let idx = id as u32 & IPCMNI_IDX_MASK;
     let entry = entry(ctx, &ids, idx)?;
-    // Whoever ends it may have been faster, and the place be another object's by now.
-    let is_dying = object.perm().state.load(Relaxed) == STATE_DYING;
-    if entry.load(Relaxed) != object.handle().0 || !is_dying {
+    if entry.load(Relaxed) != object.handle().0 {
         return Ok(());
     }
     tx.set(&entry, |e| e, 0);
