@@ -1,7 +1,8 @@
 //! Programs that no library can be preloaded into, by the trap; and the trap beside the library.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
@@ -269,6 +270,67 @@ fn who_is_not_the_owner_may_not_go() {
             assert!(stderr.contains("Operation not permitted"), "{kind}, {how}: {stderr}");
         }
     }
+}
+
+#[test]
+fn what_is_executed_after_a_call_is_where_its_environment_leads() {
+    let program = r#"
+import ctypes, os, subprocess, time
+inside = "$static make 3; echo $IPCSPACE_SOCKET; exec sleep 20"
+other = subprocess.Popen([os.environ["static"], "apart", "unshare", "sh", "-c", inside], stdout=subprocess.PIPE)
+socket = other.stdout.readline().strip()
+ctypes.CDLL(None).msgget(0, 0o1600)
+# Longer than a thread's number is taken for the same thread.
+time.sleep(0.01)
+os.execve(os.environ["static"], ["peer", "count"], dict(os.environ, IPCSPACE_SOCKET=socket))
+"#;
+    assert_eq!(text(&run("trap", &format!("exec python3 -c {}", quoted(program)))), "3 queues\n");
+}
+
+#[test]
+fn a_socket_that_nobody_served_is_found_when_somebody_does() {
+    let name = format!("later-{}", std::process::id());
+    let program = r#"
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+print(libc.msgget(77, 0), flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 20
+while libc.msgget(77, 0) < 0 and time.monotonic() < end:
+    time.sleep(0.1)
+print(libc.msgget(77, 0) >= 0)
+"#;
+    let served =
+        Command::new(IPCSPACE).args(["run", "--", "sh", "-c", "echo $IPCSPACE_SOCKET"]).output().unwrap();
+    let base = Path::new(text(&served).trim()).ancestors().nth(2).unwrap().to_owned();
+    let mut run = Command::new(IPCSPACE);
+    run.args([
+        "run",
+        "--kill",
+        "--door",
+        "trap",
+        "--",
+        "sh",
+        "-c",
+        "exec env IPCSPACE_SOCKET=$0 python3 -c \"$1\"",
+    ]);
+    run.arg(base.join(&name).join("socket")).arg(program);
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(said.next().as_deref(), Some("-1"));
+    let make =
+        "import ctypes, sys; print(ctypes.CDLL(None).msgget(77, 0o1600) >= 0, flush=True); sys.stdin.read()";
+    let mut server = Command::new(IPCSPACE);
+    server.args(["run", "--kill", "-n", &name, "--", "python3", "-c", make]);
+    let mut server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let made = BufReader::new(server.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    assert_eq!(made, "True");
+    writeln!(run.stdin.take().unwrap()).unwrap();
+    let found = said.next();
+    run.wait().unwrap();
+    drop(server.stdin.take());
+    server.wait().unwrap();
+    assert_eq!(found.as_deref(), Some("True"));
 }
 
 /// Runs a program of python's by the trap, as root, whose processes can become another user's; none if that can't be.

@@ -69,9 +69,9 @@ impl Listener {
     }
 
     /// Says, where questions come from, that a process has left.
-    pub(crate) fn acknowledge(&self) {
+    pub(crate) fn acknowledge(&self, asked: &Notification) {
         if let Some(link) = &self.link {
-            routes::acknowledge(link);
+            routes::acknowledge(link, asked);
         }
     }
 

@@ -253,7 +253,7 @@ pub(crate) fn serve_for(listener: OwnedFd, link: OwnedFd, view: Arc<View>) -> io
         while let Some(asked) = listener.receive() {
             if asked.id == routes::LEAVES {
                 enter(&room).leave(asked.pid);
-                listener.acknowledge();
+                listener.acknowledge(&asked);
             } else {
                 enter(&room).answer(&asked, &files::about(&asked));
             }

@@ -11,22 +11,22 @@
 //! A program is where its process has gone, or else where its environment leads, or else where its nearest parent is. A child's environment may be that of
 //! before its parent went: it counts only where it names another namespace than those that the parent has left.
 //!
-//! What is missing: if a broker is killed, who sleeps in a call there sleeps on, and further calls are `ENOSYS`. A program that was forked with
-//! an environment of before, and comes here first when its parent has ended, is where that leads. A program that the library serves, and that has such
+//! What is missing: if a broker is killed, who sleeps in a call there sleeps on, and further calls are `ENOSYS`. A program that has
+//! an environment of before, and comes here first when its parent has ended, is where that leads. What is executed is noticed a moment ([`FRESH`]) late, and only of some threads. A program that the library serves, and that has such
 //! an environment, is told where it is only by the broker whose process the trap is in.
 //!
 //! # Safety
 //! What is received by a message belongs to nobody else; a question is made of integers.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
 use client::wire::{self, SOCKET_ENV};
@@ -51,6 +51,10 @@ pub const TRAP_ENV: &str = "IPCSPACE_TRAP";
 const GENERATIONS: usize = 64;
 /// Threads whose way is remembered before all are forgotten.
 const REMEMBERED: usize = 4096;
+/// Of how many of them it is noticed that they execute something else.
+const ENVIRONMENTS: usize = 256;
+/// How long nobody is taken to serve a socket where that was tried.
+const UNSERVED: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer, microseconds: it may have another one begin.
 const PATIENCE_US: i64 = 10_000_000;
 /// In the place of a question's number: the process leaves.
@@ -99,9 +103,16 @@ pub(crate) fn receive(link: &OwnedFd) -> Option<Notification> {
     }
 }
 
-/// Says over a connection that a process has left.
-pub(crate) fn acknowledge(link: &OwnedFd) {
-    let _ = send(link.as_raw_fd(), b".", MsgFlags::MSG_NOSIGNAL);
+/// Says over a connection that the process has left that this question was about.
+pub(crate) fn acknowledge(link: &OwnedFd, asked: &Notification) {
+    let _ = send(link.as_raw_fd(), &asked.flags.to_ne_bytes(), MsgFlags::MSG_NOSIGNAL);
+}
+
+/// The connection to a trap inside.
+struct Link {
+    socket: OwnedFd,
+    /// How many have left over it; locked by who waits for the answer.
+    left: Mutex<u32>,
 }
 
 /// A namespace that a process can go to: where its broker is asked, and a connection that keeps it.
@@ -135,20 +146,49 @@ pub(crate) enum Handed {
     Later(PathBuf),
 }
 
+impl Link {
+    fn send(&self, question: &Notification) -> nix::Result<()> {
+        // SAFETY: integers, without padding.
+        let bytes = unsafe {
+            std::slice::from_raw_parts((&raw const *question).cast::<u8>(), size_of::<Notification>())
+        };
+        send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map(drop)
+    }
+
+    /// See [`Routes::tell_leaving`].
+    fn leave(&self, tgid: u32) -> nix::Result<()> {
+        let mut left = lock(&self.left);
+        *left = left.wrapping_add(1);
+        // SAFETY: a structure of integers.
+        let mut question: Notification = unsafe { std::mem::zeroed() };
+        (question.id, question.pid, question.flags) = (LEAVES, tgid, *left);
+        self.send(&question)?;
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &TimeVal::microseconds(PATIENCE_US))?;
+        let mut answer = [0; size_of::<u32>()];
+        // An answer that came too late is about an earlier one.
+        while recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())? != 0 {
+            if u32::from_ne_bytes(answer) == *left {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Whose programs are whose.
 pub(crate) struct Routes {
     /// This namespace's socket.
     own: PathBuf,
     listener: RawFd,
-    links: Mutex<HashMap<PathBuf, Arc<OwnedFd>>>,
-    /// Who is about to connect or to wait for an answer over a connection.
-    exchange: Mutex<()>,
+    links: Mutex<HashMap<PathBuf, Arc<Link>>>,
+    /// Where somebody is about to connect; locked by who does.
+    connecting: Mutex<HashMap<PathBuf, Arc<Mutex<()>>>>,
     /// By the process's id.
     moved: Mutex<HashMap<u32, Moved>>,
     /// Tells of their ends.
     watch: Arc<Epoll>,
-    /// Sockets that environments name, and nobody serves.
-    unserved: Mutex<HashSet<PathBuf>>,
+    /// Sockets that environments name, and nobody serves, or served when that was tried last.
+    unserved: Mutex<HashMap<PathBuf, Instant>>,
     known: Mutex<HashMap<u32, Known>>,
 }
 
@@ -158,6 +198,24 @@ struct Known {
     ino: u64,
     looked: Instant,
     way: PathBuf,
+    /// When it is to be found anew, if its environment names a socket that nobody serves.
+    until: Option<Instant>,
+    /// Its environment as a file, which is empty once it has executed something; not of all.
+    environment: Option<File>,
+}
+
+impl Known {
+    /// Whether it still holds for a thread whose directory has that inode.
+    fn holds(&self, ino: u64, now: Instant) -> bool {
+        self.ino == ino
+            && self.until.is_none_or(|until| now < until)
+            && self.environment.as_ref().is_none_or(is_in_use)
+    }
+}
+
+/// Whether the memory whose environment a file is belongs to a process still.
+fn is_in_use(environment: &File) -> bool {
+    environment.read_at(&mut [0], 0).is_ok_and(|length| length > 0)
 }
 
 impl Routes {
@@ -166,7 +224,7 @@ impl Routes {
             own,
             listener,
             links: Mutex::default(),
-            exchange: Mutex::default(),
+            connecting: Mutex::default(),
             moved: Mutex::default(),
             watch,
             unserved: Mutex::default(),
@@ -197,9 +255,10 @@ impl Routes {
 
     fn add(&self, socket: PathBuf, link: OwnedFd) {
         let mut links = lock(&self.links);
-        links.retain(|_, link| !is_over(link));
-        links.insert(socket, Arc::new(link));
+        links.retain(|_, link| !is_over(&link.socket));
+        links.insert(socket.clone(), Arc::new(Link { socket: link, left: Mutex::default() }));
         drop(links);
+        lock(&self.unserved).remove(&socket);
         lock(&self.known).clear();
     }
 
@@ -208,7 +267,11 @@ impl Routes {
     /// # Errors
     /// `ENOSYS` if there is none that would.
     pub(crate) fn link(&self, socket: &Path) -> Result<()> {
-        let _alone = lock(&self.exchange);
+        let mut connecting = lock(&self.connecting);
+        connecting.retain(|_, lock| Arc::strong_count(lock) > 1);
+        let alone = Arc::clone(connecting.entry(socket.to_owned()).or_default());
+        drop(connecting);
+        let _alone = lock(&alone);
         if socket == self.own || lock(&self.links).contains_key(socket) {
             return Ok(());
         }
@@ -229,7 +292,7 @@ impl Routes {
             if unserved.len() >= REMEMBERED {
                 unserved.clear();
             }
-            unserved.insert(socket.to_owned());
+            unserved.insert(socket.to_owned(), Instant::now());
         }
         done.map_err(|_: Errno| Errno::ENOSYS)
     }
@@ -244,29 +307,15 @@ impl Routes {
             Way::To(socket) => socket,
             Way::Perhaps(socket) => return Ok(Handed::Later(socket)),
         };
-        self.send(&socket, asked).map(|_| Handed::Over)
-    }
-
-    fn send(&self, socket: &Path, question: &Notification) -> nix::Result<Arc<OwnedFd>> {
-        let link = lock(&self.links).get(socket).cloned().ok_or(nix::Error::EPIPE)?;
-        // SAFETY: integers, without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts((&raw const *question).cast::<u8>(), size_of::<Notification>())
-        };
-        send(link.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map(|_| link)
+        let link = lock(&self.links).get(&socket).cloned().ok_or(nix::Error::EPIPE)?;
+        link.send(asked).map(|()| Handed::Over)
     }
 
     /// A process leaves that namespace, which is another one than ours: returns when that is done.
     pub(crate) fn tell_leaving(&self, tgid: u32, socket: &Path) {
-        // SAFETY: a structure of integers.
-        let mut question: Notification = unsafe { std::mem::zeroed() };
-        (question.id, question.pid) = (LEAVES, tgid);
-        let _alone = lock(&self.exchange);
-        if let Ok(link) = self.send(socket, &question) {
-            let _ = net::set_patience(link.as_raw_fd(), PATIENCE_US.cast_unsigned());
-            // Where its broker is no more, nobody can know.
-            let _ = recv(link.as_raw_fd(), &mut [0], MsgFlags::empty());
-        }
+        let link = lock(&self.links).get(socket).cloned();
+        // Where its broker is no more, nobody can know.
+        let _ = link.map_or(Ok(()), |link| link.leave(tgid));
     }
 
     /// Where a thread's calls are made.
@@ -291,47 +340,54 @@ impl Routes {
         }
         let Ok(meta) = fs::metadata(format!("/proc/{tid}")) else { return Way::To(self.own.clone()) };
         if let Some(known) = lock(&self.known).get_mut(&tid)
-            && known.ino == meta.ino()
+            && known.holds(meta.ino(), now)
         {
             known.looked = now;
             return Way::To(known.way.clone());
         }
-        let way = self.find(tid);
+        // Before it is read.
+        let environment = File::open(format!("/proc/{tid}/environ")).ok().filter(is_in_use);
+        let (way, until) = self.find(tid);
         if let Way::To(way) = &way {
             let mut known = lock(&self.known);
             if known.len() >= REMEMBERED {
                 known.clear();
             }
-            known.insert(tid, Known { ino: meta.ino(), looked: now, way: way.clone() });
+            let environment = environment.filter(|_| known.len() < ENVIRONMENTS);
+            known.insert(tid, Known { ino: meta.ino(), looked: now, way: way.clone(), until, environment });
         }
         way
     }
 
-    fn find(&self, tid: u32) -> Way {
+    /// Where a thread is, and until when, if that is not to last.
+    fn find(&self, tid: u32) -> (Way, Option<Instant>) {
         let links = lock(&self.links);
         let moved = lock(&self.moved);
-        let mut named = None;
+        let (mut named, mut until) = (None, None);
         let mut pid = tid;
         for _ in 0..GENERATIONS {
             let Ok(status) = Status::of(pid) else { break };
             if named.is_none() {
                 match socket_of(pid) {
                     Some(socket) if socket == self.own || links.contains_key(&socket) => named = Some(socket),
-                    Some(socket) if !lock(&self.unserved).contains(&socket) => return Way::Perhaps(socket),
-                    _ => {}
+                    Some(socket) => match lock(&self.unserved).get(&socket).map(|tried| *tried + UNSERVED) {
+                        Some(again) if Instant::now() < again => until = Some(again),
+                        _ => return (Way::Perhaps(socket), None),
+                    },
+                    None => {}
                 }
             }
             let process = status.number("Tgid").and_then(|tgid| moved.get(&tgid));
             if let Some(process) = process.filter(|process| !has_ended(&process.pidfd)) {
                 let is_newer = named.as_ref().is_some_and(|named| pid != tid && !process.was.contains(named));
-                return Way::To(named.filter(|_| is_newer).unwrap_or_else(|| process.to.clone()));
+                return (Way::To(named.filter(|_| is_newer).unwrap_or_else(|| process.to.clone())), until);
             }
             match status.number("PPid").filter(|parent| *parent > 1) {
                 Some(parent) if named.is_none() || !moved.is_empty() => pid = parent,
                 _ => break,
             }
         }
-        Way::To(named.unwrap_or_else(|| self.own.clone()))
+        (Way::To(named.unwrap_or_else(|| self.own.clone())), until)
     }
 
     // ---- going elsewhere
@@ -396,7 +452,7 @@ impl Routes {
         if lock(&self.moved).is_empty() {
             return None;
         }
-        let Way::To(socket) = self.find(pid) else { return None };
+        let (Way::To(socket), _) = self.find(pid) else { return None };
         if socket == self.own {
             return None;
         }
