@@ -88,6 +88,8 @@ pub const NO_FD: i32 = -1;
 
 /// `open` is tried again if the queue that it found has ended meanwhile.
 const TRIES: u32 = 1000;
+/// How often it is looked whether others have ended what they were about to: some milliseconds, as they may not have the CPU.
+const ENDING_TRIES: u32 = 2000;
 
 arena::shared! {
     /// `mqueue_inode_info`.
@@ -355,14 +357,20 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
             None => {
                 let by = Creator::of(ctx.host, IpcNamespace::of(ctx.arena, ctx.host)?.get());
                 let create = || mq_create(ctx, name, Some(oflag), mode, attr, &by);
-                let made = match create() {
-                    // What the dead held counts until somebody looks.
-                    Err(Errno::ENOSPC | Errno::EMFILE) => {
-                        settle_unlinked(ctx)?;
-                        create()
+                let mut made = create();
+                // What the dead held counts until somebody looks, and then until that one has done.
+                for _ in 0..ENDING_TRIES {
+                    if !matches!(made, Err(Errno::ENOSPC | Errno::EMFILE)) {
+                        break;
                     }
-                    made => made,
-                };
+                    let ended = some_end(ctx)?;
+                    settle_unlinked(ctx)?;
+                    let ends = ended | some_end(ctx)?;
+                    made = create();
+                    if !ends {
+                        break;
+                    }
+                }
                 if let Some(fd) = made? {
                     return Ok(fd);
                 }
@@ -873,6 +881,20 @@ pub fn settle_unlinked<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
         }
     }
     Ok(left)
+}
+
+/// Whether somebody is about to end a queue.
+fn some_end<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
+    let ns = IpcNamespace::of(ctx.arena, ctx.host)?;
+    let mut idx = 0;
+    while let Some(used) = ns.mq_ids.next_used(idx) {
+        idx = used + 1;
+        let is_dying = |q: Q<'_>| q.perm.state.load(Relaxed) == STATE_DYING;
+        if object_at::<MqueueInodeInfo, T>(ctx, used).is_ok_and(is_dying) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Does something with each queue, under its lock. What goes wrong with one is that one's.
