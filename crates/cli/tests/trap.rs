@@ -423,6 +423,20 @@ fn what_only_looks_like_a_namespaces_file_is_the_kernels() {
 }
 
 #[test]
+fn who_goes_with_other_flags_and_who_attaches_do_not_wait_for_each_other() {
+    for (kind, _) in peers() {
+        assert_eq!(text(&run("trap", &format!("${kind} beside unshare 200"))), "as it should be\n", "{kind}");
+    }
+}
+
+#[test]
+fn a_child_is_made_elsewhere_while_others_attach() {
+    for (kind, _) in peers() {
+        assert_eq!(text(&run("trap", &format!("${kind} beside clone3 200"))), "as it should be\n", "{kind}");
+    }
+}
+
+#[test]
 fn it_does_without_what_older_kernels_lack() {
     let mut command = Command::new(IPCSPACE);
     command.env("IPCSPACE_WITHOUT", "sync_wake").args(["run", "--door", "trap", "--"]);

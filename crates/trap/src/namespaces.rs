@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use abi::{Errno, Result};
 use client::CLONE_NEWIPC;
@@ -34,13 +35,16 @@ use crate::process::{descriptor_of, pidfd_open};
 use crate::room::{Trap, spawn};
 use crate::routes::{Space, socket_of};
 use crate::target::{CAP_SYS_ADMIN, Status, capabilities, user_namespace, write};
-use crate::trace::Held;
+use crate::trace::{self, Held};
 
 const CAP_SYS_PTRACE: u32 = 19;
 const CLONE_VM: u64 = 0x100;
 const CLONE_THREAD: u64 = 0x1_0000;
 const CLONE_SYSVSEM: u64 = 0x4_0000;
 const CLONE_UNTRACED: u64 = 0x80_0000;
+
+/// `struct clone_args`, as far as it is known: what is beyond has to be zeros.
+const CLONE_ARGS: usize = 88;
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -134,6 +138,9 @@ pub(crate) fn grant(trap: &Arc<Trap>, asked: Notification, wish: Wish) {
     let own = Arc::clone(trap);
     let begun = spawn("trap-namespace", move || {
         grant_here(&own, &asked, wish);
+        while trace::see_to_late() {
+            thread::sleep(trace::LOOK);
+        }
         client::end_thread();
     });
     if begun.is_err() {
@@ -240,26 +247,37 @@ impl Going<'_> {
         if !IPC_NS || flags & (CLONE_SYSVSEM | CLONE_THREAD) != 0 {
             return Err(Errno::EINVAL);
         }
+        if structure
+            .as_ref()
+            .and_then(|all| all.get(CLONE_ARGS..))
+            .is_some_and(|rest| rest.iter().any(|byte| *byte != 0))
+        {
+            return Err(Errno::E2BIG);
+        }
         let parent = self.check(false)?;
         let space = self.trap.routes.new_space(self.tid)?;
         let number = u64::from(self.asked.data.nr.cast_unsigned());
+        let [_, second, ..] = self.asked.data.args;
         // Who is not to be traced can't be held.
         let flags = flags & !(CLONE_NEWIPC | CLONE_UNTRACED);
         let held = self.hold()?;
-        let first = match structure {
-            None => flags,
+        let instead = match structure {
+            None => [flags, second],
             Some(mut structure) => {
+                // There may be little room below the stack's end.
+                structure.truncate(CLONE_ARGS);
                 structure[..size_of::<u64>()].copy_from_slice(&flags.to_ne_bytes());
                 let at = held.room(structure.len() as u64);
                 if write(self.tid, at, &structure).is_err() {
                     held.release(Err(libc::ENOMEM));
                     return Ok(true);
                 }
-                at
+                [at, structure.len() as u64]
             }
         };
-        held.release_cloning(number, first, |child| {
-            self.trap.routes.enter(child, parent, space, flags & CLONE_VM == 0);
+        held.release_cloning(number, instead, |child, is_there| {
+            let has_own_memory = flags & CLONE_VM == 0;
+            self.trap.routes.enter(child, parent, space, has_own_memory.then_some(is_there));
         });
         Ok(true)
     }
@@ -310,7 +328,8 @@ impl Going<'_> {
     }
 
     fn hold(&self) -> Result<Held> {
-        Held::catch(&self.trap.listener, self.asked.id, self.tid, self.compat, || Ok(()))
+        // What it is to do may take its time, and nobody else waits for us.
+        Held::catch(&self.trap.listener, self.asked.id, self.tid, self.compat, None, || Ok(()))
             .map(|(held, ())| held)
     }
 
@@ -333,7 +352,9 @@ impl Going<'_> {
             }
         };
         self.trap.leave(tgid, &self.trap.routes.way(self.tid));
-        self.trap.routes.enter(tgid, tgid, space, true);
+        let is_there =
+            || held.as_ref().map_or_else(|| self.trap.listener.is_valid(self.asked.id), Held::is_there);
+        self.trap.routes.enter(tgid, tgid, space, Some(&is_there));
         match held {
             Some(held) => held.release(Ok(0)),
             None => drop(self.trap.listener.answer(self.asked.id, Ok(0))),
@@ -356,8 +377,8 @@ fn environment(pid: u32) -> Option<(u64, Vec<u8>)> {
 }
 
 /// Names another socket in a process's environment, where that leads the programs that it executes; unless there is no room, or the memory is its
-/// parent's as well.
-pub(crate) fn rename(pid: u32, socket: &Path) {
+/// parent's as well, or whose it is can't be known.
+pub(crate) fn rename(pid: u32, socket: &Path, is_there: &dyn Fn() -> bool) {
     let Some((start, environment)) = environment(pid) else { return };
     let mut at = 0;
     let found = environment.split(|byte| *byte == 0).find_map(|variable| {
@@ -372,9 +393,13 @@ pub(crate) fn rename(pid: u32, socket: &Path) {
         return;
     }
     new.resize(old.len(), 0);
-    let put = |bytes: &[u8]| write(pid, to, bytes).is_ok();
-    let parent = Status::of(pid).ok().and_then(|status| status.number("PPid"));
-    let named = || parent.and_then(socket_of);
+    // Its number, or what was its memory, may be another's if it has ended.
+    let put = |bytes: &[u8]| is_there() && write(pid, to, bytes).is_ok();
+    let Some(parent) = Status::of(pid).ok().and_then(|status| status.number("PPid")) else { return };
+    let named = || socket_of(parent);
+    if fs::read(format!("/proc/{parent}/environ")).is_err() {
+        return;
+    }
     let before = named();
     if put(&new) && before.as_deref() == Some(Path::new(OsStr::from_bytes(old))) && named() != before {
         put(old);

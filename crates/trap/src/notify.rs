@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use sys::net::Fd;
 
-use crate::{routes, without};
+use crate::{routes, trace, without};
 
 /// Where calls are asked about.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ impl Listener {
 
     /// The next call; none when nobody is left who could make one.
     pub(crate) fn receive(&self) -> Option<Notification> {
+        trace::see_to_late_until(self.link.as_ref().unwrap_or(&self.fd).as_fd());
         if let Some(link) = &self.link {
             return routes::receive(link);
         }

@@ -200,7 +200,10 @@ fn furnish(listener: &Arc<Listener>, view: Arc<View>) -> io::Result<(Shared, Arc
     let shared = Arc::clone(&room);
     spawn("trap-wake", move || {
         while let Ok(seen) = bell.rung() {
-            let pause = enter(&shared).see_to_sleepers();
+            let mut pause = enter(&shared).see_to_sleepers();
+            if trace::see_to_late() {
+                pause = pause.min(trace::LOOK.as_nanos() as u64);
+            }
             if bell.wait(seen, pause).is_err() {
                 return;
             }

@@ -429,8 +429,8 @@ impl Routes {
     }
 
     /// A process is in that namespace from now on, which it comes to from that of a thread's: its own, or its parent's.
-    /// `names` says that its memory is its own.
-    pub(crate) fn enter(&self, tgid: u32, from: u32, space: Space, names: bool) {
+    /// Its memory is its own only if it is told whether it is still there.
+    pub(crate) fn enter(&self, tgid: u32, from: u32, space: Space, is_there: Option<&dyn Fn() -> bool>) {
         let was = [Some(self.way(from)), socket_of(tgid)].into_iter().flatten();
         let earlier = lock(&self.moved).get(&from).map_or_else(Vec::new, |process| process.was.clone());
         let was: Vec<PathBuf> = was.chain(earlier).collect();
@@ -441,8 +441,8 @@ impl Routes {
                 self.note(child, socket, Vec::new(), None);
             }
         }
-        if names {
-            rename(tgid, &space.socket);
+        if let Some(is_there) = is_there {
+            rename(tgid, &space.socket, is_there);
         }
         self.note(tgid, space.socket, was, Some(space.kept));
     }
@@ -490,7 +490,7 @@ fn is_over(link: &OwnedFd) -> bool {
 }
 
 /// The processes that a process has started, as far as they are its children.
-fn children(tgid: u32) -> impl Iterator<Item = u32> {
+pub(crate) fn children(tgid: u32) -> impl Iterator<Item = u32> {
     let tasks = fs::read_dir(format!("/proc/{tgid}/task")).into_iter().flatten().flatten();
     let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     let of =

@@ -35,7 +35,7 @@ use sys::{file, net::Fd};
 use crate::notices;
 use crate::notify::Listener;
 use crate::process::{has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, umask};
-use crate::trace::Held;
+use crate::trace::{self, Held};
 
 /// How long a mapping is tried while somebody may be trying to seal its memory.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -441,8 +441,8 @@ impl<'l> Errand<'l> {
         prepare: impl FnOnce() -> Result<P>,
         act: impl FnOnce(&mut Held, P) -> Result<R>,
     ) -> Result<R> {
-        let (held, prepared) =
-            Held::catch(self.listener, self.id, self.subject.tid, self.subject.compat, prepare)?;
+        let Subject { tid, compat, .. } = self.subject;
+        let (held, prepared) = Held::catch(self.listener, self.id, tid, compat, trace::PATIENCE, prepare)?;
         act(self.held.borrow_mut().insert(held), prepared)
     }
 

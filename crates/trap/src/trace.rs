@@ -4,45 +4,83 @@
 //! blocked while it makes calls of ours from the instruction that made its own. In the end it has its registers, with the result, and its mask.
 //! A child that it is made to make stops before its first instruction, and is put right in the same way.
 //!
-//! The broker waits for its children with [`untraced`], as waitpid(2) would tell it of these stops.
+//! Several threads of ours may do so at a time, each with another one, and no lock is held meanwhile: what one is made to call may itself be asked about.
+//! Who answers all others does not wait for long. One that takes longer (it is frozen, say) is put right and let go by the same thread of ours when it
+//! does stop ([`see_to_late`]); what it was to do may then be done or not.
+//!
+//! The broker waits for its children with [`wait_for_child`], as waitpid(2) would tell it of these stops.
 //!
 //! # Safety
 //! Registers and masks are locals of the kernel's types.
 
+use std::cell::RefCell;
 use std::fs;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::notify::Listener;
+use crate::routes::children;
+use crate::target::Status;
 
-static TRACING: Mutex<()> = Mutex::new(());
+/// The threads that are traced here. Locked while one begins to be, which is at once.
+struct Tracing {
+    count: usize,
+    /// The broker has looked for news of its children meanwhile.
+    looked: bool,
+}
 
-fn alone() -> MutexGuard<'static, ()> {
+static TRACING: Mutex<Tracing> = Mutex::new(Tracing { count: 0, looked: false });
+
+fn tracing() -> MutexGuard<'static, Tracing> {
     TRACING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does something while no thread is traced here.
-pub fn untraced<R>(act: impl FnOnce() -> R) -> R {
-    let _none = alone();
-    act()
+/// waitpid(2) for any child, but for the stops of those that are traced here: 0 also if only such ones are left. There is a SIGCHLD when
+/// none is traced any more.
+pub fn wait_for_child(status: &mut i32, options: i32) -> i32 {
+    let mut tracing = tracing();
+    // SAFETY: a valid place.
+    let mut wait = |pid| unsafe { libc::waitpid(pid, status, options) };
+    if tracing.count == 0 {
+        return wait(-1);
+    }
+    tracing.looked = true;
+    // A child is traced from when it is there, or from when it is seized, which is not now.
+    let others = children(std::process::id()).filter(|child| !is_stopped_here(*child));
+    others.map(|child| wait(child.cast_signed())).find(|found| *found > 0).unwrap_or(0)
+}
+
+/// Whether a thread is traced, and has not ended.
+fn is_stopped_here(tid: u32) -> bool {
+    Status::of(tid)
+        .is_ok_and(|status| !status.line("State").starts_with('Z') && status.number("TracerPid") != Some(0))
+}
+
+/// Whether a thread of ours traces that one.
+fn is_traced_here(tid: u32) -> bool {
+    let tracer = Status::of(tid).ok().and_then(|status| status.number("TracerPid"));
+    tracer.is_some_and(|tracer| Path::new(&format!("/proc/self/task/{tracer}")).exists())
 }
 
 /// While a thread is traced, stops send no SIGCHLD: the broker's first thread would wake at each of them.
-struct Quiet {
-    _alone: MutexGuard<'static, ()>,
-}
+struct Quiet;
 
 impl Quiet {
-    fn begin() -> Quiet {
-        let quiet = Quiet { _alone: alone() };
-        Quiet::hear_of_stops(false);
-        quiet
+    fn begin(tracing: &mut Tracing) -> Quiet {
+        if tracing.count == 0 {
+            Quiet::hear_of_stops(false);
+        }
+        tracing.count += 1;
+        Quiet
     }
 
     fn hear_of_stops(hears: bool) {
@@ -56,18 +94,25 @@ impl Quiet {
 
 impl Drop for Quiet {
     fn drop(&mut self) {
+        let mut tracing = tracing();
+        tracing.count -= 1;
+        if tracing.count > 0 {
+            return;
+        }
         Quiet::hear_of_stops(true);
         // A child may have been stopped or continued meanwhile, not by us.
         let kinds = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOWAIT;
         let news = waitid(Id::All, kinds | WaitPidFlag::WNOHANG);
-        if news.is_ok_and(|status| status != WaitStatus::StillAlive) {
+        if std::mem::take(&mut tracing.looked) || news.is_ok_and(|status| status != WaitStatus::StillAlive) {
             let _ = kill(Pid::this(), Signal::SIGCHLD);
         }
     }
 }
 
-/// How long a thread may take to its next stop: it does nothing that could take long.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a thread may take to its next stop where others wait for us: it does nothing then that should take long.
+pub(crate) const PATIENCE: Option<Duration> = Some(Duration::from_secs(2));
+/// How often it is looked at those that have taken longer.
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
 fn errno(error: nix::Error) -> Errno {
     Errno::from_raw(error as i32)
@@ -104,8 +149,11 @@ impl Injected {
     }
 }
 
-/// Waits until a thread that is traced stops: returns its signal, and above that the event that it stops for.
-fn wait_for_stop(pid: Pid, deadline: Instant) -> Result<i32> {
+/// Waits until a thread that is traced stops: returns its signal, and above that the event that it stops for; none if it has not in time.
+fn wait_for_stop(pid: Pid, deadline: Option<Instant>) -> Result<Option<i32>> {
+    /// Looks while it is about to stop: it comes at once, but for the scheduler; and while it should soon.
+    const AT_ONCE: u32 = 200;
+    const SOON: u32 = 2000;
     let mut rounds = 0u32;
     loop {
         // SAFETY: a structure of integers.
@@ -117,19 +165,19 @@ fn wait_for_stop(pid: Pid, deadline: Instant) -> Result<i32> {
         nix::errno::Errno::result(done).map_err(errno)?;
         // SAFETY: of a child, or zero.
         match (info.si_code, unsafe { info.si_status() }) {
-            (0, _) if Instant::now() >= deadline => return Err(Errno::ESRCH),
-            // It comes at once, but for the scheduler.
-            (0, _) if rounds < 200 => std::thread::yield_now(),
-            (0, _) => std::thread::sleep(Duration::from_micros(100)),
+            (0, _) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return Ok(None),
+            (0, _) if rounds < AT_ONCE => std::thread::yield_now(),
+            (0, _) if rounds < SOON => std::thread::sleep(Duration::from_micros(100)),
+            (0, _) => std::thread::sleep(LOOK),
             (libc::CLD_TRAPPED | libc::CLD_STOPPED, signal) => {
                 let mut status = 0;
                 // SAFETY: a valid place.
                 unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
-                return Ok(signal);
+                return Ok(Some(signal));
             }
             _ => return Err(Errno::ESRCH),
         }
-        rounds += 1;
+        rounds = rounds.saturating_add(1);
     }
 }
 
@@ -140,23 +188,74 @@ fn set_mask(pid: Pid, mask: u64) -> Result<()> {
     nix::errno::Errno::result(done).map(drop).map_err(errno)
 }
 
-/// A thread that was made to stop.
+/// What a thread gets back before it goes on.
+#[derive(Clone, Copy)]
+enum Due {
+    Nothing,
+    /// All its registers, and its mask.
+    Whole(libc::user_regs_struct, u64),
+    /// The first two arguments of its call, as a 32-bit program or not, and its mask.
+    Arguments([u64; 2], bool, u64),
+}
+
+/// A thread that was made to stop, and goes on when this is dropped.
 struct Tracee {
     pid: Pid,
-    /// A signal that can't be blocked, to be delivered when it is let go.
+    /// It is on its way to a stop.
+    runs: bool,
+    /// How long it may take to its next stop.
+    patience: Option<Duration>,
+    due: Due,
+    /// A signal to be delivered when it is let go.
     owed: Option<Signal>,
-    _quiet: Quiet,
+    /// None if it is seen to elsewhere.
+    quiet: Option<Quiet>,
+}
+
+thread_local! {
+    /// Those that this thread, which alone can, has yet to let go.
+    static LATE: RefCell<Vec<Tracee>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sees to those that were not let go in time: whether there still are any.
+pub(crate) fn see_to_late() -> bool {
+    LATE.with_borrow_mut(|late| {
+        late.retain_mut(|tracee| !tracee.let_go(Instant::now()));
+        !late.is_empty()
+    })
+}
+
+/// The same until there is something to read.
+pub(crate) fn see_to_late_until(news: BorrowedFd<'_>) {
+    let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+    while see_to_late() && poll(&mut [PollFd::new(news, PollFlags::POLLIN)], timeout) == Ok(0) {}
 }
 
 impl Tracee {
     /// Has a thread stop on its way out of the call that it is in.
-    fn interrupt(tid: u32) -> Result<Tracee> {
-        let quiet = Quiet::begin();
+    fn interrupt(tid: u32, patience: Option<Duration>) -> Result<Tracee> {
+        /// For another thread of ours that has it stop for a moment.
+        const ITS_TURN: Duration = Duration::from_secs(1);
         let pid = Pid::from_raw(tid.cast_signed());
-        ptrace::seize(pid, Options::empty()).map_err(errno)?;
-        let tracee = Tracee { pid, owed: None, _quiet: quiet };
-        ptrace::interrupt(pid).map_err(errno)?;
-        Ok(tracee)
+        let begun = Instant::now();
+        loop {
+            let mut tracing = tracing();
+            let quiet = Quiet::begin(&mut tracing);
+            let seized = ptrace::seize(pid, Options::empty());
+            drop(tracing);
+            match seized {
+                Ok(()) => {
+                    let quiet = Some(quiet);
+                    let tracee = Tracee { pid, runs: true, patience, due: Due::Nothing, owed: None, quiet };
+                    ptrace::interrupt(pid).map_err(errno)?;
+                    return Ok(tracee);
+                }
+                Err(nix::Error::EPERM) if begun.elapsed() < ITS_TURN && is_traced_here(tid) => {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                Err(error) => return Err(errno(error)),
+            }
+        }
     }
 
     /// Stops a thread on its way out of the call, which gets this answer. Before that, `prepare` does what must be done while it waits.
@@ -165,30 +264,46 @@ impl Tracee {
         id: u64,
         tid: u32,
         answer: std::result::Result<i64, i32>,
+        patience: Option<Duration>,
         prepare: impl FnOnce() -> Result<R>,
     ) -> Result<(Tracee, R)> {
-        let mut tracee = Tracee::interrupt(tid)?;
+        let mut tracee = Tracee::interrupt(tid, patience)?;
         let prepared = prepare()?;
         if !listener.answer(id, answer) {
             return Err(Errno::ESRCH);
         }
-        tracee.stop(Instant::now() + PATIENCE)?;
+        tracee.stop()?;
         Ok((tracee, prepared))
     }
 
     /// Waits for the next stop: returns its signal.
-    fn stop(&mut self, deadline: Instant) -> Result<i32> {
-        wait_for_stop(self.pid, deadline)
+    fn stop(&mut self) -> Result<i32> {
+        self.stop_until(self.patience.map(|patience| Instant::now() + patience))?.ok_or(Errno::ESRCH)
     }
 
-    /// Goes on by one instruction: one that makes a system call ends with the call, without a stop at its beginning.
-    fn step(&mut self) -> Result<()> {
+    fn stop_until(&mut self, deadline: Option<Instant>) -> Result<Option<i32>> {
+        let stop = wait_for_stop(self.pid, deadline)?;
+        if let Some(signal) = stop {
+            self.runs = false;
+            // One that comes while it has all blocked can't be.
+            if signal != libc::SIGTRAP
+                && let Ok(signal) = Signal::try_from(signal)
+            {
+                self.owed = Some(signal);
+            }
+        }
+        Ok(stop)
+    }
+
+    /// Goes on by one instruction: one that makes a system call ends with the call, without a stop at its beginning. Returns what it stops for.
+    fn step(&mut self) -> Result<i32> {
         loop {
             ptrace::step(self.pid, None).map_err(errno)?;
-            match self.stop(Instant::now() + PATIENCE)? {
-                libc::SIGTRAP => return Ok(()),
-                libc::SIGSTOP => self.owed = Some(Signal::SIGSTOP),
-                _ => {}
+            self.runs = true;
+            match self.stop()? {
+                // One that is owed, or nothing.
+                stop if stop != libc::SIGTRAP && !EVENTS.contains(&(stop >> 8)) => {}
+                stop => return Ok(stop),
             }
         }
     }
@@ -210,18 +325,64 @@ impl Tracee {
         };
         nix::errno::Errno::result(done).map(|_| mask).map_err(errno)
     }
+
+    /// Gives it what it is due.
+    fn put_right(&self) -> Result<()> {
+        let (registers, mask) = match self.due {
+            Due::Nothing => return Ok(()),
+            Due::Whole(registers, mask) => (registers, mask),
+            Due::Arguments(own, compat, mask) => {
+                let mut registers = self.registers()?;
+                for (register, own) in arguments(&mut registers, compat).into_iter().zip(own) {
+                    *register = own;
+                }
+                (registers, mask)
+            }
+        };
+        self.set_registers(registers)?;
+        set_mask(self.pid, mask)
+    }
+
+    /// Lets it go on, if it has stopped by then.
+    fn let_go(&mut self, deadline: Instant) -> bool {
+        if self.runs && self.stop_until(Some(deadline)) == Ok(None) {
+            return false;
+        }
+        // If it has ended, there is nobody to tell.
+        let _ = self.put_right();
+        let _ = ptrace::detach(self.pid, self.owed);
+        self.quiet = None;
+        true
+    }
 }
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        let _ = ptrace::detach(self.pid, self.owed);
+        /// For one that is about to stop.
+        const MOMENT: Duration = Duration::from_millis(10);
+        if self.quiet.is_none() || self.let_go(Instant::now() + MOMENT) {
+            return;
+        }
+        let _ = ptrace::interrupt(self.pid);
+        let Tracee { pid, runs, patience, due, owed, .. } = *self;
+        let late = Tracee { pid, runs, patience, due, owed, quiet: self.quiet.take() };
+        // A thread that ends lets go by that.
+        let _ = LATE.try_with(|all| all.try_borrow_mut().map(|mut all| all.push(late)));
     }
 }
+
+/// The registers of a call's first two arguments.
+fn arguments(registers: &mut libc::user_regs_struct, compat: bool) -> [&mut u64; 2] {
+    if compat { [&mut registers.rbx, &mut registers.rcx] } else { [&mut registers.rdi, &mut registers.rsi] }
+}
+
+/// What a thread stops for that has made a child.
+const EVENTS: [i32; 3] = [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE];
 
 /// Ends a call so that the kernel takes `answer`, one of its own codes of a call that signals have interrupted, for what it is, whether or
 /// not the signals are still there.
 pub(crate) fn interrupt(listener: &Listener, id: u64, tid: u32, answer: i32) -> Result<()> {
-    Tracee::catch(listener, id, tid, Err(answer), || Ok(())).map(drop)
+    Tracee::catch(listener, id, tid, Err(answer), PATIENCE, || Ok(())).map(drop)
 }
 
 /// A socket of that process is another one now: has its threads that wait to receive from it, but for the one that knows, begin their calls
@@ -229,17 +390,20 @@ pub(crate) fn interrupt(listener: &Listener, id: u64, tid: u32, answer: i32) -> 
 pub(crate) fn receive_anew(tgid: u32, but: u32, fd: i32) {
     /// How often it is looked at whether those that run have come to wait: they may be about to.
     const LOOKS: u32 = 20;
+    const WHOLE: Duration = Duration::from_secs(2);
+    /// One that has gone on may have to wait for somebody who wants to hold it.
+    const MOMENT: Option<Duration> = Some(Duration::from_millis(50));
     let Ok(threads) = fs::read_dir(format!("/proc/{tgid}/task")) else { return };
     let tids = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
     let mut undecided: Vec<u32> = tids.filter(|tid| *tid != but).collect();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WHOLE;
     for _ in 0..LOOKS {
         undecided.retain(|tid| match receives(*tid, fd) {
             None => true,
             Some(false) => false,
             Some(true) => {
-                // Who can't be stopped is traced by somebody else, or has ended.
-                let _ = Tracee::interrupt(*tid).and_then(|mut thread| thread.stop(deadline));
+                // Who can't be stopped is traced by somebody else, or has ended, or has gone on.
+                let _ = Tracee::interrupt(*tid, MOMENT).and_then(|mut thread| thread.stop());
                 false
             }
         });
@@ -284,11 +448,13 @@ impl Held {
         id: u64,
         tid: u32,
         compat: bool,
+        patience: Option<Duration>,
         prepare: impl FnOnce() -> Result<R>,
     ) -> Result<(Held, R)> {
-        let (tracee, prepared) = Tracee::catch(listener, id, tid, Ok(0), prepare)?;
+        let (mut tracee, prepared) = Tracee::catch(listener, id, tid, Ok(0), patience, prepare)?;
         let registers = tracee.registers()?;
         let mask = tracee.mask()?;
+        tracee.due = Due::Whole(registers, mask);
         set_mask(tracee.pid, !0)?;
         Ok((Held { tracee, registers, mask, compat }, prepared))
     }
@@ -376,75 +542,63 @@ impl Held {
         self.registers.rsp.saturating_sub(RED_ZONE + size) & !15
     }
 
-    /// The register of a call's first argument.
-    fn first(registers: &mut libc::user_regs_struct, compat: bool) -> &mut u64 {
-        if compat { &mut registers.rbx } else { &mut registers.rdi }
+    /// Whether it is still there.
+    pub(crate) fn is_there(&self) -> bool {
+        self.tracee.registers().is_ok()
     }
 
-    /// Has it make its own call again, which makes a child, with another first argument, and lets it go on from there. `see` is told of the child before that
-    /// has executed an instruction.
-    pub(crate) fn release_cloning(mut self, number: u64, first: u64, see: impl FnOnce(u32)) {
-        match self.begin_cloning(number, first) {
-            Ok(child) => {
-                let parent = self.tracee.pid;
-                let _ = self.put_right(child, see);
+    /// Has it make its own call again, which makes a child, with other first arguments, and lets it go on from there. `see` is told of the child before that
+    /// has executed an instruction, and how to know whether it is still there.
+    pub(crate) fn release_cloning(
+        mut self,
+        number: u64,
+        instead: [u64; 2],
+        see: impl FnOnce(u32, &dyn Fn() -> bool),
+    ) {
+        let due = Due::Arguments(self.arguments(), self.compat, self.mask);
+        match self.begin_cloning(number, instead) {
+            Ok(mut child) => {
+                child.due = due;
+                // If it has been killed, it is seen all the same.
+                let _ = child.stop();
+                see(child.pid.as_raw().cast_unsigned(), &|| child.registers().is_ok());
                 // In the middle of its call, in which it may have to wait for the child.
-                let _ = self.restore(parent);
+                self.tracee.due = due;
             }
             Err(error) => self.release(Err(error.raw())),
         }
     }
 
+    /// The first two arguments of its call.
+    fn arguments(&self) -> [u64; 2] {
+        arguments(&mut self.registers.clone(), self.compat).map(|register| *register)
+    }
+
     /// Up to where the child is there.
-    fn begin_cloning(&mut self, number: u64, first: u64) -> Result<Pid> {
-        const EVENTS: [i32; 3] =
-            [libc::PTRACE_EVENT_FORK, libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_CLONE];
+    fn begin_cloning(&mut self, number: u64, instead: [u64; 2]) -> Result<Tracee> {
         let pid = self.tracee.pid;
         let options =
             Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
         ptrace::setoptions(pid, options).map_err(errno)?;
         let mut registers = self.before(number);
-        *Held::first(&mut registers, self.compat) = first;
-        self.tracee.set_registers(registers)?;
-        loop {
-            ptrace::step(pid, None).map_err(errno)?;
-            match self.tracee.stop(Instant::now() + PATIENCE)? {
-                // The step is over, so there is no child.
-                libc::SIGTRAP => return self.result().and(Err(Errno::EINVAL)),
-                libc::SIGSTOP => self.tracee.owed = Some(Signal::SIGSTOP),
-                stop if EVENTS.contains(&(stop >> 8)) => {
-                    let child = ptrace::getevent(pid).map_err(errno)?;
-                    #[expect(clippy::cast_possible_truncation, reason = "a process's id")]
-                    return Ok(Pid::from_raw(child as i32));
-                }
-                _ => {}
-            }
+        for (register, value) in arguments(&mut registers, self.compat).into_iter().zip(instead) {
+            *register = value;
         }
-    }
-
-    /// Gives a child the registers and the mask that it would have, shows it, and lets it go.
-    fn put_right(&self, child: Pid, see: impl FnOnce(u32)) -> Result<()> {
-        let stopped = wait_for_stop(child, Instant::now() + PATIENCE);
-        see(child.as_raw().cast_unsigned());
-        stopped?;
-        let restored = self.restore(child);
-        ptrace::detach(child, None).map_err(errno)?;
-        restored
-    }
-
-    /// Gives a thread that made this one's call the argument and the mask that this one had.
-    fn restore(&self, pid: Pid) -> Result<()> {
-        let mut registers = ptrace::getregs(pid).map_err(errno)?;
-        *Held::first(&mut registers, self.compat) = *Held::first(&mut self.registers.clone(), self.compat);
-        ptrace::setregs(pid, registers).map_err(errno)?;
-        set_mask(pid, self.mask)
+        self.tracee.set_registers(registers)?;
+        if self.tracee.step()? == libc::SIGTRAP {
+            // The step is over, so there is no child.
+            return self.result().and(Err(Errno::EINVAL));
+        }
+        let child = ptrace::getevent(pid).map_err(errno)?;
+        #[expect(clippy::cast_possible_truncation, reason = "a process's id")]
+        let pid = Pid::from_raw(child as i32);
+        let quiet = Some(Quiet::begin(&mut tracing()));
+        Ok(Tracee { pid, runs: true, patience: None, due: Due::Nothing, owed: None, quiet })
     }
 
     /// Lets it go on from its call with this result.
     pub(crate) fn release(mut self, result: std::result::Result<i64, i32>) {
         self.registers.rax = result.unwrap_or_else(|error| -i64::from(error)).cast_unsigned();
-        // If it has ended, there is nobody to tell.
-        let _ = self.tracee.set_registers(self.registers);
-        let _ = set_mask(self.tracee.pid, self.mask);
+        self.tracee.due = Due::Whole(self.registers, self.mask);
     }
 }

@@ -17,8 +17,7 @@ pub(super) enum Child {
 pub(super) fn next_child() -> Child {
     let mut status = 0;
     let options = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
-    // SAFETY: the status is written to a local.
-    match trap::untraced(|| unsafe { libc::waitpid(-1, &mut status, options) }) {
+    match trap::wait_for_child(&mut status, options) {
         0 => Child::Quiet,
         -1 => Child::None,
         pid => Child::Changed { pid, status },

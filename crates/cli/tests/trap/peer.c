@@ -15,6 +15,7 @@
  * peer join FILE [COMMAND]: the same from the namespace that a file stands for, or a process by its id.
  * peer refused:       the errors of all of them; nothing changes.
  * peer threads:       stays where it is, as one of two threads.
+ * peer beside HOW COUNT: so many processes go, by unshare with other flags or by clone3, while others attach and detach segments.
  * peer cycle:         goes elsewhere and comes back, with what it has attached and is to undo.
  * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals, stops and kills; each is to arrive once,
@@ -595,6 +596,40 @@ static void of_two_threads(void)
     puts("as it should be");
 }
 
+static void attach_and_detach(void)
+{
+    int segment = shmget(IPC_PRIVATE, 4096, 0600);
+    for (;;) {
+        void *at = shmat(segment, 0, 0);
+        need(at != (void *)-1 && shmdt(at) == 0, "shmat, shmdt");
+    }
+}
+
+static void beside(const char *how, int count)
+{
+    pid_t workers[3];
+    int status;
+    for (int i = 0; i < 3; i++) {
+        workers[i] = fork();
+        if (workers[i] == 0)
+            attach_and_detach();
+    }
+    while (count-- > 0) {
+        int unshares = strcmp(how, "unshare") == 0;
+        pid_t pid = unshares ? fork() : syscall(SYS_clone3, clone_arguments, sizeof(clone_arguments));
+        if (pid == 0) {
+            need(!unshares || unshare(CLONE_NEWIPC | CLONE_FS) == 0, "unshare");
+            _exit(count_queues());
+        }
+        need(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0, "who goes");
+    }
+    for (int i = 0; i < 3; i++) {
+        need(kill(workers[i], SIGKILL) == 0 && waitpid(workers[i], &status, 0) == workers[i], "a worker");
+        need(WIFSIGNALED(status), "a worker's calls");
+    }
+    puts("as it should be");
+}
+
 static void cycle(void)
 {
     struct sembuf add = {0, 3, SEM_UNDO};
@@ -669,6 +704,10 @@ int main(int count, char **arguments)
     }
     if (strcmp(arguments[1], "threads") == 0) {
         of_two_threads();
+        return 0;
+    }
+    if (strcmp(arguments[1], "beside") == 0) {
+        beside(arguments[2], atoi(arguments[3]));
         return 0;
     }
     if (strcmp(arguments[1], "cycle") == 0) {
