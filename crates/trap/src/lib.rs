@@ -6,6 +6,7 @@
 //! ([`client::behalf`]), with its rights and in its memory, and answered.
 //!
 //! What is missing: a program whose memory is slow to reach (of FUSE, or handled by itself by userfaultfd) holds the others up, and so does one that opens a file named like ours where names are slow to be looked up.
+//! One that is frozen within a `shmat` or `shmdt` holds them up for 2 seconds; thawed, it goes on, but the call is `ESRCH`, and may be done or not.
 //!
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and
 //! signals, one waits for the ends of processes. (Where the listener is, a fourth one takes in traps of a `run` inside this one, and who goes to another namespace is seen to by a thread for that.) They do so by turns, under one lock, which is never held over a sleep of a caller.
