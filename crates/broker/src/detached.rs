@@ -15,6 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow};
@@ -100,7 +101,7 @@ fn serve(name: Option<&str>, sysctls: &[(String, String)], say: &mut io::PipeWri
     let _ = nix::sys::prctl::set_name(c"ipcspace-broker");
     forget_program(say.as_raw_fd())?;
     let service = Service::create(name, sysctls)?;
-    offshoot::attend(service, offshoot::DEPTH_MAX, |socket| {
+    offshoot::attend(service, offshoot::DEPTH_MAX, Duration::ZERO, |socket| {
         say.write_all(b"0 ")?;
         say.write_all(socket.as_os_str().as_encoded_bytes())?;
         // The other end reads until nobody has this one.

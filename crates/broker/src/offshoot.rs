@@ -101,13 +101,14 @@ pub fn serve(depth: u32) -> Result<(), Error> {
     // What is meant for the one that it was made in, by the terminal or by `kill 0`, is not meant for this.
     let _ = nix::unistd::setsid();
     nix::sys::prctl::set_name(c"ipcspace-broker")?;
-    attend(Service::create(None, &[])?, depth, report)
+    attend(Service::create(None, &[])?, depth, LAST, report)
 }
 
-/// Serves a namespace that was made within so many others until nobody is in it, and says where it is when it can be joined.
+/// Serves a namespace that was made within so many others until nobody has been in it for so long, and says where it is when it can be joined.
 pub(crate) fn attend(
     mut service: Service,
     depth: u32,
+    last: Duration,
     report: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<(), Error> {
     service.set_depth(depth);
@@ -123,11 +124,11 @@ pub(crate) fn attend(
         let is_empty = has_no_clients && trap::processes().is_empty();
         is_used |= !is_empty;
         empty_since = is_empty.then(|| *empty_since.get_or_insert_with(Instant::now));
-        let is_over = empty_since.is_some_and(|since: Instant| since.elapsed() > LAST);
+        let is_over = empty_since.is_some_and(|since: Instant| since.elapsed() >= last);
         if is_over && (is_used || begun.elapsed() > FIRST) && !is_named(&socket) {
             return Ok(());
         }
-        let again = has_no_clients.then_some(if is_over || !is_empty { AGAIN } else { LAST });
+        let again = has_no_clients.then_some(if is_over || !is_empty { AGAIN } else { last });
         let timeout = wanted.into_iter().chain(again).min();
         let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
             // Rounded up, so that nobody is called too early, again and again.

@@ -437,6 +437,20 @@ fn a_child_is_made_elsewhere_while_others_attach() {
 }
 
 #[test]
+fn who_is_killed_while_it_is_held_is_heard_of_by_its_parent() {
+    for (kind, _) in peers() {
+        assert_eq!(text(&run("trap", &format!("${kind} killed 300"))), "as it should be\n", "{kind}");
+    }
+}
+
+#[test]
+fn a_held_program_keeps_its_handler_of_traps() {
+    for (kind, _) in peers() {
+        assert_eq!(text(&run("trap", &format!("${kind} traps"))), "1 traps\n", "{kind}");
+    }
+}
+
+#[test]
 fn it_does_without_what_older_kernels_lack() {
     let mut command = Command::new(IPCSPACE);
     command.env("IPCSPACE_WITHOUT", "sync_wake").args(["run", "--door", "trap", "--"]);

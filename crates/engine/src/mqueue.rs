@@ -88,7 +88,8 @@ pub const NO_FD: i32 = -1;
 
 /// `open` is tried again if the queue that it found has ended meanwhile.
 const TRIES: u32 = 1000;
-/// How often it is looked whether others have ended what they were about to: some milliseconds, as they may not have the CPU.
+/// How long, and how often, it is looked whether others have ended what they were about to: they may not have the CPU.
+const ENDING_NS: u64 = 10_000_000;
 const ENDING_TRIES: u32 = 2000;
 
 arena::shared! {
@@ -359,16 +360,18 @@ fn open<T: Task>(ctx: &Ctx<'_, T>, name: u64, oflag: i32, mode: u32, attr: Optio
                 let create = || mq_create(ctx, name, Some(oflag), mode, attr, &by);
                 let mut made = create();
                 // What the dead held counts until somebody looks, and then until that one has done.
-                for _ in 0..ENDING_TRIES {
-                    if !matches!(made, Err(Errno::ENOSPC | Errno::EMFILE)) {
-                        break;
-                    }
-                    let ended = some_end(ctx)?;
+                let is_full = |made: &Result<_>| matches!(made, Err(Errno::ENOSPC | Errno::EMFILE));
+                if is_full(&made) {
+                    let mut ends = some_end(ctx)?;
                     settle_unlinked(ctx)?;
-                    let ends = ended | some_end(ctx)?;
-                    made = create();
-                    if !ends {
-                        break;
+                    ends |= some_end(ctx)?;
+                    let until = ctx.host.clock_ns(Clock::Monotonic).saturating_add(ENDING_NS);
+                    for _ in 0..ENDING_TRIES {
+                        made = create();
+                        if !ends || !is_full(&made) || ctx.host.clock_ns(Clock::Monotonic) >= until {
+                            break;
+                        }
+                        ends = some_end(ctx)?;
                     }
                 }
                 if let Some(fd) = made? {

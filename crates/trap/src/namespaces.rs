@@ -19,7 +19,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
 
 use abi::{Errno, Result};
 use client::CLONE_NEWIPC;
@@ -138,9 +137,7 @@ pub(crate) fn grant(trap: &Arc<Trap>, asked: Notification, wish: Wish) {
     let own = Arc::clone(trap);
     let begun = spawn("trap-namespace", move || {
         grant_here(&own, &asked, wish);
-        while trace::see_to_late() {
-            thread::sleep(trace::LOOK);
-        }
+        trace::see_to_all_late();
         client::end_thread();
     });
     if begun.is_err() {

@@ -80,7 +80,11 @@ pub(crate) fn take_place(listener: &Listener, id: u64, subject: &Subject, fd: i3
     sockets().insert(inode, (subject.tgid, ours));
     let (tgid, tid) = (subject.tgid, subject.tid);
     let receive_anew = move || trace::receive_anew(tgid, tid, fd);
-    if spawn("trap-anew", receive_anew).is_err() {
+    let anew = move || {
+        receive_anew();
+        trace::see_to_all_late();
+    };
+    if spawn("trap-anew", anew).is_err() {
         receive_anew();
     }
     Ok(inode)

@@ -262,6 +262,7 @@ pub(crate) fn serve_for(listener: OwnedFd, link: OwnedFd, view: Arc<View>) -> io
             }
         }
         listener.let_go();
+        trace::see_to_all_late();
     })
 }
 

@@ -31,14 +31,14 @@ use crate::notify::Listener;
 use crate::routes::children;
 use crate::target::Status;
 
-/// The threads that are traced here. Locked while one begins to be, which is at once.
+/// The threads that are traced here, or about to be: the kernel may take its time to begin, while one executes a file that is slow to be read.
 struct Tracing {
-    count: usize,
+    tids: Vec<u32>,
     /// The broker has looked for news of its children meanwhile.
     looked: bool,
 }
 
-static TRACING: Mutex<Tracing> = Mutex::new(Tracing { count: 0, looked: false });
+static TRACING: Mutex<Tracing> = Mutex::new(Tracing { tids: Vec::new(), looked: false });
 
 fn tracing() -> MutexGuard<'static, Tracing> {
     TRACING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -50,19 +50,20 @@ pub fn wait_for_child(status: &mut i32, options: i32) -> i32 {
     let mut tracing = tracing();
     // SAFETY: a valid place.
     let mut wait = |pid| unsafe { libc::waitpid(pid, status, options) };
-    if tracing.count == 0 {
+    if tracing.tids.is_empty() {
         return wait(-1);
     }
     tracing.looked = true;
-    // A child is traced from when it is there, or from when it is seized, which is not now.
-    let others = children(std::process::id()).filter(|child| !is_stopped_here(*child));
+    // A child is traced from when it is there, or is one of these.
+    let is_ours = |tid: u32| is_stopped_here(tid, tracing.tids.contains(&tid));
+    let others = children(std::process::id()).filter(|child| !is_ours(*child));
     others.map(|child| wait(child.cast_signed())).find(|found| *found > 0).unwrap_or(0)
 }
 
-/// Whether a thread is traced, and has not ended.
-fn is_stopped_here(tid: u32) -> bool {
-    Status::of(tid)
-        .is_ok_and(|status| !status.line("State").starts_with('Z') && status.number("TracerPid") != Some(0))
+/// Whether a thread is traced, or is to be, and has not ended.
+fn is_stopped_here(tid: u32, is_to_be: bool) -> bool {
+    let is_traced = |status: &Status| is_to_be || status.number("TracerPid") != Some(0);
+    Status::of(tid).is_ok_and(|status| !status.line("State").starts_with('Z') && is_traced(&status))
 }
 
 /// Whether a thread of ours traces that one.
@@ -72,15 +73,16 @@ fn is_traced_here(tid: u32) -> bool {
 }
 
 /// While a thread is traced, stops send no SIGCHLD: the broker's first thread would wake at each of them.
-struct Quiet;
+struct Quiet(u32);
 
 impl Quiet {
-    fn begin(tracing: &mut Tracing) -> Quiet {
-        if tracing.count == 0 {
+    fn begin(tid: u32) -> Quiet {
+        let mut tracing = tracing();
+        if tracing.tids.is_empty() {
             Quiet::hear_of_stops(false);
         }
-        tracing.count += 1;
-        Quiet
+        tracing.tids.push(tid);
+        Quiet(tid)
     }
 
     fn hear_of_stops(hears: bool) {
@@ -95,8 +97,10 @@ impl Quiet {
 impl Drop for Quiet {
     fn drop(&mut self) {
         let mut tracing = tracing();
-        tracing.count -= 1;
-        if tracing.count > 0 {
+        if let Some(at) = tracing.tids.iter().position(|tid| *tid == self.0) {
+            tracing.tids.swap_remove(at);
+        }
+        if !tracing.tids.is_empty() {
             return;
         }
         Quiet::hear_of_stops(true);
@@ -170,10 +174,14 @@ fn wait_for_stop(pid: Pid, deadline: Option<Instant>) -> Result<Option<i32>> {
             (0, _) if rounds < SOON => std::thread::sleep(Duration::from_micros(100)),
             (0, _) => std::thread::sleep(LOOK),
             (libc::CLD_TRAPPED | libc::CLD_STOPPED, signal) => {
-                let mut status = 0;
+                // Not its end, which it may have come to meanwhile.
+                let options = libc::WSTOPPED | libc::__WALL | libc::WNOHANG;
                 // SAFETY: a valid place.
-                unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::__WALL | libc::WNOHANG) };
-                return Ok(Some(signal));
+                unsafe { libc::waitid(libc::P_PID, pid.as_raw().cast_unsigned(), &mut info, options) };
+                // SAFETY: of a child, or zero.
+                if unsafe { info.si_pid() } != 0 {
+                    return Ok(Some(signal));
+                }
             }
             _ => return Err(Errno::ESRCH),
         }
@@ -225,6 +233,13 @@ pub(crate) fn see_to_late() -> bool {
     })
 }
 
+/// The same until there are none: for a thread that ends.
+pub(crate) fn see_to_all_late() {
+    while see_to_late() {
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// The same until there is something to read.
 pub(crate) fn see_to_late_until(news: BorrowedFd<'_>) {
     let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
@@ -239,11 +254,8 @@ impl Tracee {
         let pid = Pid::from_raw(tid.cast_signed());
         let begun = Instant::now();
         loop {
-            let mut tracing = tracing();
-            let quiet = Quiet::begin(&mut tracing);
-            let seized = ptrace::seize(pid, Options::empty());
-            drop(tracing);
-            match seized {
+            let quiet = Quiet::begin(tid);
+            match ptrace::seize(pid, Options::empty()) {
                 Ok(()) => {
                     let quiet = Some(quiet);
                     let tracee = Tracee { pid, runs: true, patience, due: Due::Nothing, owed: None, quiet };
@@ -345,14 +357,34 @@ impl Tracee {
 
     /// Lets it go on, if it has stopped by then.
     fn let_go(&mut self, deadline: Instant) -> bool {
-        if self.runs && self.stop_until(Some(deadline)) == Ok(None) {
-            return false;
+        if self.runs {
+            match self.stop_until(Some(deadline)) {
+                Ok(None) => return false,
+                Ok(Some(_)) => {}
+                Err(_) => {
+                    self.bury();
+                    return true;
+                }
+            }
         }
-        // If it has ended, there is nobody to tell.
         let _ = self.put_right();
-        let _ = ptrace::detach(self.pid, self.owed);
+        if ptrace::detach(self.pid, self.owed) == Err(nix::Error::ESRCH) {
+            // It was killed, and its end is to come.
+            self.runs = true;
+            return self.let_go(deadline);
+        }
         self.quiet = None;
         true
+    }
+
+    /// One that has ended is seen by its own parent when its tracer has seen it. A child of ours the broker waits for.
+    fn bury(&mut self) {
+        let pid = self.pid.as_raw();
+        if !children(std::process::id()).any(|child| child == pid.cast_unsigned()) {
+            // SAFETY: no place for the status.
+            unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+        }
+        self.quiet = None;
     }
 }
 
@@ -365,9 +397,12 @@ impl Drop for Tracee {
         }
         let _ = ptrace::interrupt(self.pid);
         let Tracee { pid, runs, patience, due, owed, .. } = *self;
-        let late = Tracee { pid, runs, patience, due, owed, quiet: self.quiet.take() };
+        let mut late = Some(Tracee { pid, runs, patience, due, owed, quiet: self.quiet.take() });
+        let _ = LATE.try_with(|all| all.try_borrow_mut().map(|mut all| all.extend(late.take())));
         // A thread that ends lets go by that.
-        let _ = LATE.try_with(|all| all.try_borrow_mut().map(|mut all| all.push(late)));
+        if let Some(late) = &mut late {
+            late.quiet = None;
+        }
     }
 }
 
@@ -441,6 +476,11 @@ pub(crate) struct Held {
     compat: bool,
 }
 
+/// The signal of a step, whose handler would be taken away if it came while it is blocked.
+const STEPS: u64 = 1 << (libc::SIGTRAP - 1);
+/// What a call comes to whose thread was told to stop, and did not: if it does, its registers tell otherwise.
+const NEVER_SEEN: i32 = libc::ENOMEM;
+
 impl Held {
     /// Holds the thread that waits for an answer. `prepare` does what must be done while it waits.
     pub(crate) fn catch<R>(
@@ -451,11 +491,11 @@ impl Held {
         patience: Option<Duration>,
         prepare: impl FnOnce() -> Result<R>,
     ) -> Result<(Held, R)> {
-        let (mut tracee, prepared) = Tracee::catch(listener, id, tid, Ok(0), patience, prepare)?;
+        let (mut tracee, prepared) = Tracee::catch(listener, id, tid, Err(NEVER_SEEN), patience, prepare)?;
         let registers = tracee.registers()?;
         let mask = tracee.mask()?;
         tracee.due = Due::Whole(registers, mask);
-        set_mask(tracee.pid, !0)?;
+        set_mask(tracee.pid, !STEPS)?;
         Ok((Held { tracee, registers, mask, compat }, prepared))
     }
 
@@ -592,7 +632,7 @@ impl Held {
         let child = ptrace::getevent(pid).map_err(errno)?;
         #[expect(clippy::cast_possible_truncation, reason = "a process's id")]
         let pid = Pid::from_raw(child as i32);
-        let quiet = Some(Quiet::begin(&mut tracing()));
+        let quiet = Some(Quiet::begin(pid.as_raw().cast_unsigned()));
         Ok(Tracee { pid, runs: true, patience: None, due: Due::Nothing, owed: None, quiet })
     }
 

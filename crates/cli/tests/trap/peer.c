@@ -16,6 +16,8 @@
  * peer refused:       the errors of all of them; nothing changes.
  * peer threads:       stays where it is, as one of two threads.
  * peer beside HOW COUNT: so many processes go, by unshare with other flags or by clone3, while others attach and detach segments.
+ * peer killed COUNT:    so many processes of a new namespace are killed while they attach and detach; each is heard of by its parent.
+ * peer traps:          a handler of SIGTRAP is still there after shmat and shmdt.
  * peer cycle:         goes elsewhere and comes back, with what it has attached and is to undo.
  * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals, stops and kills; each is to arrive once,
@@ -630,6 +632,39 @@ static void beside(const char *how, int count)
     puts("as it should be");
 }
 
+static void killed(int count)
+{
+    int status;
+    alarm(60);
+    need(unshare(CLONE_NEWIPC) == 0, "unshare");
+    for (int i = 0; i < count; i++) {
+        pid_t pid = fork();
+        if (pid == 0)
+            attach_and_detach();
+        usleep(2000 + i * 7919 % 3000);
+        need(kill(pid, SIGKILL) == 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status), "who was killed");
+    }
+    puts("as it should be");
+}
+
+static volatile int traps_seen;
+
+static void see_trap(int signal)
+{
+    (void)signal;
+    traps_seen++;
+}
+
+static void traps(void)
+{
+    need(signal(SIGTRAP, see_trap) != SIG_ERR, "signal");
+    int segment = shmget(IPC_PRIVATE, 4096, 0600);
+    void *at = shmat(segment, 0, 0);
+    need(at != (void *)-1 && shmdt(at) == 0, "shmat and shmdt");
+    __asm__ volatile("int3");
+    printf("%d traps\n", traps_seen);
+}
+
 static void cycle(void)
 {
     struct sembuf add = {0, 3, SEM_UNDO};
@@ -708,6 +743,14 @@ int main(int count, char **arguments)
     }
     if (strcmp(arguments[1], "beside") == 0) {
         beside(arguments[2], atoi(arguments[3]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "killed") == 0) {
+        killed(atoi(arguments[2]));
+        return 0;
+    }
+    if (strcmp(arguments[1], "traps") == 0) {
+        traps();
         return 0;
     }
     if (strcmp(arguments[1], "cycle") == 0) {
