@@ -101,8 +101,10 @@ impl Listener {
         loop {
             match self.control(libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id) {
                 Err(Errno::EINTR) => {}
-                // Where the listener was let go of, nobody waits.
-                said => return said.is_ok(),
+                Ok(_) => return true,
+                Err(Errno::ENOENT) => return false,
+                // Where the listener was let go of, this is the link, and nobody waits.
+                Err(_) => return self.link.is_none(),
             }
         }
     }
