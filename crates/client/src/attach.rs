@@ -206,19 +206,11 @@ pub(crate) fn move_to(new: &[u8]) -> Result<()> {
     crate::memory::forget_kept();
     stop_giving();
     crate::attachments::leave_all();
-    let moved = be_named(&terminated, new.len());
+    let moved = use_socket(new);
+    // SAFETY: two terminated strings; there is no other thread that could use the environment.
+    unsafe { setenv(variable().as_ptr().cast(), terminated.as_ptr().cast(), 1) };
     unlock();
     moved
-}
-
-/// Names the socket of that length, terminated, from now on, and for the programs that this process executes. Nobody is attached.
-fn be_named(terminated: &[u8; 108], len: usize) -> Result<()> {
-    let named = use_socket(&terminated[..len]);
-    if sys::thread::is_only() {
-        // SAFETY: two terminated strings; there is no other thread that could use the environment.
-        unsafe { setenv(variable().as_ptr().cast(), terminated.as_ptr().cast(), 1) };
-    }
-    named
 }
 
 /// A connection that keeps the namespace as long as it is open anywhere.
@@ -535,10 +527,8 @@ fn ask_for_slot() -> Result<(Handle, Result<NonNull<u8>>)> {
 fn follow(connection: &sys::net::Fd) -> Result<()> {
     let mut room = [0; 108];
     let path = sys::net::peer_path(connection.raw(), &mut room).ok_or(Errno::ENOSYS)?;
-    let mut terminated = [0; 108];
-    terminated[..107].get_mut(..path.len()).ok_or(Errno::ENOSYS)?.copy_from_slice(path);
     // What this process executes later is led there by the broker as well: here a handler may have interrupted libc, so its environment stays.
-    use_socket(&terminated[..path.len()])
+    use_socket(path).map_err(|_| Errno::ENOSYS)
 }
 
 /// Notes that a vfork child will share this memory; one of fork finds the note wiped.

@@ -37,7 +37,7 @@ static ENDS: [End; 4] = [const {
 }; 4];
 
 /// Below it are the numbers that programs count on.
-const LOWEST: i32 = 100;
+pub(crate) const LOWEST: i32 = 100;
 
 fn place(queue: Handle) -> &'static End {
     // Handles differ by multiples of a queue's size.

@@ -11,13 +11,10 @@ use abi::{Errno, Result};
 use engine::{Task as _, options::IPC_NS};
 use sys::net::{self, Fd};
 
-use crate::{IDLE, attach, attachments, tls, vfork, wire};
+use crate::{IDLE, attach, attachments, holders, tls, vfork, wire};
 
 /// The flag of `unshare`, `clone` and `setns`.
 pub const CLONE_NEWIPC: u64 = 0x0800_0000;
-
-/// Below it are the numbers that programs count on.
-const KEPT_FROM: i32 = 100;
 
 /// A namespace to go to, which is kept meanwhile.
 pub struct Target {
@@ -98,7 +95,7 @@ impl Target {
         // Known from now on: it is this process that keeps the namespace. One that is a stranger there is told so by its calls, and keeps it by the
         // connection until it executes a program, which is known by its environment, or ends.
         if crate::with(|_| Ok(())).is_err() {
-            let _ = sys::file::duplicate(self.link.raw(), KEPT_FROM).map(Fd::leak);
+            let _ = sys::file::duplicate(self.link.raw(), holders::LOWEST).map(Fd::leak);
         }
         Ok(())
     }
