@@ -20,3 +20,4 @@ pub mod sysv;
 mod trapped;
 mod turns;
 pub mod view;
+mod workers;

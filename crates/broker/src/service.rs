@@ -206,6 +206,8 @@ struct Client {
     start: u64,
     process: Handle,
     pidfd: OwnedFd,
+    /// Whether it was given the arena since its threads were ended last, so that they may have slots in it.
+    maps: bool,
     /// Of a stranger: those who make its calls.
     peer: Option<Arc<Peer>>,
 }
@@ -243,6 +245,8 @@ pub struct Service {
     store: Option<Arc<Store>>,
     /// Who told it to end: their connections end when all is over, so they come last.
     enders: Vec<Link>,
+    /// What those who make strangers' calls need to know of us, once there was one.
+    home: Option<Arc<Home>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -417,8 +421,15 @@ impl Service {
             let pidfd = trap::process::pidfd_open(pid);
             match pidfd {
                 Ok(pidfd) if trap::process::start_time(pid) == Some(start) => {
-                    self.know(Client { pid: pid.cast_signed(), start, process, pidfd, peer: None })
-                        .map_err(Error::Arena)?;
+                    self.know(Client {
+                        pid: pid.cast_signed(),
+                        start,
+                        process,
+                        pidfd,
+                        maps: true,
+                        peer: None,
+                    })
+                    .map_err(Error::Arena)?;
                     if has_left {
                         segments::note_left(pid.cast_signed());
                     }
@@ -501,6 +512,7 @@ impl Service {
             depth: 0,
             store: None,
             enders: Vec::new(),
+            home: None,
         })
     }
 
@@ -719,7 +731,7 @@ impl Service {
         };
         // A child that has not come to tell of itself yet: its end is to be noted too.
         for pid in counts.keys().copied().filter(|pid| !is_known(pid)).collect::<Vec<_>>() {
-            if let Ok(process) = self.attach(pid, true) {
+            if let Ok(process) = self.attach(pid, true, false) {
                 let _ = client::with(|ctx| {
                     shm::found_attached(ctx, process, id);
                     Ok(())
@@ -748,7 +760,7 @@ impl Service {
 
     /// A process whose parent had segments attached.
     fn forked(&mut self, child_pid: i32, ids: &[i32], more: bool) {
-        let child = self.attach(child_pid, true);
+        let child = self.attach(child_pid, true, false);
         let _ = client::with(|ctx| {
             match child {
                 Ok(child) => shm::inherit(ctx, child, ids, more),
@@ -933,7 +945,7 @@ impl Service {
                 self.lock_at = Some(Instant::now() + self.lock_after);
                 Ok([0; 2])
             }
-            wire::ASK_ATTACH => Ok([self.attach(pid, arg != 0)?.0, 0]),
+            wire::ASK_ATTACH => Ok([self.attach(pid, arg != 0, true)?.0, 0]),
             wire::ASK_COUNT => self.count(arg.cast_signed()).map(small),
             wire::ASK_USAGE => {
                 self.see_ends();
@@ -970,14 +982,18 @@ impl Service {
     }
 
     /// The slot of a process. `same_program` says that what its memory is attached to is still true.
-    fn attach(&mut self, pid: i32, same_program: bool) -> Result<Handle, Errno> {
+    fn attach(&mut self, pid: i32, same_program: bool, maps: bool) -> Result<Handle, Errno> {
         let pidfd = trap::process::pidfd_open(pid.cast_unsigned())?;
         let start = trap::process::start_time(pid.cast_unsigned()).ok_or(Errno::ESRCH)?;
         // A program after exec keeps its adjustments; what its threads had in their hands is gone.
-        if let Some(known) = self.clients.values().find(|c| c.pid == pid && c.start == start) {
+        if let Some(known) = self.clients.values_mut().find(|c| c.pid == pid && c.start == start) {
             let process = known.process;
+            let mapped = std::mem::replace(&mut known.maps, maps);
             client::with(|ctx| {
-                reap::end_threads(ctx, process);
+                // They are looked for among all slots: not for each connection of a stranger's.
+                if mapped {
+                    reap::end_threads(ctx, process);
+                }
                 reap::come_back(ctx, process)?;
                 if !same_program {
                     shm::detach_all(ctx, process);
@@ -997,7 +1013,7 @@ impl Service {
         let process = client::with(|ctx| {
             ctx.add_process(pid.cast_unsigned(), start).map_err(engine::util::arena_errno)
         })?;
-        self.know(Client { pid, start, process, pidfd, peer: None })?;
+        self.know(Client { pid, start, process, pidfd, maps, peer: None })?;
         Ok(process)
     }
 
@@ -1006,12 +1022,7 @@ impl Service {
         let link = Arc::new(link);
         let started = (|| {
             let (process, peer) = self.know_stranger(pid, uid, again)?;
-            let home = Home {
-                socket: self.place.socket(),
-                owner: self.owner,
-                initial_userns: in_initial_userns(),
-                namespaces: namespaces("self").map_err(|_| Errno::EPERM)?,
-            };
+            let home = self.home()?;
             let tell = self.teller()?;
             let done = move || {
                 tell(Question {
@@ -1032,9 +1043,21 @@ impl Service {
         reply(&link, started.map(|()| [0; 2]), None);
     }
 
+    fn home(&mut self) -> Result<Arc<Home>, Errno> {
+        if self.home.is_none() {
+            self.home = Some(Arc::new(Home {
+                socket: self.place.socket(),
+                owner: self.owner,
+                initial_userns: in_initial_userns(),
+                namespaces: namespaces("self").map_err(|_| Errno::EPERM)?,
+            }));
+        }
+        self.home.clone().ok_or(Errno::EPERM)
+    }
+
     fn know_stranger(&mut self, pid: i32, uid: u32, again: bool) -> Result<(Handle, Arc<Peer>), Errno> {
         self.check_processes(pid, uid)?;
-        let process = self.attach(pid, again)?;
+        let process = self.attach(pid, again, false)?;
         let client = self.clients.values_mut().find(|c| c.process == process).ok_or(Errno::ESRCH)?;
         let peer = client.peer.get_or_insert_with(|| Arc::new(Peer::new(uid))).clone();
         client::with(|ctx| {

@@ -49,6 +49,7 @@ use crate::left::{self, Left};
 use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
 use crate::service::{ask, namespaces};
+use crate::workers;
 
 /// How long a stranger may let us wait in the middle of a call.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -94,7 +95,6 @@ pub(crate) struct Who {
 }
 
 /// Where we are, and whose the namespace is.
-#[derive(Clone)]
 pub(crate) struct Home {
     pub(crate) socket: PathBuf,
     pub(crate) owner: u32,
@@ -103,14 +103,14 @@ pub(crate) struct Home {
     pub(crate) namespaces: [u64; 2],
 }
 
-/// Serves a connection by a thread of its own, which calls `done` when it has come to its end.
+/// Serves a connection by a thread that is its own meanwhile, which calls `done` when it has come to its end.
 ///
 /// # Errors
 /// `EAGAIN`: there can be no more threads.
 pub(crate) fn serve(
     link: Arc<Link>,
     who: Who,
-    home: Home,
+    home: Arc<Home>,
     connection: Connection,
     done: impl FnOnce() + Send + 'static,
 ) -> Result<()> {
@@ -121,12 +121,10 @@ pub(crate) fn serve(
     let fd = link.as_raw_fd();
     locked(&peer.links).push(fd);
     peer.busy.fetch_add(1, AcqRel);
-    let thread = std::thread::Builder::new().name("stranger".into()).stack_size(256 << 10);
-    let started = thread.spawn(move || {
+    let started = workers::run(Box::new(move || {
         let peer = who.peer.clone();
         // What there is to say is said by its results.
         let _ = client::with(|own| attend(own, &link, who, home, &connection.user));
-        client::end_thread();
         locked(&peer.links).retain(|other| *other != fd);
         // If it is not the first thread's still, whose answer comes at that moment.
         if let Some(link) = Arc::into_inner(link) {
@@ -135,7 +133,7 @@ pub(crate) fn serve(
         drop(connection);
         peer.busy.fetch_sub(1, AcqRel);
         done();
-    });
+    }));
     if started.is_err() {
         locked(&peer.links).retain(|other| *other != fd);
         peer.busy.fetch_sub(1, AcqRel);
@@ -145,7 +143,7 @@ pub(crate) fn serve(
 }
 
 /// Makes a stranger's calls until its connection ends.
-fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Home, user: &User) -> Result<()> {
+fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Arc<Home>, user: &User) -> Result<()> {
     let turn = user.turn();
     let stranger = Stranger::new(own.host, link, who, home, user);
     let ctx = claim(own, &stranger)?;
@@ -612,7 +610,7 @@ struct Stranger<'a> {
     base: &'a LinuxHost,
     link: &'a OwnedFd,
     who: Who,
-    home: Home,
+    home: Arc<Home>,
     names: Names,
     groups: Vec<u32>,
     /// Capabilities that count here: bits of the kernel's numbers. Zero at first look is zero for ever.
@@ -675,7 +673,13 @@ fn capabilities_of(pid: i32) -> u64 {
 }
 
 impl<'a> Stranger<'a> {
-    fn new(base: &'a LinuxHost, link: &'a OwnedFd, who: Who, home: Home, user: &'a User) -> Stranger<'a> {
+    fn new(
+        base: &'a LinuxHost,
+        link: &'a OwnedFd,
+        who: Who,
+        home: Arc<Home>,
+        user: &'a User,
+    ) -> Stranger<'a> {
         let names = Names::of(who.pid, &home);
         // Those in a user namespace of its own count for nothing here.
         let caps = if names.users.is_none() { capabilities_of(who.pid) } else { 0 };
