@@ -25,7 +25,7 @@ pub(crate) enum Instructions {
 }
 
 /// Rows that one process makes without sleeping, and that no broker has a part in.
-const COUNTED: &str = "^(msg.pair.*|msg.select.10k|msg.lowest.10k|msg.get|msg.stat|msg.create|mq.pair.(64|1k|8k)|mq.prio.7000|sem.pair.*|sem.ten.*|sem.getval|sem.create)$";
+const COUNTED: &str = "^(msg.pair.*|msg.select.10k|msg.lowest.10k|msg.get|msg.stat|msg.create|mq.pair.(64|1k|8k)|mq.prio.7000|sem.pair.*|sem.ten.*|sem.getval|sem.create|api.*)$";
 /// What is kept may be exceeded by this part: other versions of libc and of the compiler differ by as much.
 const TOLERANCE: f64 = 0.03;
 /// From so many iterations to so many.
@@ -85,10 +85,16 @@ fn total(row: &str, iterations: u64) -> Outcome<f64> {
     let counts = Counts(env::temp_dir().join(format!("ipcspace-bench-{}", process::id())));
     let valgrind = ["valgrind", "--quiet", "--tool=callgrind"].map(str::to_owned);
     let out = format!("--callgrind-out-file={}", counts.0.display());
-    let mut worker = Worker::start_under(&[&valgrind[..], &[out]].concat(), Door::Preload, Kind::Ordinary)?;
+    let mut worker = Worker::start_under(&[&valgrind[..], &[out]].concat(), door(row), Kind::Ordinary)?;
     worker.sample(row, iterations)?;
     worker.end()?;
     counts.sum()
+}
+
+/// Where a row's worker is started. Those of the crate in the namespace of `run` without a library in the way: for one of its own valgrind knows too few
+/// system calls.
+fn door(row: &str) -> Door {
+    if row.starts_with("api.") { Door::Trap } else { Door::Preload }
 }
 
 /// What callgrind writes; removed when dropped.
