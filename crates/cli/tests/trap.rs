@@ -46,10 +46,15 @@ fn beside(name: &str) -> PathBuf {
 
 /// Runs a shell script by a door.
 fn run(door: &str, script: &str) -> Output {
+    by_door(door, script).output().unwrap()
+}
+
+fn by_door(door: &str, script: &str) -> Command {
     let mut command = Command::new(IPCSPACE);
     command.args(["run", "--kill", "--door", door, "--", "sh", "-c", script]);
     command.envs(peers().iter().map(|(kind, program)| (kind, program)));
-    command.env("ipcspace", IPCSPACE).output().unwrap()
+    command.env("ipcspace", IPCSPACE);
+    command
 }
 
 /// Where a program is, if it is installed.
@@ -456,6 +461,13 @@ fn it_does_without_what_older_kernels_lack() {
     command.env("IPCSPACE_WITHOUT", "sync_wake").args(["run", "--door", "trap", "--"]);
     let output = command.arg(&peers()[1].1).args(["storm", "1", "60"]).output().unwrap();
     assert_eq!(text(&output), "60 of 60 once or gone with one of 1 receivers, 0 odd errors, status 0\n");
+    // As where a program may be looked at, but not traced.
+    for (kind, _) in peers() {
+        let mut command =
+            by_door("trap", &format!("${kind} mqserve & ${kind} mqask; wait; ${kind} notice 3"));
+        let output = command.env("IPCSPACE_WITHOUT", "pidfd_getfd").output().unwrap();
+        assert_eq!(text(&output), "21 twice is 42, 8\n6\n", "{kind}");
+    }
     command.env("IPCSPACE_WITHOUT", "wait_killable");
     let output = command.output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -67,11 +67,13 @@ pub trait Caller {
     fn can_be_given(&self) -> Result<()>;
     /// It is not to be given that descriptor.
     fn take_back(&self, fd: i32);
-    /// What a descriptor of its is: the link in /proc, and the flags of `open`.
+    /// The queue that a descriptor of its is of, and the flags of `open`.
     ///
     /// # Errors
     /// `EBADF`.
-    fn descriptor<'t>(&self, fd: i32, link: &'t mut [u8]) -> Result<(&'t [u8], i32)>;
+    fn descriptor(&self, fd: i32) -> Result<(Mqd, i32)>;
+    /// A descriptor of ours of that queue, if it is the one that the call has named.
+    fn own_descriptor(&self, queue: Handle) -> Option<i32>;
     /// Sets the flags of a descriptor of its.
     fn set_flags(&self, fd: i32, flags: i32);
     /// Whether a descriptor of its is a netlink socket.
@@ -345,18 +347,19 @@ impl<C: Caller> Descriptors for Behalf<'_, C> {
     }
 
     fn mqd(&self, fd: i32) -> Result<Mqd> {
-        let mut room = [0; 128];
-        let (link, flags) = self.caller.descriptor(fd, &mut room)?;
-        mqd::of_link(link, flags)
+        self.caller.descriptor(fd).map(|(mqd, _)| mqd)
     }
 
     fn mqd_nonblock(&self, fd: i32) -> bool {
-        self.caller.descriptor(fd, &mut [0; 128]).is_ok_and(|(_, flags)| flags & O_NONBLOCK != 0)
+        self.caller.descriptor(fd).is_ok_and(|(_, flags)| flags & O_NONBLOCK != 0)
     }
 
     fn set_mqd_nonblock(&self, fd: i32, nonblock: bool) {
-        if let Ok((_, flags)) = self.caller.descriptor(fd, &mut [0; 128]) {
-            self.caller.set_flags(fd, flags & !O_NONBLOCK | if nonblock { O_NONBLOCK } else { 0 });
+        let Ok((mqd, flags)) = self.caller.descriptor(fd) else { return };
+        match self.caller.own_descriptor(mqd.queue) {
+            // It is of the same description.
+            Some(own) => self.own.set_mqd_nonblock(own, nonblock),
+            None => self.caller.set_flags(fd, flags & !O_NONBLOCK | if nonblock { O_NONBLOCK } else { 0 }),
         }
     }
 
@@ -365,7 +368,8 @@ impl<C: Caller> Descriptors for Behalf<'_, C> {
     }
 
     fn show_readiness(&self, queue: Handle, _: i32, from: Readiness, to: Readiness, edges: bool) {
-        self.own.show_readiness(queue, engine::mqueue::NO_FD, from, to, edges);
+        let fd = self.caller.own_descriptor(queue).unwrap_or(engine::mqueue::NO_FD);
+        self.own.show_readiness(queue, fd, from, to, edges);
     }
 
     fn notify(&self, notice: &Notice) {

@@ -503,8 +503,15 @@ pub fn open_new(queue: Handle, oflag: i32) -> Result<Fd> {
 }
 
 /// What a descriptor is, by its link in /proc and its flags.
-pub(crate) fn of_link(link: &[u8], flags: i32) -> Result<Mqd> {
-    let queue = queue_of(link).ok_or(Errno::EBADF)?;
+fn of_link(link: &[u8], flags: i32) -> Result<Mqd> {
+    opened_as(queue_of(link).ok_or(Errno::EBADF)?, flags)
+}
+
+/// What a queue's descriptor was opened for, by its flags.
+///
+/// # Errors
+/// `EBADF` if it is for nothing that queues are for.
+pub fn opened_as(queue: Handle, flags: i32) -> Result<Mqd> {
     if flags & file::O_PATH != 0 || flags & O_ACCMODE != O_RDWR {
         return Err(Errno::EBADF);
     }

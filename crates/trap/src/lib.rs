@@ -11,6 +11,7 @@
 //! Three threads of the broker's process work here: one takes what is asked, one wakes sleepers and looks at their deadlines and
 //! signals, one waits for the ends of processes. (Where the listener is, a fourth one takes in traps of a `run` inside this one, and who goes to another namespace is seen to by a thread for that.) They do so by turns, under one lock, which is never held over a sleep of a caller.
 
+mod descriptors;
 mod files;
 pub mod filter;
 mod namespaces;

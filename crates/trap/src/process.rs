@@ -24,14 +24,31 @@ pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// As [`pidfd_open`], of a thread, since Linux 6.9.
+///
+/// # Errors
+/// `ESRCH`, and `EINVAL` where only processes have any.
+pub(crate) fn thread_pidfd(tid: u32) -> Result<OwnedFd> {
+    const PIDFD_THREAD: i32 = libc::O_EXCL;
+    // SAFETY: two integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, tid, PIDFD_THREAD) };
+    owned(fd)
+}
+
 /// A descriptor of ours of what another process has open, with the same place in it.
 ///
 /// # Errors
-/// `EBADF`.
+/// `EBADF`, `EPERM` of one that may not be traced, and `EMFILE`.
 pub(crate) fn descriptor_of(pidfd: &OwnedFd, fd: i32) -> Result<OwnedFd> {
     // SAFETY: three integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::EBADF)?;
+    owned(fd)
+}
+
+/// What a call has opened, or why it has not.
+fn owned(fd: libc::c_long) -> Result<OwnedFd> {
+    let failed = || Errno::from_raw(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(failed)?;
     // SAFETY: a new descriptor of ours.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -335,7 +335,8 @@ impl Room {
         }
         let Some((mut subject, place)) = self.meet(asked) else { return };
         subject.compat = compat;
-        let errand = Errand::new(&listener, asked.id, subject);
+        let descriptors = self.targets.descriptors(subject.tgid);
+        let errand = Errand::new(&listener, asked.id, subject).with(descriptors);
         let begun = self.bell.on_behalf(self.slots[place as usize], &errand, |ctx| {
             let call = decode(asked, ctx.host)?;
             errand.is_for(&call);

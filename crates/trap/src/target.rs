@@ -14,27 +14,28 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
 use arena::Handle;
 use client::behalf::{self, Caller};
-use engine::{Cred, MapPlace, MapRequest, Syscall, shm};
+use client::mqd;
+use engine::{Cred, MapPlace, MapRequest, Mqd, Syscall, shm};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use sys::memory::{Mapping, find_shared_mapping, has_mappings, is_write_sealed};
 use sys::{file, net::Fd};
 
+use crate::descriptors::{Descriptors, Named};
 use crate::notices;
 use crate::notify::Listener;
-use crate::process::{has_ended, has_free_descriptor, pidfd_open, soft_limit, start_time, umask};
+use crate::process::{has_free_descriptor, pidfd_open, soft_limit, start_time, umask};
 use crate::trace::{self, Held};
 
 /// How long a mapping is tried while somebody may be trying to seal its memory.
@@ -112,7 +113,7 @@ struct Thread {
 
 struct Process {
     handle: Handle,
-    pidfd: OwnedFd,
+    descriptors: Arc<Descriptors>,
     /// The mappings of a program that has attached segments: there are none any more when it has executed another one.
     maps: Option<File>,
     /// It has gone to another namespace, and still has segments attached.
@@ -206,7 +207,7 @@ impl Targets {
 
     fn process(&mut self, tgid: u32, watch: &Epoll) -> Result<Handle> {
         if let Some(known) = self.processes.get_mut(&tgid) {
-            if !has_ended(&known.pidfd) {
+            if !known.descriptors.has_ended() {
                 if mem::take(&mut known.has_left) {
                     note(tgid, Some((known.handle, false)));
                     client::with(|ctx| engine::reap::come_back(ctx, known.handle))?;
@@ -220,7 +221,8 @@ impl Targets {
         let start = start_time(tgid).ok_or(Errno::ESRCH)?;
         let handle = behalf::add_process(tgid, start)?;
         watch.add(&pidfd, EpollEvent::new(EpollFlags::EPOLLIN, tgid.into())).map_err(|_| Errno::ENOMEM)?;
-        self.processes.insert(tgid, Process { handle, pidfd, maps: None, has_left: false });
+        let descriptors = Arc::new(Descriptors::new(tgid, pidfd));
+        self.processes.insert(tgid, Process { handle, descriptors, maps: None, has_left: false });
         note(tgid, Some((handle, false)));
         Ok(handle)
     }
@@ -247,9 +249,14 @@ impl Targets {
         }
     }
 
+    /// The descriptors of a process that was met.
+    pub(crate) fn descriptors(&self, tgid: u32) -> Option<Arc<Descriptors>> {
+        self.processes.get(&tgid).map(|process| Arc::clone(&process.descriptors))
+    }
+
     /// Whether a process that was watched has ended.
     pub(crate) fn has_ended(&self, tgid: u32) -> bool {
-        self.processes.get(&tgid).is_some_and(|process| has_ended(&process.pidfd))
+        self.processes.get(&tgid).is_some_and(|process| process.descriptors.has_ended())
     }
 
     /// A process goes to another namespace.
@@ -343,6 +350,9 @@ pub(crate) struct Errand<'l> {
     pub(crate) told: Cell<Option<(i32, [u64; 4])>>,
     /// What it is given with the answer.
     made: RefCell<Option<Fd>>,
+    /// Its process's descriptors, for a call that may name one, and which it named last.
+    descriptors: Option<Arc<Descriptors>>,
+    named: RefCell<Option<Named>>,
     /// What was read last, and what is behind it on its page: a message's text comes behind its type.
     ahead: RefCell<Ahead>,
     /// A small write that is not made yet: a message's text is likely to follow behind its type.
@@ -379,9 +389,16 @@ impl<'l> Errand<'l> {
             replaced: RefCell::default(),
             told: Cell::default(),
             made: RefCell::default(),
+            descriptors: None,
+            named: RefCell::default(),
             ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
             behind: RefCell::default(),
         }
+    }
+
+    /// The call may name a descriptor of these.
+    pub(crate) fn with(self, descriptors: Option<Arc<Descriptors>>) -> Errand<'l> {
+        Errand { descriptors, ..self }
     }
 
     /// It is for that call. In those that are made most, permissions are all that capabilities are for, and the namespace's owner has them anyway.
@@ -424,6 +441,8 @@ impl<'l> Errand<'l> {
     /// Ends the call; returns the number of what it was given.
     pub(crate) fn finish_giving(self, result: std::result::Result<i64, i32>) -> Option<i32> {
         let result = result.and_then(|value| self.flush().map(|()| value).map_err(Errno::raw));
+        // Who goes on may close its own, and be the last to hold the queue.
+        self.named.take();
         if let (Ok(_), Some(file)) = (result, self.made.take()) {
             return self.listener.answer_giving(self.id, &file, true);
         }
@@ -722,23 +741,25 @@ impl Caller for Errand<'_> {
         self.made.take();
     }
 
-    fn descriptor<'t>(&self, fd: i32, link: &'t mut [u8]) -> Result<(&'t [u8], i32)> {
+    fn descriptor(&self, fd: i32) -> Result<(Mqd, i32)> {
         if let (TO_BE_GIVEN, Some(file)) = (fd, &*self.made.borrow()) {
-            return Ok((file::link_of(file.raw(), link)?, file::flags(file.raw())?));
+            let flags = file::flags(file.raw())?;
+            let queue = mqd::queue_of(file::link_of(file.raw(), &mut [0; 128])?).ok_or(Errno::EBADF)?;
+            return Ok((mqd::opened_as(queue, flags)?, flags));
         }
-        let tid = self.subject.tid;
-        let path = fs::read_link(format!("/proc/{tid}/fd/{fd}")).map_err(|_| Errno::EBADF)?;
-        // In one read; the flags stand in the second line.
-        let mut info = [0; 128];
-        let read = File::open(format!("/proc/{tid}/fdinfo/{fd}")).and_then(|mut file| file.read(&mut info));
-        let info = str::from_utf8(&info[..read.map_err(|_| Errno::EBADF)?]).unwrap_or_default();
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok()).ok_or(Errno::EBADF)?;
-        let path = path.as_os_str().as_bytes();
-        // What is longer is none of ours.
-        let room = link.get_mut(..path.len()).ok_or(Errno::EBADF)?;
-        room.copy_from_slice(path);
-        Ok((room, flags))
+        let mut named = self.named.borrow_mut();
+        let named = match &mut *named {
+            Some(named) if named.is(fd) => named,
+            other => {
+                let descriptors = self.descriptors.as_ref().ok_or(Errno::EBADF)?;
+                other.insert(descriptors.named(self.subject.tid, fd)?)
+            }
+        };
+        Ok((named.mqd, named.flags))
+    }
+
+    fn own_descriptor(&self, queue: Handle) -> Option<i32> {
+        self.named.borrow().as_ref()?.of_queue(queue)
     }
 
     fn set_flags(&self, fd: i32, flags: i32) {

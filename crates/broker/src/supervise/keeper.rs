@@ -10,7 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
-use std::{iter, mem, process};
+use std::{iter, process};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -140,21 +140,14 @@ impl Keeper {
 
     fn serve(&mut self) -> Result<(), Failure> {
         let mut wanted = self.namespace.dispatch();
-        // Some may have come before they were asked for.
-        let mut has_news = true;
         loop {
             self.wait(wanted)?;
-            while self.signals.read_signal()?.is_some() {
-                has_news = true;
-            }
+            while self.signals.read_signal()?.is_some() {}
             if self.exec_failed()? {
                 return Ok(());
             }
             self.hear_front();
-            // To ask costs more, the more threads there are. Whether any is left counts once the command has ended.
-            if mem::take(&mut has_news) || matches!(self.state, State::Ended { .. }) {
-                self.see_children();
-            }
+            self.see_children();
             self.mend();
             // Before the last question, as its answer may be that the last client has gone.
             wanted = self.namespace.dispatch();
