@@ -6,24 +6,25 @@
 //! it is kept, by a descriptor that does not count as one of the queue's (`O_PATH`): no other file can have its number then. A copy is kept as long as the
 //! call lasts, at most until it sleeps: to be told whether it may block, and to show what the queue has to who polls.
 //!
-//! Where no copy can be had, as of a process that only may be looked at, /proc tells by the descriptor's name.
+//! Where no copy can be had, as of a process that only may be looked at, /proc tells by the descriptor's name. So it is from then on with a process that
+//! has named something that is no FIFO: to close a copy may take long, and the last one even longer.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use abi::{Errno, Result};
 use arena::Handle;
 use client::mqd;
 use engine::Mqd;
-use nix::sys::stat::{SFlag, fstat};
 use sys::{file, net::Fd};
 
-use crate::process::{descriptor_of, has_ended, thread_pidfd};
-use crate::without;
+use crate::process::{descriptor_of, fifo, has_ended, thread_pidfd};
+use crate::{room, without};
 
 /// Queues of a process that are known at a time.
 const KNOWN_MAX: usize = 16;
@@ -32,8 +33,8 @@ const KNOWN_MAX: usize = 16;
 pub(crate) struct Descriptors {
     pidfd: OwnedFd,
     tgid: u32,
-    /// Whether the kernel gives copies.
-    copies: bool,
+    /// Whether copies can be had, and closed at once.
+    copies: AtomicBool,
     /// The queues of inodes, by their devices and numbers, and what keeps these.
     known: Mutex<HashMap<(u64, u64), (Handle, Fd)>>,
 }
@@ -61,7 +62,7 @@ impl Named {
 
 impl Descriptors {
     pub(crate) fn new(tgid: u32, pidfd: OwnedFd) -> Descriptors {
-        Descriptors { pidfd, tgid, copies: !without("pidfd_getfd"), known: Mutex::default() }
+        Descriptors { pidfd, tgid, copies: (!without("pidfd_getfd")).into(), known: Mutex::default() }
     }
 
     /// Whether the process has ended.
@@ -75,7 +76,7 @@ impl Descriptors {
     /// `EBADF`.
     pub(crate) fn named(&self, tid: u32, number: i32) -> Result<Named> {
         // A thread may have a table of its own.
-        let copy = if !self.copies {
+        let copy = if !self.copies.load(Relaxed) {
             Err(Errno::ENOSYS)
         } else if tid == self.tgid {
             descriptor_of(&self.pidfd, number)
@@ -90,13 +91,14 @@ impl Descriptors {
     }
 
     fn of_copy(&self, number: i32, copy: OwnedFd) -> Result<Named> {
-        let stat = fstat(&copy).map_err(|_| Errno::EBADF)?;
-        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFIFO {
+        let Some(inode) = fifo(&copy) else {
+            self.copies.store(false, Relaxed);
+            // If there can be no thread, it is closed by who has tried.
+            let _ = room::spawn("trap-close", move || drop(copy));
             return Err(Errno::EBADF);
-        }
+        };
         let flags = file::flags(copy.as_raw_fd())?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let inode = (stat.st_dev, stat.st_ino);
         let queue = match known.get(&inode) {
             Some((queue, _)) => *queue,
             None => {

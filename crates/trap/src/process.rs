@@ -45,6 +45,20 @@ pub(crate) fn descriptor_of(pidfd: &OwnedFd, fd: i32) -> Result<OwnedFd> {
     owned(fd)
 }
 
+/// Device and inode of a FIFO; none of anything else. The file system is not asked: it may be slow to answer.
+pub(crate) fn fifo(fd: &OwnedFd) -> Option<(u64, u64)> {
+    let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    let mask = libc::STATX_TYPE | libc::STATX_INO;
+    // SAFETY: an empty string, and room for the structure, of which all zeros are a valid value.
+    let stat = unsafe {
+        let done = libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, mask, stat.as_mut_ptr());
+        (done == 0).then(|| stat.assume_init())?
+    };
+    let is_fifo = u32::from(stat.stx_mode) & libc::S_IFMT == libc::S_IFIFO;
+    is_fifo.then_some((u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor), stat.stx_ino))
+}
+
 /// What a call has opened, or why it has not.
 fn owned(fd: libc::c_long) -> Result<OwnedFd> {
     let failed = || Errno::from_raw(std::io::Error::last_os_error().raw_os_error().unwrap_or(0));

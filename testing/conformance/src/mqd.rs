@@ -45,6 +45,7 @@ cases! { "mqueue/descriptor":
     is_held_though_its_closer_sees_nothing.root().only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
     is_closed_by_an_instruction.only(&[Door::Kernel, Door::Preload, Door::Trap, Door::Trap32]),
     comes_first.only(REAL),
+    is_what_its_number_is_now.only(REAL),
     closed_by_range.only(REAL),
     stays_where_nothing_is_put.only(REAL).differs(
         &[Door::Trap, Door::Trap32],
@@ -605,6 +606,35 @@ fn comes_first() -> Outcome {
     })?;
     same!(child.report()?, [Err(EMFILE); 5]);
     same!(mq_open("/none", O_RDWR, 0, None), Err(ENOENT));
+    Ok(())
+}
+
+/// Whatever was put there since the last call: another queue, what is none, and a queue again.
+fn is_what_its_number_is_now() -> Outcome {
+    let (first, second) = (ok!(queue("/first", 2)), ok!(queue("/second", 2)));
+    ok!(mq_send(first, b"1", 1));
+    ok!(mq_send(second, b"2", 2));
+    let put = |from: i32, at: i32| {
+        // SAFETY: descriptors of the case's own.
+        answer(unsafe { libc::dup2(from, at) })
+    };
+    // SAFETY: a terminated string.
+    let null = ok!(answer(unsafe { libc::open(c"/dev/null".as_ptr(), O_RDWR) }));
+    let (mut ends, kept) = ([0; 2], ok!(put(first, 100)));
+    // SAFETY: room for two descriptors.
+    ok!(answer(unsafe { libc::pipe(ends.as_mut_ptr()) }));
+    for none in [ends[0], null, ends[1], null] {
+        ok!(put(second, first));
+        same!(mq_receive(first, 16), Ok((b"2".to_vec(), 2)));
+        ok!(put(none, first));
+        same!((mq_receive(first, 16), mq_send(first, b"x", 0)), (Err(EBADF), Err(EBADF)));
+        ok!(put(kept, first));
+        same!(mq_receive(first, 16), Ok((b"1".to_vec(), 1)));
+        ok!(mq_send(first, b"1", 1));
+        ok!(mq_send(second, b"2", 2));
+    }
+    ok!(close(first));
+    same!(mq_receive(first, 16), Err(EBADF));
     Ok(())
 }
 
