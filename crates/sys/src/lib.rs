@@ -33,7 +33,7 @@ macro_rules! libc_function {
         let address: usize;
         // SAFETY: reads a word that the loader has filled in.
         unsafe {
-            core::arch::asm!(concat!(".weak ", $name), concat!("mov {}, qword ptr [rip + ", $name, "@GOTPCREL]"), out(reg) address,
+            core::arch::asm!(concat!(".weakref ipcspace_weak_", $name, ", ", $name), concat!("mov {}, qword ptr [rip + ipcspace_weak_", $name, "@GOTPCREL]"), out(reg) address,
                  options(pure, readonly, nostack, preserves_flags));
         }
         address
