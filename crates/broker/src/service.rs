@@ -101,6 +101,9 @@ pub enum Error {
     /// Its broker speaks another protocol.
     #[error("{p} belongs to another version of ipcspace", p = .0.display())]
     OtherVersion(PathBuf),
+    /// What is there is not a broker's.
+    #[error("{p} is no socket of ipcspace's: remove it", p = .0.display())]
+    ForeignSocket(PathBuf),
     /// Its broker was killed.
     #[error("nobody serves the namespace at {p} any more: its broker has ended", p = .0.display())]
     Unserved(PathBuf),
@@ -141,7 +144,7 @@ impl Error {
             Error::Sysctl(_, errno) | Error::Arena(errno) => *errno,
             Error::ForeignDirectory(_) => Errno::EPERM,
             Error::File(_, error) => raw(error.raw_os_error()),
-            Error::OtherVersion(_) => Errno::EPROTO,
+            Error::OtherVersion(_) | Error::ForeignSocket(_) => Errno::EPROTO,
             Error::NoAnswer(_) => Errno::ETIMEDOUT,
             Error::Unserved(_) => Errno::ECONNRESET,
             Error::Taken => Errno::EEXIST,
@@ -286,7 +289,10 @@ fn ask_once(path: &Path, which: u32, [low, high]: [u32; 2], answer: &mut [u8]) -
     let link = seqpacket()?;
     // One that is stopped must not stop us.
     setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::seconds(5))?;
-    connect(link.as_raw_fd(), &UnixAddr::new(path)?)?;
+    match connect(link.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(nix::Error::EPROTOTYPE) => return Err(Error::ForeignSocket(path.into())),
+        connected => connected?,
+    }
     let question = wire::encode([wire::MAGIC, which, low, high]);
     send(link.as_raw_fd(), &question, MsgFlags::MSG_NOSIGNAL)?;
     let answered = recv(link.as_raw_fd(), answer, MsgFlags::empty());
@@ -297,7 +303,8 @@ fn ask_once(path: &Path, which: u32, [low, high]: [u32; 2], answer: &mut [u8]) -
         (Ok(wire::ANSWER..), [wire::MAGIC, error, ..]) if error != 0 => {
             Err(nix::Error::from_raw(error.cast_signed()).into())
         }
-        (Ok(_), _) => Err(Error::OtherVersion(path.into())),
+        (Ok(4..), [magic, ..]) if (magic ^ wire::MAGIC) >> 8 == 0 => Err(Error::OtherVersion(path.into())),
+        (Ok(_), _) => Err(Error::ForeignSocket(path.into())),
         (Err(nix::Error::EAGAIN), _) => Err(Error::NoAnswer(path.into())),
         (Err(error), _) => Err(error.into()),
     }
@@ -560,23 +567,23 @@ impl Service {
         Ok(link.map(|link| Lease { path: path.to_owned(), _link: link }))
     }
 
-    /// All namespaces of this user: what each has, and who serves it.
+    /// All namespaces of this user: what each has, and who serves it. And what is wrong with places of others.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn list() -> Result<Vec<Status>, Error> {
+    pub fn list() -> Result<(Vec<Status>, Vec<Error>), Error> {
         place::sweep()?;
-        let mut list = Vec::new();
+        let (mut list, mut wrong) = (Vec::new(), Vec::new());
         for (name, socket) in place::all()? {
             let mut answer = [0; wire::STATUS * size_of::<u32>()];
             match ask(&socket, wire::ASK_STATUS, [0; 2], &mut answer) {
                 Ok(Some(_)) => list.push(Status::new(name, socket, &answer)),
                 // What is there nobody can say.
                 Ok(None) | Err(Error::NoAnswer(_)) => {}
-                Err(error) => return Err(error),
+                Err(error) => wrong.push(error),
             }
         }
-        Ok(list)
+        Ok((list, wrong))
     }
 
     /// Ends the namespace of that name, which is served until it is told to end, and all that is in it; waits until that is done.

@@ -61,15 +61,23 @@ enum Failure {
 }
 
 pub(crate) fn ns(ns: &Ns) -> ExitCode {
-    output::show(ns.text(), |failure| matches!(failure, Failure::UnknownColumn(_)))
+    let (text, wrong) =
+        ns.text().map_or_else(|failure| (Err(failure), Vec::new()), |(text, wrong)| (Ok(text), wrong));
+    let shown = output::show(text, |failure| matches!(failure, Failure::UnknownColumn(_)));
+    for error in &wrong {
+        eprintln!("ipcspace: {error}");
+    }
+    if wrong.is_empty() { shown } else { ExitCode::FAILURE }
 }
 
 impl Ns {
-    fn text(&self) -> Result<String, Failure> {
+    /// The table, and what is wrong with places that are not in it.
+    fn text(&self) -> Result<(String, Vec<Error>), Failure> {
         let columns = columns();
         let chosen = self.output.chosen(&columns, &DEFAULT)?;
         let manner =
             Manner { bytes: false, numeric_perms: false, time: TimeFormat::Short, now: Zoned::now() };
-        Ok(self.output.table("namespaces", &chosen, &Service::list()?, &manner))
+        let (list, wrong) = Service::list()?;
+        Ok((self.output.table("namespaces", &chosen, &list, &manner), wrong))
     }
 }

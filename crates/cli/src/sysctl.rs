@@ -53,6 +53,10 @@ pub(crate) struct Sysctl {
 }
 
 pub(crate) fn sysctl(sysctl: &Sysctl) -> ExitCode {
+    if !sysctl.all && sysctl.load.is_empty() && sysctl.variables.is_empty() {
+        eprintln!("ipcspace: no variables specified\nTry `ipcspace sysctl --help' for more information.");
+        return ExitCode::FAILURE;
+    }
     let reached = source::enter(&sysctl.place).and_then(|objects| match objects {
         Objects::OfNamespace => Ok(()),
         Objects::OfKernel => Err(Unreachable::NoNamespace),

@@ -168,6 +168,39 @@ fn ns_lists_what_is_there() {
     assert!(text(&output).lines().any(|line| line.starts_with("no 0 ") && line.ends_with(' ')), "{output:?}");
     let unknown = ipcspace(&["ns", "-o", "COLOUR"]);
     assert!(unknown.status.code() == Some(2) && said(&unknown).contains("COLOUR"), "{unknown:?}");
+    // Where something else listens, the others are listed.
+    let alien = crate::name("alien");
+    let directory = listening(&alien);
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(&directory).unwrap();
+    let path = directory.join("socket");
+    for (kind, words) in [
+        (SockType::Stream, "no socket of ipcspace's"),
+        (SockType::SeqPacket, "no socket of ipcspace's"),
+        (SockType::SeqPacket, "another version"),
+    ] {
+        let listener = socket_at(&path, kind);
+        let version: u32 = if words.starts_with("no") { 1 } else { 0x6970_63ff };
+        let answers = thread::spawn(move || {
+            for _ in 0..if kind == SockType::Stream { 0 } else { 2 } {
+                let link = socket::accept(listener.as_raw_fd()).unwrap();
+                let _ = socket::recv(link, &mut [0; 64], socket::MsgFlags::empty());
+                let answer = [version, 0, 0, 0].map(u32::to_ne_bytes).concat();
+                let _ = socket::send(link, &answer, socket::MsgFlags::MSG_NOSIGNAL);
+                nix::unistd::close(link).unwrap();
+            }
+            listener
+        });
+        let output = ipcspace(&["ns", "-o", "NAME", "-r"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).lines().any(|line| line == name), "{output:?}");
+        let (named, joined) = (path.display().to_string(), ipcspace(&["exec", &alien, "--", "true"]));
+        for output in [&output, &joined] {
+            assert!(said(output).contains(&named) && said(output).contains(words), "{output:?}");
+        }
+        drop(answers.join());
+        fs::remove_file(&path).unwrap();
+    }
+    fs::remove_dir_all(directory).unwrap();
 }
 
 #[test]

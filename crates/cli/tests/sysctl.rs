@@ -79,7 +79,7 @@ fn it_says_what_sysctl_says() {
         "s 'kernel.msgmnb = 5'; s kernel.msgmnb; s kernel.msgmax=; s kernel.msgmax=x; echo $?".to_owned(),
         "s kernel.msgmax=-1; echo $?; s kernel.sem='1 2 3 400000'; echo $?; s kernel.sem; s kernel.sem='7 8'; s kernel.sem".to_owned(),
         "s kernel.nosuch; echo $?; s -e kernel.nosuch; echo $?; s kernel.nosuch=1; echo $?; s -e kernel.nosuch=1 kernel.msgmni; echo $?".to_owned(),
-        "s -w kernel.msgmnb; echo $?".to_owned(),
+        "s -w kernel.msgmnb; echo $?; s -w 2>&1 | head -n 1 | cut -d: -f2; s -q -n 2>/dev/null; echo $?".to_owned(),
         "s kernel.auto_msgmni=1; s kernel.auto_msgmni=2; s kernel.shm_rmid_forced=1; s kernel.shm_rmid_forced".to_owned(),
         format!("s -p {file}; echo $?; s kernel.msgmnb kernel.msgmni kernel.sem kernel.msgmax kernel.shmall"),
         format!("s -q -p {file}; s -p {file}.not; echo $?; echo kernel.msgmnb=9 | s -p -; s kernel.msgmnb"),
