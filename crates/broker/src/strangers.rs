@@ -1194,7 +1194,7 @@ impl Descriptors for Stranger<'_> {
     fn mqd(&self, _: i32) -> Result<Mqd> {
         let given = self.given.borrow();
         let given = given.as_ref().ok_or(Errno::EBADF)?;
-        client::mqd::of_stranger(given.as_raw_fd()).map_err(|_| Errno::EBADF)
+        client::mqd::of_given(given.as_raw_fd()).map_err(|_| Errno::EBADF)
     }
 
     fn mqd_nonblock(&self, _: i32) -> bool {

@@ -59,9 +59,16 @@ fn ours(script: &str) -> Output {
 }
 
 fn ours_with(sysctls: &[&str], script: &str) -> Output {
+    let options: Vec<&str> = sysctls.iter().flat_map(|sysctl| ["--sysctl", sysctl]).collect();
+    ours_by("", &options, script)
+}
+
+/// By a `run` with these options, as on a kernel that lacks this.
+fn ours_by(without: &str, options: &[&str], script: &str) -> Output {
+    let mut command = Command::new(IPCSPACE);
     let script = format!("{PYTHON}{script}");
-    let sysctls = sysctls.iter().flat_map(|sysctl| ["--sysctl", sysctl]);
-    Command::new(IPCSPACE).arg("run").args(sysctls).args(["--", "python3", "-c", &script]).output().unwrap()
+    command.env("IPCSPACE_WITHOUT", without).arg("run").args(options).args(["--", "python3", "-c", &script]);
+    command.output().unwrap()
 }
 
 /// What a script prints on ours, with these limits.
@@ -752,7 +759,18 @@ def stranger():
 child(stranger)
 print(take(q))
 ";
-    prints_with(&[], &(QUEUES.to_owned() + script), "True EBADF EBADF\nsecret\n");
+    if !possible() {
+        return;
+    }
+    for (door, without) in [("auto", ""), ("trap", ""), ("trap", "pidfd_getfd")] {
+        let script = QUEUES.to_owned() + script;
+        let output = ours_by(without, &["--door", door], &script);
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "True EBADF EBADF\nsecret\n",
+            "{door}: {output:?}"
+        );
+    }
 }
 
 #[test]

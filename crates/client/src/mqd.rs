@@ -457,11 +457,11 @@ pub fn open_for(queue: u32, flags: u32) -> Result<Fd> {
     open(Handle(queue), (flags & kept).cast_signed())
 }
 
-/// What a descriptor of ours is that a stranger has given: that its link is a queue's does not say that it is.
+/// What a descriptor of ours is that somebody else has given: that its link is a queue's does not say that it is, for who gives it may see other mounts.
 ///
 /// # Errors
 /// `EBADF`.
-pub fn of_stranger(fd: i32) -> Result<Mqd> {
+pub fn of_given(fd: i32) -> Result<Mqd> {
     let mut room = [0; 128];
     let mqd = of_link(file::link_of(fd, &mut room)?, file::flags(fd)?)?;
     if at_path(mqd.queue, |path| queue::is_fifo_at(path, fd))? { Ok(mqd) } else { Err(Errno::EBADF) }

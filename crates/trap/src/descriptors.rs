@@ -14,6 +14,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -102,8 +104,7 @@ impl Descriptors {
         let queue = match known.get(&inode) {
             Some((queue, _)) => *queue,
             None => {
-                let mut link = [0; 128];
-                let queue = mqd::queue_of(file::link_of(copy.as_raw_fd(), &mut link)?).ok_or(Errno::EBADF)?;
+                let queue = mqd::of_given(copy.as_raw_fd())?.queue;
                 if known.len() >= KNOWN_MAX {
                     known.clear();
                 }
@@ -118,9 +119,10 @@ impl Descriptors {
     }
 }
 
-/// What a number is by the descriptor's name.
+/// What a number is by the descriptor's name, where there is the same file for us.
 fn by_name(tid: u32, number: i32) -> Result<Named> {
-    let path = fs::read_link(format!("/proc/{tid}/fd/{number}")).map_err(|_| Errno::EBADF)?;
+    let link = format!("/proc/{tid}/fd/{number}");
+    let path = fs::read_link(&link).map_err(|_| Errno::EBADF)?;
     // In one read; the flags stand in the second line.
     let mut info = [0; 128];
     let read = File::open(format!("/proc/{tid}/fdinfo/{number}")).and_then(|mut file| file.read(&mut info));
@@ -128,5 +130,10 @@ fn by_name(tid: u32, number: i32) -> Result<Named> {
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok()).ok_or(Errno::EBADF)?;
     let queue = mqd::queue_of(path.as_os_str().as_bytes()).ok_or(Errno::EBADF)?;
+    let inode = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    let (its, ours) = (inode(Path::new(&link)), inode(&path));
+    if its.is_none() || its != ours {
+        return Err(Errno::EBADF);
+    }
     Ok(Named { number, mqd: mqd::opened_as(queue, flags)?, flags, copy: None })
 }
