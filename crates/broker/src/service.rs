@@ -303,8 +303,7 @@ fn ask_once(path: &Path, which: u32, [low, high]: [u32; 2], answer: &mut [u8]) -
         (Ok(wire::ANSWER..), [wire::MAGIC, error, ..]) if error != 0 => {
             Err(nix::Error::from_raw(error.cast_signed()).into())
         }
-        (Ok(4..), [magic, ..]) if (magic ^ wire::MAGIC) >> 8 == 0 => Err(Error::OtherVersion(path.into())),
-        (Ok(_), _) => Err(Error::ForeignSocket(path.into())),
+        (Ok(_), _) => Err(Error::OtherVersion(path.into())),
         (Err(nix::Error::EAGAIN), _) => Err(Error::NoAnswer(path.into())),
         (Err(error), _) => Err(error.into()),
     }
