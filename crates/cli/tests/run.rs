@@ -272,6 +272,29 @@ fn continuing_the_command_alone_continues_the_front() {
     assert_eq!(status.signal(), Some(libc::SIGTERM));
 }
 
+/// Of a stop that is over, as the command has ended.
+#[test]
+fn a_front_that_hears_late_of_a_stop_does_not_stay_stopped() {
+    for _ in 0..5 {
+        let mut running = Running::start(shell("echo $$; exec sleep 60"));
+        kill(running.pid(), Signal::SIGSTOP).unwrap();
+        until("the front has stopped", || is_stopped(running.pid().as_raw()));
+        kill(Pid::from_raw(running.command), Signal::SIGSTOP).unwrap();
+        until("the command has stopped", || is_stopped(running.command));
+        // Time for the broker to tell the front.
+        thread::sleep(Duration::from_millis(20));
+        kill(Pid::from_raw(running.command), Signal::SIGKILL).unwrap();
+        let begun = Instant::now();
+        let ended = loop {
+            match running.front.try_wait().unwrap() {
+                None if begun.elapsed() < WATCHDOG => thread::sleep(Duration::from_millis(2)),
+                ended => break ended,
+            }
+        };
+        assert_eq!(ended.and_then(|status| status.signal()), Some(libc::SIGKILL));
+    }
+}
+
 #[test]
 fn pipelines_work() {
     let mut front = run(&["--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

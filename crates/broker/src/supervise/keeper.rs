@@ -302,6 +302,10 @@ impl Keeper {
     /// Tells the front when the command has ended, and says whether all has.
     fn has_ended(&mut self) -> bool {
         let State::Ended { status, at } = self.state else { return false };
+        // It may yet stop for the stop of a command that has ended since, and only we continue it.
+        if self.front_is_stuck() {
+            return false;
+        }
         if self.childless && self.namespace.is_deserted() {
             // The files first: whoever waits for the front finds nothing left.
             self.namespace = Namespace::Gone;
