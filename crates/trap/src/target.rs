@@ -85,6 +85,8 @@ pub(crate) struct Subject {
     fsuid: u32,
     egid: u32,
     fsgid: u32,
+    /// Its parent, if its memory is that one's, as a vfork child's is until it executes a program.
+    lender: Option<u32>,
     /// It makes the call as a 32-bit program does.
     pub(crate) compat: bool,
 }
@@ -192,6 +194,7 @@ impl Targets {
         let status = Status::of(tid)?;
         let tgid = status.number("Tgid").ok_or(Errno::ESRCH)?;
         let id = |line, at| status.numbers(line).nth(at).ok_or(Errno::ESRCH);
+        let parent = status.number("PPid");
         Ok(Subject {
             tid,
             tgid,
@@ -201,6 +204,7 @@ impl Targets {
             fsuid: id("Uid", 3)?,
             egid: id("Gid", 1)?,
             fsgid: id("Gid", 3)?,
+            lender: parent.filter(|parent| has_memory_of(tid, *parent)),
             compat: false,
         })
     }
@@ -285,6 +289,13 @@ impl Targets {
     }
 }
 
+/// Whether two are in the same memory, as far as may be known.
+fn has_memory_of(tid: u32, other: u32) -> bool {
+    const KCMP_VM: i32 = 1;
+    // SAFETY: no memory is passed.
+    unsafe { libc::syscall(libc::SYS_kcmp, tid, other, KCMP_VM, 0, 0) == 0 }
+}
+
 fn look(directory: &OwnedFd) -> Result<Seen> {
     fstat(directory).map(Seen::from).map_err(|_| Errno::ESRCH)
 }
@@ -357,6 +368,8 @@ pub(crate) struct Errand<'l> {
     ahead: RefCell<Ahead>,
     /// A small write that is not made yet: a message's text is likely to follow behind its type.
     behind: RefCell<Option<(u64, [u8; SMALL], usize)>>,
+    /// What one is to write itself whose memory is its parent's.
+    own: RefCell<Vec<(u64, Vec<u8>)>>,
 }
 
 /// Stands for what is given with the answer: a number that no descriptor has.
@@ -393,6 +406,7 @@ impl<'l> Errand<'l> {
             named: RefCell::default(),
             ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
             behind: RefCell::default(),
+            own: RefCell::default(),
         }
     }
 
@@ -409,8 +423,12 @@ impl<'l> Errand<'l> {
         ));
     }
 
-    /// Makes the write that waits.
+    /// Makes the writes that wait.
     fn flush(&self) -> Result<()> {
+        let own = self.own.take();
+        if !own.is_empty() {
+            return self.have_written(&own);
+        }
         match self.behind.take() {
             None => Ok(()),
             Some((to, mut bytes, len)) => {
@@ -473,6 +491,47 @@ impl<'l> Errand<'l> {
         self.hold(|| Ok(()), |held, ()| act(held))
     }
 
+    /// Whether what is in its memory is also in its parent's.
+    fn borrows(&self) -> bool {
+        self.subject.lender.is_some_and(|parent| has_memory_of(self.subject.tid, parent))
+    }
+
+    /// Has the thread itself write to its memory, from a file: if it is killed, the memory is its parent's alone, who goes on at once, and to whom
+    /// a write of ours would come whenever it does.
+    fn have_written(&self, parts: &[(u64, Vec<u8>)]) -> Result<()> {
+        let copied = || {
+            parts.iter().try_for_each(|(to, bytes)| {
+                let ours = part(NonNull::from(bytes.as_slice()).cast(), bytes.len());
+                self.copy(&[ours], &[its(*to, bytes.len())], true)
+            })
+        };
+        let given = file::memfd(c"written").and_then(|file| {
+            parts.iter().try_for_each(|(_, bytes)| file::write_all(&file, bytes))?;
+            Ok(file)
+        });
+        // Who is held already waits for nothing that it could be given, and for others there may be no room.
+        let Ok(file) = given else { return copied() };
+        if self.held.borrow().is_some() || self.can_be_given().is_err() {
+            return copied();
+        }
+        let give = || self.listener.give(self.id, file.raw()).map_err(|error| Errno::from_raw(error as i32));
+        let written = self.hold(give, |held, fd| {
+            let mut offset = 0;
+            let written = parts.iter().try_for_each(|(to, bytes)| {
+                let at = offset;
+                offset += bytes.len() as u64;
+                held.read(fd, *to, bytes.len() as u64, at)
+            });
+            held.close(fd)?;
+            written
+        });
+        // One that a debugger has is not held: it waits as before.
+        if written.is_err() && self.held.borrow().is_none() && self.listener.is_valid(self.id) {
+            return copied();
+        }
+        written
+    }
+
     /// Takes what a new attachment took the place of.
     pub(crate) fn replaced(&self) -> Vec<(u64, bool)> {
         self.replaced.take()
@@ -517,7 +576,8 @@ impl<'l> Errand<'l> {
     /// Copies between parts of our memory and one of the thread's, of `len` bytes together.
     ///
     /// The memory of a thread that is killed may be another's: a vfork child's is its parent's, which goes on then. So what was read counts if the
-    /// thread still waits, or is held, after that, and nothing is written to one that does not.
+    /// thread still waits, or is held, after that, and nothing is written to one that does not. It may be killed between, so such a child writes itself
+    /// where it can ([`Errand::have_written`]).
     fn copy(&self, ours: &[libc::iovec], theirs: &[libc::iovec], write: bool) -> Result<()> {
         let is_there = || self.held.borrow().is_some() || self.listener.is_valid(self.id);
         if write && !is_there() {
@@ -635,6 +695,13 @@ impl Caller for Errand<'_> {
     fn write(&self, to: u64, from: NonNull<u8>, len: usize) -> Result<()> {
         self.ahead.borrow_mut().len = 0;
         if len == 0 {
+            return Ok(());
+        }
+        if self.borrows() {
+            let mut bytes = vec![0; len];
+            // SAFETY: `from` is valid for the length, which there is room for.
+            unsafe { from.copy_to_nonoverlapping(NonNull::from(bytes.as_mut_slice()).cast(), len) };
+            self.own.borrow_mut().push((to, bytes));
             return Ok(());
         }
         if let Some((before, mut bytes, length)) = self.behind.take() {
@@ -824,6 +891,7 @@ mod tests {
             fsuid: 0,
             egid: 0,
             fsgid: 0,
+            lender: None,
             compat: false,
         };
         let listener = Listener::new(pipe, None);

@@ -129,6 +129,7 @@ enum Injected {
     Munmap,
     Close,
     Fcntl,
+    Pread,
     Unshare,
     Setns,
 }
@@ -145,6 +146,8 @@ impl Injected {
             (Injected::Close, true) => 6,
             (Injected::Fcntl, false) => 72,
             (Injected::Fcntl, true) => 55,
+            (Injected::Pread, false) => 17,
+            (Injected::Pread, true) => 180,
             (Injected::Unshare, false) => 272,
             (Injected::Unshare, true) => 310,
             (Injected::Setns, false) => 308,
@@ -563,6 +566,12 @@ impl Held {
     pub(crate) fn set_flags(&mut self, fd: i32, flags: i32) -> Result<()> {
         let flags = u64::from(flags.cast_unsigned());
         self.call(Injected::Fcntl, [fd as u64, libc::F_SETFL as u64, flags, 0, 0, 0]).map(drop)
+    }
+
+    /// pread(2) of so many bytes of a file to its memory.
+    pub(crate) fn read(&mut self, fd: i32, to: u64, len: u64, at: u64) -> Result<()> {
+        let read = self.call(Injected::Pread, [u64::from(fd.cast_unsigned()), to, len, at, 0, 0])?;
+        if read == len { Ok(()) } else { Err(Errno::EFAULT) }
     }
 
     /// unshare(2).

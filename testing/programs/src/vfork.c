@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/wait.h>
@@ -91,6 +92,37 @@ static void is_a_process_of_its_own(void)
 	expect(semctl(set, 0, GETVAL) == FREE && semctl(set, 1, GETVAL) == 0);
 	expect(put(2, 7) == 0 && stat_queue().msg_lspid == getpid() && get(2) == 7);
 	expect(add(0, -1) == 0 && semctl(set, 0, GETPID) == getpid() && add(0, 1) == 0);
+}
+
+// What it is given is in its memory, to the byte, and nowhere where it may not write.
+static __attribute__((noinline)) pid_t child_that_takes(void *read_only)
+{
+	static struct { long type; char text[4100]; } some;
+	pid_t pid = vfork();
+	must(pid >= 0, "vfork");
+	if (pid == 0) {
+		int bad = 0;
+		for (size_t size = 0; size < sizeof some.text; size += 1 + size / 2) {
+			some.type = 10, memset(some.text, 'a', sizeof some.text);
+			bad |= msgsnd(queue, &some, size, 0) != 0;
+			some.type = 0, memset(some.text, 'b', sizeof some.text);
+			bad |= msgrcv(queue, &some, sizeof some.text, 0, 0) != (ssize_t)size || some.type != 10;
+			for (size_t at = 0; at < sizeof some.text; at++)
+				bad |= some.text[at] != (at < size ? 'a' : 'b');
+		}
+		errno = 0;
+		bad |= put(11, 1) != 0 || msgrcv(queue, read_only, 8, 11, 0) != -1 || errno != EFAULT;
+		_exit(bad);
+	}
+	return pid;
+}
+
+static void has_its_parents_memory(void)
+{
+	void *read_only = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	must(read_only != MAP_FAILED, "mmap");
+	expect(ended(child_that_takes(read_only)) == 0 && stat_queue().msg_qnum == 0);
+	expect(munmap(read_only, 4096) == 0);
 }
 
 // What it has taken it keeps over exec, and gives back at its end.
@@ -276,6 +308,7 @@ int main(int argc, char **argv)
 	set = semget(IPC_PRIVATE, 2, 0600);
 	must(queue >= 0 && set >= 0 && semctl(set, 0, SETVAL, FREE) == 0, "msgget or semget");
 	is_a_process_of_its_own();
+	has_its_parents_memory();
 	keeps_undo_over_exec();
 	has_handlers_of_its_own();
 	libc_uses_it();
