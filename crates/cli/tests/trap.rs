@@ -565,6 +565,34 @@ fn a_run_within_a_run_is_in_its_own_namespace() {
     }
 }
 
+/// Somebody is at the place where those inside come, and says nothing.
+const IDLERS: &str = r#"
+import os, socket, subprocess
+idlers = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3)]
+for idler in idlers: idler.connect("\0" + os.environ["IPCSPACE_TRAP"])
+os._exit(subprocess.call([os.environ["ipcspace"], "run", "--door", "trap", "--", os.environ["static"], "make", "2"]))
+"#;
+
+#[test]
+fn who_comes_and_says_nothing_does_not_keep_a_run_inside_waiting() {
+    let output = run("trap", &format!("$static make 1; python3 -c {}; $static count", quoted(IDLERS)));
+    assert_eq!(text(&output), "1 queues\n");
+}
+
+#[test]
+fn a_broker_inside_that_is_stopped_keeps_nobody_else_waiting() {
+    // More of its programs ask than its connection has room for.
+    let inside = "kill -STOP $PPID; for n in $(seq 500); do $static make 1 & done; echo $PPID >$asked; wait; $static count";
+    let outside = "sleep 1; timeout 20 $static make 2; $static count; kill -CONT $(cat $asked); wait";
+    let asked = Path::new(env!("CARGO_TARGET_TMPDIR")).join("trap-asked");
+    let inner = format!("$ipcspace run --door trap -- sh -c {}", quoted(inside));
+    let script = format!(
+        "export asked={}; rm -f $asked; {inner} & until [ -s $asked ]; do sleep 0.1; done; {outside}",
+        asked.display()
+    );
+    assert_eq!(text(&run("trap", &script)), "2 queues\n500 queues\n");
+}
+
 #[test]
 fn one_whose_outer_trap_does_not_answer_is_refused_or_goes_on_without() {
     let output = run("trap", "IPCSPACE_TRAP=nowhere $ipcspace run --door trap -- true");

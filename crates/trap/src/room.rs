@@ -138,20 +138,38 @@ impl Trap {
         match self.routes.hand_on(&asked) {
             Ok(Handed::Here) => enter(&self.room).answer(&asked, &about),
             Ok(Handed::Over) => {}
-            Ok(Handed::Later(socket)) => {
-                let own = Arc::clone(self);
-                let begun = spawn("trap-link", move || {
-                    // Where that can't be, it is found to be elsewhere.
-                    let _ = own.routes.link(&socket);
-                    own.route(asked, about);
-                    client::end_thread();
-                });
-                if begun.is_err() {
-                    self.listener.answer(asked.id, Err(libc::ENOMEM));
+            Ok(Handed::Full(link)) => self.apart(asked, move |own| {
+                if link.send(&asked).is_err() {
+                    own.refuse(asked, &about);
                 }
-            }
-            Err(_) if matches!(about, About::Ours(_) | About::Queues(_)) => self.listener.pass(asked.id),
-            Err(_) => drop(self.listener.answer(asked.id, Err(libc::ENOSYS))),
+            }),
+            Ok(Handed::Later(socket)) => self.apart(asked, move |own| {
+                // Where that can't be, it is found to be elsewhere.
+                let _ = own.routes.link(&socket);
+                own.route(asked, about);
+            }),
+            Err(_) => self.refuse(asked, &about),
+        }
+    }
+
+    /// Does what may take its time for a question.
+    fn apart(self: &Arc<Trap>, asked: Notification, act: impl FnOnce(&Arc<Trap>) + Send + 'static) {
+        let own = Arc::clone(self);
+        let begun = spawn("trap-link", move || {
+            act(&own);
+            client::end_thread();
+        });
+        if begun.is_err() {
+            self.listener.answer(asked.id, Err(libc::ENOMEM));
+        }
+    }
+
+    /// Answers a question where whoever should is no more.
+    fn refuse(&self, asked: Notification, about: &About) {
+        if matches!(about, About::Ours(_) | About::Queues(_)) {
+            self.listener.pass(asked.id);
+        } else {
+            self.listener.answer(asked.id, Err(libc::ENOSYS));
         }
     }
 

@@ -57,6 +57,10 @@ const ENVIRONMENTS: usize = 256;
 const UNSERVED: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer, microseconds: it may have another one begin.
 const PATIENCE_US: i64 = 10_000_000;
+/// How long who has connected may take to say what it serves, microseconds: others wait.
+const SAYS_US: i64 = 500_000;
+/// How long nobody is taken in when there was no descriptor for one.
+const SHORTAGE: Duration = Duration::from_millis(10);
 /// In the place of a question's number: the process leaves.
 pub(crate) const LEAVES: u64 = 0;
 /// In the trap's epoll, what is added to the ids of processes that have gone elsewhere.
@@ -109,7 +113,7 @@ pub(crate) fn acknowledge(link: &OwnedFd, asked: &Notification) {
 }
 
 /// The connection to a trap inside.
-struct Link {
+pub(crate) struct Link {
     socket: OwnedFd,
     /// How many have left over it; locked by who waits for the answer.
     left: Mutex<u32>,
@@ -142,17 +146,24 @@ pub(crate) enum Handed {
     /// It is to be answered here.
     Here,
     Over,
+    /// To be [sent](Link::send), which takes as long as that broker is stopped.
+    Full(Arc<Link>),
     /// To be handed on once that broker has the listener ([`Routes::link`]), which may take its time.
     Later(PathBuf),
 }
 
 impl Link {
-    fn send(&self, question: &Notification) -> nix::Result<()> {
+    /// Hands a question on.
+    pub(crate) fn send(&self, question: &Notification) -> nix::Result<()> {
+        self.send_as(question, MsgFlags::empty())
+    }
+
+    fn send_as(&self, question: &Notification, flags: MsgFlags) -> nix::Result<()> {
         // SAFETY: integers, without padding.
         let bytes = unsafe {
             std::slice::from_raw_parts((&raw const *question).cast::<u8>(), size_of::<Notification>())
         };
-        send(self.socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL).map(drop)
+        send(self.socket.as_raw_fd(), bytes, flags | MsgFlags::MSG_NOSIGNAL).map(drop)
     }
 
     /// See [`Routes::tell_leaving`].
@@ -234,15 +245,23 @@ impl Routes {
 
     /// Takes in those inside, for ever.
     pub(crate) fn welcome(&self, at: &OwnedFd) {
-        while let Ok(fd) = accept4(at.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-            // SAFETY: a new descriptor of ours.
-            let link = unsafe { OwnedFd::from_raw_fd(fd) };
-            let _ = self.take_in(link);
+        loop {
+            match accept4(at.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+                Ok(fd) => {
+                    // SAFETY: a new descriptor of ours.
+                    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+                    let _ = self.take_in(link);
+                }
+                Err(nix::Error::EBADF | nix::Error::EINVAL) => return,
+                // There may be a descriptor for it in a while, or it has gone.
+                Err(_) => std::thread::sleep(SHORTAGE),
+            }
         }
     }
 
     fn take_in(&self, link: OwnedFd) -> nix::Result<()> {
         check_peer(link.as_fd())?;
+        setsockopt(&link, sockopt::ReceiveTimeout, &TimeVal::microseconds(SAYS_US))?;
         let mut path = [0; 128];
         let length = recv(link.as_raw_fd(), &mut path, MsgFlags::empty())?;
         let socket = PathBuf::from(std::ffi::OsStr::from_bytes(&path[..length]));
@@ -308,7 +327,10 @@ impl Routes {
             Way::Perhaps(socket) => return Ok(Handed::Later(socket)),
         };
         let link = lock(&self.links).get(&socket).cloned().ok_or(nix::Error::EPIPE)?;
-        link.send(asked).map(|()| Handed::Over)
+        match link.send_as(asked, MsgFlags::MSG_DONTWAIT) {
+            Err(nix::Error::EAGAIN) => Ok(Handed::Full(link)),
+            sent => sent.map(|()| Handed::Over),
+        }
     }
 
     /// A process leaves that namespace, which is another one than ours: returns when that is done.

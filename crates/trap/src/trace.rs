@@ -312,13 +312,17 @@ impl Tracee {
 
     /// Goes on by one instruction: one that makes a system call ends with the call, without a stop at its beginning. Returns what it stops for.
     fn step(&mut self) -> Result<i32> {
+        let deadline = self.patience.map(|patience| Instant::now() + patience);
         loop {
             ptrace::step(self.pid, None).map_err(errno)?;
             self.runs = true;
-            match self.stop()? {
-                // One that is owed, or nothing.
-                stop if stop != libc::SIGTRAP && !EVENTS.contains(&(stop >> 8)) => {}
-                stop => return Ok(stop),
+            let stop = self.stop_until(deadline)?.ok_or(Errno::ESRCH)?;
+            if stop == libc::SIGTRAP || EVENTS.contains(&(stop >> 8)) {
+                return Ok(stop);
+            }
+            // It stopped for a signal that is owed, or for nothing: somebody may have it continued again and again.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Errno::ESRCH);
             }
         }
     }
