@@ -86,10 +86,11 @@ impl Quiet {
     }
 
     fn hear_of_stops(hears: bool) {
+        /// Never runs, as the signal is blocked, and read from a descriptor. Without a handler, one that waits to be read would be thrown away here.
+        extern "C" fn never(_: i32) {}
         let flags = if hears { SaFlags::empty() } else { SaFlags::SA_NOCLDSTOP };
-        // It has no handler: it is read from a descriptor.
-        let action = SigAction::new(SigHandler::SigDfl, flags, SigSet::empty());
-        // SAFETY: no handler.
+        let action = SigAction::new(SigHandler::Handler(never), flags, SigSet::empty());
+        // SAFETY: the handler does nothing.
         let _ = unsafe { sigaction(Signal::SIGCHLD, &action) };
     }
 }
@@ -653,5 +654,27 @@ impl Held {
     pub(crate) fn release(mut self, result: std::result::Result<i64, i32>) {
         self.registers.rax = result.unwrap_or_else(|error| -i64::from(error)).cast_unsigned();
         self.tracee.due = Due::Whole(self.registers, self.mask);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{SigmaskHow, pthread_sigmask, raise};
+
+    use super::*;
+
+    #[test]
+    fn a_childs_end_that_is_not_read_yet_is_not_lost() {
+        let of_children = SigSet::from(Signal::SIGCHLD);
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&of_children), None).unwrap();
+        raise(Signal::SIGCHLD).unwrap();
+        drop(Quiet::begin(0));
+        // SAFETY: a set of ours.
+        let is_pending = unsafe {
+            let mut pending = std::mem::zeroed();
+            libc::sigpending(&mut pending);
+            libc::sigismember(&pending, libc::SIGCHLD) == 1
+        };
+        assert!(is_pending);
     }
 }
