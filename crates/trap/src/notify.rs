@@ -52,11 +52,12 @@ impl Listener {
 
     /// The next call; none when nobody is left who could make one.
     pub(crate) fn receive(&self) -> Option<Notification> {
-        trace::see_to_late_until(self.link.as_ref().unwrap_or(&self.fd).as_fd());
         if let Some(link) = &self.link {
+            trace::see_to_late_until(link.as_fd());
             return routes::receive(link);
         }
         loop {
+            trace::see_to_late_until(self.fd.as_fd());
             // SAFETY: a structure of integers; the kernel wants zeros in it.
             let mut notification: Notification = unsafe { std::mem::zeroed() };
             match self.control(libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notification) {
