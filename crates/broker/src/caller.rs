@@ -70,9 +70,9 @@ fn leaves_nothing(link: &OwnedFd) -> bool {
     }
 }
 
-/// Whether more than bytes comes with the next message, which stays where it is.
+/// Whether more than bytes, and who has sent them, comes with the next message, which stays where it is.
 pub(crate) fn brings_something(link: &OwnedFd) -> bool {
-    peek(link, Vec::new()) == Some(Brings::More)
+    peek(link, nix::cmsg_space!(UnixCredentials)) == Some(Brings::More)
 }
 
 /// What a message has with it.

@@ -23,14 +23,14 @@ use client::wire;
 use engine::{Descriptors, mqueue};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{
-    ControlMessage, MsgFlags, SockFlag, UnixAddr, accept4, getsockopt, recv, sendmsg, sockopt,
+    ControlMessage, MsgFlags, SockFlag, UnixAddr, accept4, getsockopt, sendmsg, setsockopt, sockopt,
 };
 
 use crate::caller::{Link, brings_something};
 use crate::quota::{self, Connection, locked};
 use crate::segments;
 use crate::serve::set_blocking;
-use crate::service::{STRANGER_HAS_FORKED, is_friend, namespaces};
+use crate::service::{STRANGER_HAS_FORKED, is_elsewhere, namespaces, shows_rights};
 use crate::turns::Turns;
 use crate::{trapped, view};
 
@@ -66,6 +66,8 @@ struct Caller {
     link: Link,
     pid: i32,
     uid: u32,
+    /// Whether it has the owner's rights, as far as is known.
+    is_owners: bool,
     since: Instant,
 }
 
@@ -201,7 +203,8 @@ impl Door {
             let link = unsafe { OwnedFd::from_raw_fd(fd) };
             let Ok(peer) = getsockopt(&link, sockopt::PeerCredentials) else { continue };
             let link = Link::new(link, peer.uid());
-            let caller = Caller { link, pid: peer.pid(), uid: peer.uid(), since: Instant::now() };
+            let (pid, uid) = (peer.pid(), peer.uid());
+            let caller = Caller { link, pid, uid, is_owners: uid == self.owner, since: Instant::now() };
             if self.makes_room(caller.uid) {
                 self.number += 1;
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, self.number);
@@ -245,17 +248,22 @@ impl Door {
     /// Takes what a caller has said.
     fn hear(&mut self, number: u64) {
         // It may just have been sent away.
-        let Some(caller) = self.silent.remove(&number) else { return };
+        let Some(mut caller) = self.silent.remove(&number) else { return };
         let _ = self.epoll.delete(&*caller.link);
+        if !caller.is_owners {
+            let _ = setsockopt(&*caller.link, sockopt::PassCred, &true);
+        }
         if brings_something(&caller.link) {
             // Nothing of that kind is asked for here.
             self.uncount(caller.uid);
             return;
         }
         let mut message = [0; wire::LONGEST];
-        match recv(caller.link.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
-            Ok(length @ wire::QUESTION..) => {
-                self.asked.push(caller.uid, Asked { caller, message, length });
+        let flags = MsgFlags::MSG_DONTWAIT.bits();
+        match sys::net::receive_message(caller.link.as_raw_fd(), [&mut message, &mut []], flags) {
+            Ok(received) if received.bytes >= wire::QUESTION => {
+                caller.is_owners |= shows_rights(self.owner, caller.pid, received.sender);
+                self.asked.push(caller.uid, Asked { caller, message, length: received.bytes });
             }
             _ => self.uncount(caller.uid),
         }
@@ -263,11 +271,12 @@ impl Door {
 
     /// Answers one question. Whether it is for the first thread instead.
     fn answer(&self, asked: Asked) -> bool {
-        let Asked { caller: Caller { link, pid, uid, .. }, message, length } = asked;
+        let Asked { caller: Caller { link, pid, uid, is_owners, .. }, message, length } = asked;
         let Some((question, rest)) = message[..length].split_first_chunk() else { return false };
         let [magic, which, arg, high] = wire::decode(question);
         let memory = u64::from(high) << 32 | u64::from(arg);
-        let is_stranger = || self.is_stranger(pid, uid);
+        // Who is not the owner's, or elsewhere, may not map the arena, and has its calls made for it.
+        let is_stranger = || !is_owners || is_elsewhere(pid, self.namespaces);
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
         } else if which == wire::ASK_CALLS {
@@ -338,18 +347,6 @@ impl Door {
 
     fn pass_on(&self, question: Question) {
         locked(&self.questions).push(question.uid, question);
-    }
-
-    /// Whether the process may not map the arena, and has its calls made for it.
-    fn is_stranger(&self, pid: i32, euid: u32) -> bool {
-        !is_friend(self.owner, pid, euid) || self.is_elsewhere(pid)
-    }
-
-    /// Whether the process is in another PID namespace, where thread ids mean others, or in another user namespace,
-    /// whose capabilities count for nothing here. Of one that hides itself (not dumpable, and the broker is not root) it
-    /// can't be known.
-    fn is_elsewhere(&self, pid: i32) -> bool {
-        namespaces(&pid.to_string()).is_ok_and(|theirs| theirs != self.namespaces)
     }
 }
 

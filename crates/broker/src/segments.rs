@@ -26,14 +26,14 @@ use client::{Keeper, wire};
 use engine::shm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockopt, recv, socket,
-    sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, accept4, bind,
+    getsockopt, recv, setsockopt, socket, sockopt,
 };
 use sys::memory::{Mapping, find_mapping, find_shared_mapping};
 
 use crate::caller;
 use crate::locked::Locked;
-use crate::service::{is_friend, namespaces};
+use crate::service::{is_elsewhere, namespaces, shows_rights};
 use crate::store::{Files, Store};
 
 /// The memory of a segment.
@@ -444,11 +444,10 @@ impl Segments {
     fn drain(&mut self) {
         while let Some(link) = self.listener.as_ref().and_then(accept) {
             let peer = getsockopt(&link, sockopt::PeerCredentials);
-            let is_elsewhere = |pid: i32| {
-                let own = namespaces("self");
-                namespaces(&pid.to_string()).is_ok_and(|theirs| own.is_ok_and(|own| own != theirs))
-            };
-            if !peer.is_ok_and(|p| is_friend(self.owner, p.pid(), p.uid()) && !is_elsewhere(p.pid())) {
+            let is_owners =
+                |peer: UnixCredentials| peer.uid() == self.owner || self.says_hello(&link, peer.pid());
+            let is_here = |pid| namespaces("self").is_ok_and(|ours| !is_elsewhere(pid, ours));
+            if !peer.is_ok_and(|peer| is_owners(peer) && is_here(peer.pid())) {
                 drop(caller::Link::new(link, peer.map_or(self.owner, |p| p.uid())));
             } else {
                 self.numbers += 1;
@@ -487,6 +486,17 @@ impl Segments {
                 store.forget(&link.name());
             }
         }
+    }
+
+    /// Whether who has connected shows that it has the owner's rights. Who has not said so yet tries again.
+    fn says_hello(&self, link: &OwnedFd, pid: i32) -> bool {
+        if setsockopt(link, sockopt::PassCred, &true).is_err() || caller::brings_something(link) {
+            return false;
+        }
+        let mut hello = [0; wire::HELLO.len()];
+        let said =
+            sys::net::receive_message(link.as_raw_fd(), [&mut hello, &mut []], MsgFlags::MSG_DONTWAIT.bits());
+        said.is_ok_and(|said| hello == *wire::HELLO && shows_rights(self.owner, pid, said.sender))
     }
 
     fn accept_given(&mut self, (words, file): Given) {

@@ -1046,7 +1046,9 @@ impl Service {
         if started == Err(Errno::EAGAIN) {
             quota::refused(pid, uid);
         }
-        reply(&link, started.map(|()| [0; 2]), None);
+        if let Err(error) = started {
+            reply(&link, Err(error), None);
+        }
     }
 
     fn home(&mut self) -> Result<Arc<Home>, Errno> {
@@ -1180,20 +1182,25 @@ pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
     std::thread::Builder::new().name(name.into()).stack_size(128 << 10).spawn(run).map(drop)
 }
 
+/// Whether a process is in another PID namespace than ours, where thread ids mean others, or in another user namespace,
+/// whose capabilities count for nothing here. One without an id for us is. Of one that hides itself (not dumpable, and the broker is not root) it
+/// can't be known.
+pub(crate) fn is_elsewhere(pid: i32, ours: [u64; 2]) -> bool {
+    pid == 0 || namespaces(&pid.to_string()).is_ok_and(|theirs| theirs != ours)
+}
+
 /// The user and the PID namespace of a process.
 pub(crate) fn namespaces(process: &str) -> io::Result<[u64; 2]> {
     let inode = |kind| fs::metadata(format!("/proc/{process}/ns/{kind}")).map(|meta| meta.ino());
     Ok([inode("user")?, inode("pid")?])
 }
 
-/// Whether the process is the owner's, by any of its user ids.
-pub(crate) fn is_friend(owner: u32, pid: i32, euid: u32) -> bool {
-    let ids = || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
-        Some(line.split_whitespace().take(3).any(|id| id.parse() == Ok(owner)))
-    };
-    euid == owner || ids().unwrap_or(false)
+/// Whether who has connected, as process `pid`, is the owner's all the same, though it was another user then: its message shows that it has that user's rights, and
+/// has put them aside.
+///
+/// What /proc says of a process counts for nothing here: it may be executing a program by now that gains rights, and somebody else have the connection.
+pub(crate) fn shows_rights(owner: u32, pid: i32, sender: Option<sys::net::Credentials>) -> bool {
+    sender.is_some_and(|sender| sender.uid == owner && pid != 0 && sender.pid.cast_signed() == pid)
 }
 
 /// Answers a question with a connection to another broker, by a thread that may wait for that.

@@ -45,6 +45,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use trap::process;
 
 use crate::caller::Link;
+use crate::door::reply;
 use crate::left::{self, Left};
 use crate::quota::{self, Connection, Turn, User, locked};
 use crate::segments;
@@ -103,7 +104,7 @@ pub(crate) struct Home {
     pub(crate) namespaces: [u64; 2],
 }
 
-/// Serves a connection by a thread that is its own meanwhile, which calls `done` when it has come to its end.
+/// Serves a connection by a thread that is its own meanwhile, which says so there, and calls `done` when it has come to its end.
 ///
 /// # Errors
 /// `EAGAIN`: there can be no more threads.
@@ -146,7 +147,10 @@ pub(crate) fn serve(
 fn attend(own: &Operation<'_>, link: &OwnedFd, who: Who, home: Arc<Home>, user: &User) -> Result<()> {
     let turn = user.turn();
     let stranger = Stranger::new(own.host, link, who, home, user);
-    let ctx = claim(own, &stranger)?;
+    let claimed = claim(own, &stranger);
+    // From here on it calls.
+    reply(link, claimed.as_ref().map(|_| [0; 2]).map_err(|error| *error), None);
+    let ctx = claimed?;
     *stranger.turn.borrow_mut() = Some(turn);
     while let Some(message) = stranger.next_call() {
         let [_, number, registers @ ..] = message.head;
@@ -523,6 +527,11 @@ fn has_unread(link: &OwnedFd) -> bool {
     done != 0 || bytes != 0
 }
 
+/// Whether nothing has come that is not received yet, and nothing has gone wrong.
+fn is_quiet(link: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(link.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
+}
+
 // ---- ids
 
 /// One line of uid_map or gid_map: first inside, first outside, how many.
@@ -532,6 +541,8 @@ type Range = (u32, u32, u32);
 struct Names {
     /// None where it is in ours.
     users: Option<[Vec<Range>; 2]>,
+    /// Whether that is so, and not only taken to be.
+    are_known: bool,
     /// The PID namespace, where it is not ours.
     pids: Option<u64>,
 }
@@ -550,8 +561,11 @@ fn map_of(pid: i32, file: &str) -> Vec<Range> {
 impl Names {
     fn of(pid: i32, home: &Home) -> Names {
         // Of one that hides them it can't be known: then it has ours.
-        let [user, pids] = namespaces(&pid.to_string()).unwrap_or(home.namespaces);
+        let found = namespaces(&pid.to_string());
+        let are_known = found.is_ok();
+        let [user, pids] = found.unwrap_or(home.namespaces);
         Names {
+            are_known,
             users: (user != home.namespaces[0]).then(|| [map_of(pid, "uid_map"), map_of(pid, "gid_map")]),
             pids: (pids != home.namespaces[1]).then_some(pids),
         }
@@ -615,6 +629,8 @@ struct Stranger<'a> {
     groups: Vec<u32>,
     /// Capabilities that count here: bits of the kernel's numbers. Zero at first look is zero for ever.
     caps: Cell<u64>,
+    /// The program that has them, of a user that is not root: they count only as long as it is executed.
+    program: Option<[u64; 4]>,
     cred: Cell<Cred>,
     /// The calling thread.
     tid: Cell<u32>,
@@ -666,6 +682,16 @@ fn groups_of(link: &OwnedFd) -> Vec<u32> {
     groups
 }
 
+/// What tells the program that a process executes from one that it executes later: where its parts lie, which is new at each time, the more so where a program gains rights.
+fn program_of(pid: i32) -> Option<[u64; 4]> {
+    /// startcode startstack arg_start env_start of proc_pid_stat(5), counted from the state on. Who may not look is shown none.
+    const PLACES: [usize; 4] = [23, 25, 45, 47];
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let places = PLACES.map(|at| fields.get(at).and_then(|field| field.parse().ok()).unwrap_or(0));
+    places.iter().all(|place| *place > 1).then_some(places)
+}
+
 fn capabilities_of(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -681,8 +707,13 @@ impl<'a> Stranger<'a> {
         user: &'a User,
     ) -> Stranger<'a> {
         let names = Names::of(who.pid, &home);
-        // Those in a user namespace of its own count for nothing here.
-        let caps = if names.users.is_none() { capabilities_of(who.pid) } else { 0 };
+        let is_root = who.peer.uid == 0;
+        // Those in a user namespace of its own count for nothing here, and where that can't be known, only root's may be others.
+        let may_count = names.users.is_none() && (names.are_known || is_root);
+        let caps = if may_count { capabilities_of(who.pid) } else { 0 };
+        // What is called for comes after this: so if it comes from the process, it comes from that program, or from a later one.
+        let program = if caps != 0 && !is_root { program_of(who.pid) } else { None };
+        let caps = if is_root || program.is_some() && is_quiet(link) { caps } else { 0 };
         Stranger {
             base,
             link,
@@ -691,6 +722,7 @@ impl<'a> Stranger<'a> {
             who,
             home,
             caps: Cell::new(caps),
+            program,
             cred: Cell::default(),
             tid: Cell::new(0),
             caller: Cell::new(0),
@@ -782,7 +814,10 @@ impl<'a> Stranger<'a> {
             return Err(Errno::EPERM);
         }
         if self.caps.get() != 0 {
-            self.caps.set(capabilities_of(pid));
+            let caps = capabilities_of(pid);
+            // It may have executed one that has gained rights since it sent this. Root has what it would gain.
+            let is_same = self.program.is_none() || self.program == program_of(pid);
+            self.caps.set(if is_same { caps } else { 0 });
         }
         let has = |cap: u32| self.caps.get() >> cap & 1 != 0;
         let is_owner = uid == self.home.owner;

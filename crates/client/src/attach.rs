@@ -290,7 +290,7 @@ fn ask_for_file<R>(
 /// # Errors
 /// The socket's.
 pub(crate) fn tell(message: &[u8]) -> Result<()> {
-    sys::net::send(&sys::net::connect(path()?)?, message)
+    sys::net::send_as_user(&sys::net::connect(path()?)?, message)
 }
 
 /// The connection by which files are given to the broker: the descriptor plus one, and the low half of its inode's number.
@@ -322,6 +322,9 @@ fn connect_to_give() -> Result<i32> {
     name.get_mut(path.len()..len).ok_or(Errno::ENOSYS)?.copy_from_slice(wire::GIVEN.as_bytes());
     let seen = GIVING.load(Acquire);
     let socket = sys::net::connect(&name[..len])?;
+    if sys::getresuid()[1] != ownership().0 {
+        sys::net::send_as_user(&socket, wire::HELLO)?;
+    }
     let ino = sys::memory::stat(socket.raw())?.ino & 0xffff_ffff;
     let new = (socket.raw() as u64 + 1) << 32 | ino;
     if GIVING.compare_exchange(seen, new, AcqRel, Relaxed).is_err() {

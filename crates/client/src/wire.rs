@@ -69,6 +69,8 @@ pub const ASK_TRAP: u32 = 29;
 pub const QUEUE: &str = ".queue.";
 /// Files are given at a socket of their own: the other one's name with this behind it.
 pub const GIVEN: &str = ".given";
+/// What is said first there by who has put the owner's rights aside, with credentials that show that it has them.
+pub const HELLO: &[u8] = b".";
 /// Here is the memory of the segment whose handle is the first argument; the second one is the giver's process id.
 pub const GIVE_MEMORY: u32 = 16;
 
