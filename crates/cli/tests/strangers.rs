@@ -850,3 +850,76 @@ child(closes)
 fn the_numbers_of_the_protocol_are_those_of_the_client() {
     assert_eq!((client::wire::ASK_CALLS, client::wire::calls::HEAD), (ASK_CALLS, 13));
 }
+
+/// Connects as a user that is a stranger, executes a program there that gains root's rights, and has somebody else use the connection.
+const GAINS: &str = r#"
+import socket
+def connected(*first):
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link.connect(os.environ['IPCSPACE_SOCKET'])
+    for message in first: link.send(message)
+    return link
+def ids(pid): return open(f'/proc/{pid}/status').read().split('Uid:')[1].split('\n')[0].split()
+def beside(link, use):
+    # Who executes the program is its parent.
+    parent = os.getpid()
+    if os.fork() == 0:
+        while ids(parent)[1] != '0': time.sleep(0.001)
+        use(link); sys.stdout.flush(); os._exit(0)
+    os.dup2(os.pipe()[0], 0); os.dup2(os.open('/dev/null', os.O_WRONLY), 2)
+    os.execvp('su', ['su', '-c', 'true'])
+def ask(which):
+    def use(link):
+        link.send(struct.pack('=4I', MAGIC, which, 0, 0))
+        words, files, *_ = link.recvmsg(64, 1000)
+        print(errno.errorcode.get(struct.unpack_from('=4I', words)[1], 'granted'), len(files))
+    return use
+def answers(link):
+    # That it was begun, and what the call came to; nothing if it was sent away.
+    link.recv(65536)
+    answer = link.recv(65536)
+    print('removed' if answer and struct.unpack_from('=2Q', answer)[1] == 0 else 'refused')
+def gains(use, *first):
+    pid = os.fork()
+    if pid == 0:
+        as_(65531)
+        beside(connected(*first), use)
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+"#;
+
+#[test]
+fn a_program_that_gains_rights_gives_none_to_who_has_connected_before() {
+    if !possible() {
+        return;
+    }
+    const TRIES: usize = 8;
+    let remove = format!(
+        "q = get()\nfor _ in range({TRIES}):\n    gains(answers, struct.pack('=4I', MAGIC, {}, 0, 0), \
+         struct.pack('=13Q', {}, 71, q, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0))\nprint(stat(q) != 'EINVAL')",
+        ASK_CALLS,
+        calls::CALL,
+    );
+    let ask = format!(
+        "for which in ({}, {}):\n    gains(ask(which))\n",
+        client::wire::ASK_FILE,
+        client::wire::ASK_NEW_NAMESPACE,
+    );
+    for (script, expected) in
+        [(ask, "EACCES 0\nEACCES 0\n".to_owned()), (remove, "refused\n".repeat(TRIES) + "True\n")]
+    {
+        let output = ours(&format!("MAGIC = {}{GAINS}{script}", magic()));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
+    }
+}
+
+#[test]
+fn who_has_put_the_owners_rights_aside_has_them_still() {
+    let script = "
+os.seteuid(65531)
+q, s = get(), done(libc.shmget(0, 4096, 0o1600))
+at = libc.shmat(s, 0, 0)
+print(rm(q), at not in (None, 2**64 - 1), open('/proc/sysvipc/shm').read().count('\\n'))
+";
+    prints(script, "0 True 2\n");
+}
