@@ -5,12 +5,9 @@
 //! lock's word was overwritten.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arena::Host as _;
-use nix::sys::ptrace;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 /// How long a holder may run. It needs microseconds.
 const RUN: Duration = Duration::from_millis(200);
@@ -25,7 +22,7 @@ pub(crate) fn release_locks(ctx: &client::Operation<'_>) {
             0 => {}
             owner if owner == tid => match state(tid) {
                 None => ctx.declare_dead(&slot, tid),
-                Some('T') => run_until(tid, || ctx.lock_owner(&slot) != tid),
+                Some('T') => trap::run_until(tid, RUN, || ctx.lock_owner(&slot) != tid),
                 Some(_) => {}
             },
             owner if ctx.is_nobodys_lock(&slot, owner) => ctx.declare_dead(&slot, owner),
@@ -38,35 +35,4 @@ pub(crate) fn release_locks(ctx: &client::Operation<'_>) {
 fn state(tid: u32) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.trim_start().chars().next()
-}
-
-fn run_until(tid: u32, done: impl Fn() -> bool) {
-    let pid = Pid::from_raw(tid.cast_signed());
-    if ptrace::seize(pid, ptrace::Options::empty()).is_err() {
-        return;
-    }
-    let deadline = Instant::now() + RUN;
-    // A process that is stopped reports so at once when it is seized; one that was continued meanwhile does not.
-    if !has_reported(pid, deadline) {
-        let _ = ptrace::interrupt(pid);
-        has_reported(pid, deadline + RUN);
-    } else if ptrace::cont(pid, None).is_ok() {
-        while !done() && Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        let _ = ptrace::interrupt(pid);
-        has_reported(pid, deadline + RUN);
-    }
-    let _ = ptrace::detach(pid, None);
-}
-
-/// Waits for news of a traced thread; false if there was none in time.
-fn has_reported(pid: Pid, deadline: Instant) -> bool {
-    loop {
-        match waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) if Instant::now() < deadline => std::thread::yield_now(),
-            Ok(WaitStatus::StillAlive) => return false,
-            _ => return true,
-        }
-    }
 }

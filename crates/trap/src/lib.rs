@@ -34,7 +34,7 @@ use std::sync::Arc;
 pub use files::View;
 pub use room::elsewhere;
 pub use target::{has, processes};
-pub use trace::wait_for_child;
+pub use trace::{run_until, wait_for_child};
 
 /// Whether `IPCSPACE_WITHOUT` names a feature of the kernel: then it is done without, as by an older one.
 pub(crate) fn without(feature: &str) -> bool {

@@ -253,7 +253,7 @@ pub(crate) fn serve(listener: OwnedFd, socket: PathBuf, view: Arc<View>) -> io::
     let trap = Arc::new(Trap { listener: Arc::clone(&listener), routes, room: Arc::clone(&room) });
     let _ = TRAP.set(Arc::clone(&trap));
     // Where there can be no such place, who is inside does without.
-    if let Ok(place) = routes::wait_at(&routes::address()) {
+    if let Ok(place) = routes::wait_at(routes::address()) {
         let trap = Arc::clone(&trap);
         spawn("trap-inside", move || trap.routes.welcome(&place))?;
     }

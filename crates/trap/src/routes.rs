@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use abi::{Errno, Result};
@@ -66,9 +66,15 @@ pub(crate) const LEAVES: u64 = 0;
 /// In the trap's epoll, what is added to the ids of processes that have gone elsewhere.
 const MOVED: u64 = 1 << 32;
 
-/// The address of a trap that this process serves.
-pub fn address() -> String {
-    format!("ipcspace-trap-{}", getpid())
+/// The address of a trap that this process serves: one that nobody else may have taken, be it in another PID namespace or on purpose.
+pub fn address() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        let mut random = [0u8; 8];
+        // SAFETY: as many bytes as it has. If there are none yet, the address is only easier to guess.
+        unsafe { libc::getrandom(random.as_mut_ptr().cast(), random.len(), libc::GRND_NONBLOCK) };
+        format!("ipcspace-trap-{}-{:016x}", getpid(), u64::from_ne_bytes(random))
+    })
 }
 
 fn seqpacket() -> nix::Result<OwnedFd> {
@@ -83,6 +89,8 @@ pub fn join(socket: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
     let at = std::env::var(TRAP_ENV).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
     let link = seqpacket()?;
     connect(link.as_raw_fd(), &UnixAddr::new_abstract(at.as_bytes())?)?;
+    // Whoever has the listener says for whom calls are made.
+    check_peer(link.as_fd())?;
     send(link.as_raw_fd(), socket.as_os_str().as_bytes(), MsgFlags::MSG_NOSIGNAL)?;
     let message = sys::net::receive_message(link.as_raw_fd(), [&mut [0], &mut []], 0)
         .map_err(|error| io::Error::from_raw_os_error(error.raw()))?;

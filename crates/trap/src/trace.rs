@@ -36,9 +36,11 @@ struct Tracing {
     tids: Vec<u32>,
     /// The broker has looked for news of its children meanwhile.
     looked: bool,
+    /// It does so, which not all do.
+    looks: bool,
 }
 
-static TRACING: Mutex<Tracing> = Mutex::new(Tracing { tids: Vec::new(), looked: false });
+static TRACING: Mutex<Tracing> = Mutex::new(Tracing { tids: Vec::new(), looked: false, looks: false });
 
 fn tracing() -> MutexGuard<'static, Tracing> {
     TRACING.lock().unwrap_or_else(PoisonError::into_inner)
@@ -48,6 +50,7 @@ fn tracing() -> MutexGuard<'static, Tracing> {
 /// none is traced any more.
 pub fn wait_for_child(status: &mut i32, options: i32) -> i32 {
     let mut tracing = tracing();
+    tracing.looks = true;
     // SAFETY: a valid place.
     let mut wait = |pid| unsafe { libc::waitpid(pid, status, options) };
     if tracing.tids.is_empty() {
@@ -78,7 +81,7 @@ struct Quiet(u32);
 impl Quiet {
     fn begin(tid: u32) -> Quiet {
         let mut tracing = tracing();
-        if tracing.tids.is_empty() {
+        if tracing.tids.is_empty() && tracing.looks {
             Quiet::hear_of_stops(false);
         }
         tracing.tids.push(tid);
@@ -101,7 +104,7 @@ impl Drop for Quiet {
         if let Some(at) = tracing.tids.iter().position(|tid| *tid == self.0) {
             tracing.tids.swap_remove(at);
         }
-        if !tracing.tids.is_empty() {
+        if !tracing.tids.is_empty() || !tracing.looks {
             return;
         }
         Quiet::hear_of_stops(true);
@@ -111,6 +114,41 @@ impl Drop for Quiet {
         if std::mem::take(&mut tracing.looked) || news.is_ok_and(|status| status != WaitStatus::StillAlive) {
             let _ = kill(Pid::this(), Signal::SIGCHLD);
         }
+    }
+}
+
+/// Has a thread that is stopped run, for `most` at a time, until `done`, and leaves it stopped as it was: its parent sees nothing of it.
+pub fn run_until(tid: u32, most: Duration, done: impl Fn() -> bool) {
+    let pid = Pid::from_raw(tid.cast_signed());
+    let quiet = Quiet::begin(tid);
+    if ptrace::seize(pid, Options::empty()).is_err() {
+        return;
+    }
+    let deadline = Instant::now() + most;
+    // One that is stopped reports so at once when it is seized; one that was continued meanwhile does not.
+    let mut stop = wait_for_stop(pid, Some(deadline));
+    let has_stopped = matches!(stop, Ok(Some(_)));
+    if has_stopped && ptrace::cont(pid, None).is_ok() {
+        while !done() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
+    if stop.is_ok() {
+        let _ = ptrace::interrupt(pid);
+        stop = wait_for_stop(pid, Some(deadline + most));
+    }
+    if stop.is_err() || ptrace::detach(pid, None).is_err() {
+        bury(pid);
+    }
+    drop(quiet);
+}
+
+/// One that has ended is seen by its own parent when its tracer has seen it. A child of ours the broker waits for.
+fn bury(pid: Pid) {
+    let is_child = children(std::process::id()).any(|child| child == pid.as_raw().cast_unsigned());
+    if !is_child {
+        // SAFETY: no place for the status.
+        unsafe { libc::waitpid(pid.as_raw(), std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
     }
 }
 
@@ -215,6 +253,8 @@ struct Tracee {
     pid: Pid,
     /// It is on its way to a stop.
     runs: bool,
+    /// It makes a step, at the end of which is a signal that is no one else's.
+    steps: bool,
     /// How long it may take to its next stop.
     patience: Option<Duration>,
     due: Due,
@@ -262,7 +302,15 @@ impl Tracee {
             match ptrace::seize(pid, Options::empty()) {
                 Ok(()) => {
                     let quiet = Some(quiet);
-                    let tracee = Tracee { pid, runs: true, patience, due: Due::Nothing, owed: None, quiet };
+                    let tracee = Tracee {
+                        pid,
+                        runs: true,
+                        steps: false,
+                        patience,
+                        due: Due::Nothing,
+                        owed: None,
+                        quiet,
+                    };
                     ptrace::interrupt(pid).map_err(errno)?;
                     return Ok(tracee);
                 }
@@ -301,6 +349,7 @@ impl Tracee {
         let stop = wait_for_stop(self.pid, deadline)?;
         if let Some(signal) = stop {
             self.runs = false;
+            self.steps &= stop != Some(libc::SIGTRAP) && !EVENTS.contains(&(signal >> 8));
             // One that comes while it has all blocked can't be.
             if signal != libc::SIGTRAP
                 && let Ok(signal) = Signal::try_from(signal)
@@ -315,10 +364,9 @@ impl Tracee {
     fn step(&mut self) -> Result<i32> {
         let deadline = self.patience.map(|patience| Instant::now() + patience);
         loop {
-            ptrace::step(self.pid, None).map_err(errno)?;
-            self.runs = true;
+            self.begin_step()?;
             let stop = self.stop_until(deadline)?.ok_or(Errno::ESRCH)?;
-            if stop == libc::SIGTRAP || EVENTS.contains(&(stop >> 8)) {
+            if !self.steps {
                 return Ok(stop);
             }
             // It stopped for a signal that is owed, or for nothing: somebody may have it continued again and again.
@@ -326,6 +374,12 @@ impl Tracee {
                 return Err(Errno::ESRCH);
             }
         }
+    }
+
+    fn begin_step(&mut self) -> Result<()> {
+        ptrace::step(self.pid, None).map_err(errno)?;
+        (self.runs, self.steps) = (true, true);
+        Ok(())
     }
 
     fn registers(&self) -> Result<libc::user_regs_struct> {
@@ -365,12 +419,14 @@ impl Tracee {
 
     /// Lets it go on, if it has stopped by then.
     fn let_go(&mut self, deadline: Instant) -> bool {
-        if self.runs {
+        // Where it steps, the signal of that is still to come when it stops for us.
+        while self.runs || self.steps && self.begin_step().is_ok() {
             match self.stop_until(Some(deadline)) {
                 Ok(None) => return false,
                 Ok(Some(_)) => {}
                 Err(_) => {
-                    self.bury();
+                    bury(self.pid);
+                    self.quiet = None;
                     return true;
                 }
             }
@@ -384,16 +440,6 @@ impl Tracee {
         self.quiet = None;
         true
     }
-
-    /// One that has ended is seen by its own parent when its tracer has seen it. A child of ours the broker waits for.
-    fn bury(&mut self) {
-        let pid = self.pid.as_raw();
-        if !children(std::process::id()).any(|child| child == pid.cast_unsigned()) {
-            // SAFETY: no place for the status.
-            unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
-        }
-        self.quiet = None;
-    }
 }
 
 impl Drop for Tracee {
@@ -404,8 +450,8 @@ impl Drop for Tracee {
             return;
         }
         let _ = ptrace::interrupt(self.pid);
-        let Tracee { pid, runs, patience, due, owed, .. } = *self;
-        let mut late = Some(Tracee { pid, runs, patience, due, owed, quiet: self.quiet.take() });
+        let Tracee { pid, runs, steps, patience, due, owed, .. } = *self;
+        let mut late = Some(Tracee { pid, runs, steps, patience, due, owed, quiet: self.quiet.take() });
         let _ = LATE.try_with(|all| all.try_borrow_mut().map(|mut all| all.extend(late.take())));
         // A thread that ends lets go by that.
         if let Some(late) = &mut late {
@@ -647,7 +693,7 @@ impl Held {
         #[expect(clippy::cast_possible_truncation, reason = "a process's id")]
         let pid = Pid::from_raw(child as i32);
         let quiet = Some(Quiet::begin(pid.as_raw().cast_unsigned()));
-        Ok(Tracee { pid, runs: true, patience: None, due: Due::Nothing, owed: None, quiet })
+        Ok(Tracee { pid, runs: true, steps: false, patience: None, due: Due::Nothing, owed: None, quiet })
     }
 
     /// Lets it go on from its call with this result.
@@ -668,6 +714,7 @@ mod tests {
         let of_children = SigSet::from(Signal::SIGCHLD);
         pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&of_children), None).unwrap();
         raise(Signal::SIGCHLD).unwrap();
+        tracing().looks = true;
         drop(Quiet::begin(0));
         // SAFETY: a set of ours.
         let is_pending = unsafe {
