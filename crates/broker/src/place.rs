@@ -118,6 +118,13 @@ pub(crate) fn sweep() -> Result<(), Error> {
     Ok(())
 }
 
+/// Names for one without a name. All are as long, so that there is room for one in the place of another's: see the trap's `namespaces`. Who has the same process id, in
+/// another PID namespace, may have the first.
+fn unnamed() -> impl Iterator<Item = String> {
+    const TRIES: u32 = 1000;
+    (0..TRIES).map(|n| format!(".run-{:07}", (std::process::id() + n) % 10_000_000))
+}
+
 /// The directory of a namespace that this process serves: removed in the end, with what is known to be in it, unless a supervisor
 /// made it.
 pub(crate) struct Place {
@@ -138,17 +145,24 @@ impl Place {
         {
             return Err(Error::Taken);
         }
-        // All are as long, so that there is room for one in the place of another's: see the trap's `namespaces`.
-        let own = format!(".run-{:07}", std::process::id());
         let base = base()?;
-        let directory = base.join(name.unwrap_or(&own));
         let _making = lock_all(&base)?;
         sweep_locked(&base);
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Error::Taken,
-            _ => Error::File(directory.clone(), error),
+        let make = |name: &str| {
+            let directory = base.join(name);
+            match DirBuilder::new().mode(0o711).create(&directory) {
+                Ok(()) => Ok(directory),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::Taken),
+                Err(error) => Err(Error::File(directory, error)),
+            }
         };
-        DirBuilder::new().mode(0o711).create(&directory).map_err(failed)?;
+        let directory = match name {
+            Some(name) => make(name)?,
+            None => unnamed()
+                .map(|own| make(&own))
+                .find(|made| !matches!(made, Err(Error::Taken)))
+                .unwrap_or(Err(Error::Taken))?,
+        };
         match lock(&directory) {
             Ok(Some(lock)) => Ok(Place { directory, is_ours: true, lock }),
             refused => {

@@ -15,13 +15,14 @@ use crate::target::Status;
 /// A descriptor that is readable when the process has ended.
 ///
 /// # Errors
-/// `ESRCH`.
+/// `ESRCH`, and `ENOMEM` where there is none left.
 pub fn pidfd_open(pid: u32) -> Result<OwnedFd> {
     // SAFETY: two integers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or(Errno::ESRCH)?;
-    // SAFETY: a new descriptor of ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    owned(fd).map_err(|error| match error {
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM => Errno::ENOMEM,
+        _ => Errno::ESRCH,
+    })
 }
 
 /// As [`pidfd_open`], of a thread, since Linux 6.9.

@@ -52,6 +52,8 @@ struct Sleeper {
     since: u64,
     /// When it is to be looked at next.
     due: u64,
+    /// When its time is over, as far as that is known.
+    end: Option<u64>,
     /// It had signals at the last look that may have been another thread's.
     doubtful: bool,
     /// How it rested when it was last known to wait still.
@@ -69,7 +71,18 @@ struct Told {
 
 impl Sleeper {
     fn new(id: u64, subject: Subject, call: Syscall, deadline: Option<Deadline>, since: u64) -> Sleeper {
-        Sleeper { id, subject, call, deadline, since, due: 0, doubtful: false, rest: None, tells: None }
+        Sleeper {
+            id,
+            subject,
+            call,
+            deadline,
+            since,
+            due: 0,
+            end: None,
+            doubtful: false,
+            rest: None,
+            tells: None,
+        }
     }
 
     /// How long until its time is over, if its clock is not set meanwhile.
@@ -92,6 +105,8 @@ struct Room {
     idle: Vec<u32>,
     /// When to look at whom.
     due: BTreeSet<(u64, u32)>,
+    /// Whose time is over when: of these, all are seen to then.
+    ends: BTreeSet<(u64, u32)>,
     /// When the second thread wakes by itself.
     wakes_at: u64,
 }
@@ -213,6 +228,7 @@ fn furnish(listener: &Arc<Listener>, view: Arc<View>) -> io::Result<(Shared, Arc
         sleepers: Vec::new(),
         idle: Vec::new(),
         due: BTreeSet::new(),
+        ends: BTreeSet::new(),
         wakes_at: 0,
     }));
     let shared = Arc::clone(&room);
@@ -590,6 +606,7 @@ impl Room {
         if let Some(sleeper) = self.sleepers[place as usize].take() {
             self.listener.note_asleep(place, 0);
             self.due.remove(&(sleeper.due, place));
+            sleeper.end.map(|end| self.ends.remove(&(end, place)));
             self.idle.push(place);
         }
     }
@@ -598,11 +615,15 @@ impl Room {
     fn look_later(&mut self, place: u32, now: u64) {
         let Some(sleeper) = &mut self.sleepers[place as usize] else { return };
         self.due.remove(&(sleeper.due, place));
+        sleeper.end.take().map(|end| self.ends.remove(&(end, place)));
         let interval = ((now - sleeper.since) / LOOK_PART).clamp(FIRST_LOOK, LAST_LOOK);
-        sleeper.due = now + sleeper.left().min(interval);
+        sleeper.due = now + interval;
         self.due.insert((sleeper.due, place));
-        if sleeper.due < self.wakes_at {
-            self.wakes_at = sleeper.due;
+        sleeper.end = sleeper.deadline.is_some().then(|| now.saturating_add(sleeper.left()));
+        sleeper.end.map(|end| self.ends.insert((end, place)));
+        let next = sleeper.end.map_or(sleeper.due, |end| end.min(sleeper.due));
+        if next < self.wakes_at {
+            self.wakes_at = next;
             // Without the bell, nobody is woken by it.
             let _ = self.bell.nudge();
         }
@@ -612,6 +633,14 @@ impl Room {
     fn see_to_sleepers(&mut self) -> u64 {
         self.go_on();
         let now = now();
+        while self.ends.first().is_some_and(|(end, _)| *end <= now)
+            && let Some((_, place)) = self.ends.pop_first()
+        {
+            if let Some(sleeper) = &mut self.sleepers[place as usize] {
+                sleeper.end = None;
+            }
+            self.look_at(place, now);
+        }
         let mut looks = 0;
         while looks < LOOKS
             && let Some((due, place)) = self.due.first().copied()
@@ -621,8 +650,9 @@ impl Room {
             self.look_at(place, now);
         }
         self.go_on();
-        let next = self.due.first().map_or(now + LONG, |(due, _)| *due);
-        self.wakes_at = if looks == LOOKS { next.max(now + PAUSE) } else { next };
+        let next = |of: &BTreeSet<(u64, u32)>| of.first().map_or(now + LONG, |(at, _)| *at);
+        let look = if looks == LOOKS { next(&self.due).max(now + PAUSE) } else { next(&self.due) };
+        self.wakes_at = look.min(next(&self.ends));
         self.wakes_at.saturating_sub(self::now())
     }
 

@@ -29,6 +29,7 @@ use engine::{Cred, MapPlace, MapRequest, Mqd, Syscall, shm};
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::geteuid;
 use sys::memory::{Mapping, find_shared_mapping, has_mappings, is_write_sealed};
 use sys::{file, net::Fd};
 
@@ -176,12 +177,22 @@ impl Targets {
         let open = || openat(&self.proc, tid.to_string().as_str(), flags, Mode::empty()).ok();
         let directory = if self.may_open() { open() } else { None };
         let seen = directory.as_ref().map_or_else(|| look_up(&self.proc, tid), look)?;
-        let subject = self.learn(tid, watch)?;
+        let mut learnt = self.learn(tid, watch);
+        if learnt.is_err() && self.has_no_descriptor() {
+            // Those can be done without.
+            self.threads.values_mut().for_each(|thread| thread.directory = None);
+            learnt = self.learn(tid, watch);
+        }
+        let subject = learnt.map_err(|error| if self.has_no_descriptor() { Errno::ENOMEM } else { error })?;
         if self.threads.len() >= REMEMBERED {
             self.threads.clear();
         }
         self.threads.insert(tid, Thread { seen, subject, directory, looked: now });
         Ok((subject, false))
+    }
+
+    fn has_no_descriptor(&self) -> bool {
+        self.proc.try_clone().is_err()
     }
 
     /// Whether the directory of one more thread may be kept open.
@@ -368,7 +379,7 @@ pub(crate) struct Errand<'l> {
     ahead: RefCell<Ahead>,
     /// A small write that is not made yet: a message's text is likely to follow behind its type.
     behind: RefCell<Option<(u64, [u8; SMALL], usize)>>,
-    /// What one is to write itself whose memory is its parent's.
+    /// What the thread is to write itself.
     own: RefCell<Vec<(u64, Vec<u8>)>>,
 }
 
@@ -491,13 +502,18 @@ impl<'l> Errand<'l> {
         self.hold(|| Ok(()), |held, ()| act(held))
     }
 
-    /// Whether what is in its memory is also in its parent's.
-    fn borrows(&self) -> bool {
-        self.subject.lender.is_some_and(|parent| has_memory_of(self.subject.tid, parent))
+    /// Whether what we would write may come to somebody else's memory: it is its parent's too, or the thread's number may come to be that of a program that another thread
+    /// executes, and which gains rights that only we have.
+    fn writes_itself(&self) -> bool {
+        let Subject { tid, tgid, euid, lender, .. } = self.subject;
+        // As many links more than two as there are threads.
+        let has_others = || fs::metadata(format!("/proc/{tgid}/task")).is_ok_and(|meta| meta.nlink() > 3);
+        lender.is_some_and(|parent| has_memory_of(tid, parent))
+            || tid == tgid && euid != 0 && geteuid().is_root() && has_others()
     }
 
-    /// Has the thread itself write to its memory, from a file: if it is killed, the memory is its parent's alone, who goes on at once, and to whom
-    /// a write of ours would come whenever it does.
+    /// Has the thread itself write to its memory, from a file: if it is killed, a write of ours would come to whose memory it is then. A vfork child's is its
+    /// parent's alone, who goes on at once; a main thread's, which another thread's exec kills, that of the program that is executed.
     fn have_written(&self, parts: &[(u64, Vec<u8>)]) -> Result<()> {
         let copied = || {
             parts.iter().try_for_each(|(to, bytes)| {
@@ -697,7 +713,7 @@ impl Caller for Errand<'_> {
         if len == 0 {
             return Ok(());
         }
-        if self.borrows() {
+        if self.writes_itself() {
             let mut bytes = vec![0; len];
             // SAFETY: `from` is valid for the length, which there is room for.
             unsafe { from.copy_to_nonoverlapping(NonNull::from(bytes.as_mut_slice()).cast(), len) };
