@@ -1,9 +1,12 @@
 //! Programs that no library can be preloaded into, by the trap; and the trap beside the library.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const IPCSPACE: &str = env!("CARGO_BIN_EXE_ipcspace");
 
@@ -539,7 +542,6 @@ fn the_kernel_sees_nothing_of_it() {
 #[test]
 fn code_and_signal_of_the_command_are_as_without() {
     assert_eq!(run("trap", "exit 7").status.code(), Some(7));
-    use std::os::unix::process::ExitStatusExt;
     assert_eq!(run("trap", "kill -USR1 $$").status.signal(), Some(10));
 }
 
@@ -577,6 +579,55 @@ os._exit(subprocess.call([os.environ["ipcspace"], "run", "--door", "trap", "--",
 fn who_comes_and_says_nothing_does_not_keep_a_run_inside_waiting() {
     let output = run("trap", &format!("$static make 1; python3 -c {}; $static count", quoted(IDLERS)));
     assert_eq!(text(&output), "1 queues\n");
+}
+
+#[test]
+fn a_stopped_command_that_is_killed_while_it_is_helped_out_of_a_lock_is_seen_to_end() {
+    let dynamic = &peers().iter().find(|(kind, _)| *kind == "dynamic").unwrap().1;
+    for ms in 0..24 {
+        let mut command = Command::new(IPCSPACE);
+        command
+            .args(["run", "--door", "preload", "--"])
+            .arg(dynamic)
+            .args(["helped", &(ms % 12).to_string()]);
+        let mut running = command.spawn().unwrap();
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = running.try_wait().unwrap() {
+                break status;
+            }
+            if begun.elapsed() > Duration::from_secs(20) {
+                running.kill().unwrap();
+                panic!("it hangs, killed {ms} ms after its stop");
+            }
+            thread::sleep(Duration::from_millis(2));
+        };
+        assert_eq!(status.signal(), Some(9), "{ms} ms");
+    }
+}
+
+/// Another user listens where a trap is said to be.
+const FOREIGN: &str = r#"
+import os, socket, subprocess
+place, ready = "ipcspace-foreign-%d" % os.getpid(), os.pipe()
+if os.fork() == 0:
+    os.setresuid(65531, 65531, 65531)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind("\0" + place); listener.listen()
+    os.write(ready[1], b"."); listener.settimeout(10)
+    link, _ = listener.accept()
+    os._exit(0 if link.recv(100) == b"" else 1)
+os.read(ready[0], 1)
+inside = subprocess.run([os.environ["ipcspace"], "run", "--door", "trap", "--", "true"], env=dict(os.environ, IPCSPACE_TRAP=place), timeout=20, capture_output=True)
+print(inside.returncode, inside.stderr.decode().split(":")[1].strip(), os.wait()[1])
+"#;
+
+#[test]
+fn a_trap_of_another_users_is_none() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: this needs root, to be another user");
+    }
+    assert_eq!(text(&run("trap", &format!("python3 -c {}", quoted(FOREIGN)))), "125 no trap 0\n");
 }
 
 #[test]

@@ -18,6 +18,7 @@
  * peer beside HOW COUNT: so many processes go, by unshare with other flags or by clone3, while others attach and detach segments.
  * peer killed COUNT:    so many processes of a new namespace are killed while they attach and detach; each is heard of by its parent.
  * peer traps:          a handler of SIGTRAP is still there after shmat and shmdt.
+ * peer helped MS:      is stopped, so perhaps with a lock that another process waits for, and killed that many milliseconds later.
  * peer cycle:         goes elsewhere and comes back, with what it has attached and is to undo.
  * peer lie COUNT:       COUNT calls of each kind with memory that another thread changes, takes away and brings back; all goes on.
  * peer storm THREADS COUNT: COUNT messages to threads that are asleep in msgrcv, under signals, stops and kills; each is to arrive once,
@@ -665,6 +666,32 @@ static void traps(void)
     printf("%d traps\n", traps_seen);
 }
 
+static void helped(int ms)
+{
+    struct sembuf zero[8];
+    int set = semget(IPC_PRIVATE, 8, 0600);
+    pid_t self = getpid(), other = fork();
+    need(set >= 0 && other >= 0, "semget and fork");
+    for (int i = 0; i < 8; i++)
+        zero[i] = (struct sembuf){i, 0, IPC_NOWAIT};
+    if (other != 0 && fork() == 0) {
+        struct timespec begun, now;
+        usleep(20000 + 1000 * (ms % 7));
+        kill(self, SIGSTOP);
+        /* Awake, as a sleep would be too long. */
+        clock_gettime(CLOCK_MONOTONIC, &begun);
+        do
+            clock_gettime(CLOCK_MONOTONIC, &now);
+        while ((now.tv_sec - begun.tv_sec) * 1000 + (now.tv_nsec - begun.tv_nsec) / 1000000 < ms);
+        kill(self, SIGKILL);
+        usleep(50000);
+        kill(other, SIGKILL);
+        _exit(0);
+    }
+    for (;;)
+        semop(set, zero, 8);
+}
+
 static void cycle(void)
 {
     struct sembuf add = {0, 3, SEM_UNDO};
@@ -753,6 +780,8 @@ int main(int count, char **arguments)
         traps();
         return 0;
     }
+    if (strcmp(arguments[1], "helped") == 0)
+        helped(atoi(arguments[2]));
     if (strcmp(arguments[1], "cycle") == 0) {
         cycle();
         return 0;
