@@ -75,3 +75,24 @@ same(os.read(ready, 1), b"y")
         ),
     );
 }
+
+/// As a daemon's that has closed them: what it writes there, as to standard error, must not come to a segment.
+#[test]
+fn what_is_kept_is_neither_standard_input_nor_output() {
+    python(
+        &[],
+        r#"
+for fd in range(3): os.dup2(fd, 200 + fd); os.close(fd)
+segment = call("shmget", 0, 4096, 0o600)
+at = call("shmat", segment, None, 0)
+ctypes.memmove(at, b"whole", 5)
+def refused(fd):
+    try: return os.write(fd, b"GARBAGE")
+    except OSError as error: return error.errno
+refusals = [refused(fd) for fd in range(3)]
+for fd in range(3): os.dup2(200 + fd, fd)
+same(refusals, [errno.EBADF] * 3)
+same(ctypes.string_at(at, 5), b"whole")
+"#,
+    );
+}

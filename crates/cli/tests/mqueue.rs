@@ -386,3 +386,59 @@ assert time.process_time() - before < 1, time.process_time() - before
         );
     }
 }
+
+#[test]
+fn who_takes_one_message_for_each_edge_takes_all() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+fd = open_queue("/q", O_CREAT | os.O_RDWR | os.O_NONBLOCK, 3)
+edges = select.epoll(); edges.register(fd, select.EPOLLIN | select.EPOLLET)
+for round in range(3):
+    for there in range(3): same(mq_send(fd), 0)
+    taken = 0
+    while edges.poll(0.2): taken += mq_receive(fd) == 5
+    same(taken, 3)
+"#
+        ),
+    );
+}
+
+/// Python starts programs by vfork, and its children close all descriptors before they execute them.
+#[test]
+fn what_a_child_of_vfork_closes_its_parent_still_has() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+import subprocess
+fd = open_queue("/q", O_CREAT | os.O_RDWR | os.O_NONBLOCK)
+for round in range(3):
+    same(subprocess.run(["/bin/true"], close_fds=True).returncode, 0)
+    if os.fork() == 0: time.sleep(0.1); os._exit(mq_send(fd))
+    same(select.select([fd], [], [], 10)[0], [fd]); same(mq_receive(fd), 5)
+    same(os.wait()[1], 0)
+    same(os.pread(fd, 60, 0)[:6], b"QSIZE:")
+"#
+        ),
+    );
+}
+
+#[test]
+fn a_number_that_libc_has_closed_is_what_it_is_now() {
+    python(
+        &[],
+        &format!(
+            r#"{QUEUES}
+libc.fdopen.restype = ctypes.c_void_p
+fd = open_queue("/q", O_CREAT | os.O_RDWR | os.O_NONBLOCK)
+number = os.dup(fd)
+same(libc.fclose(ctypes.c_void_p(libc.fdopen(number, b"r"))), 0)
+same(os.open("/etc/passwd", os.O_RDONLY), number)
+same(os.read(number, 4) != b"QSIZ", True)
+same(mq_send(number), "EBADF"); same(mq_send(fd), 0)
+"#
+        ),
+    );
+}

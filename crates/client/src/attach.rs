@@ -15,7 +15,7 @@ use abi::{Errno, Result};
 use arena::{Arena, ArenaError, Ctx, EXTENT_SHIFT, Handle, PROC_SLOT_SIZE, ProcSlot};
 use engine::{IpcNamespace, Limit, Task as _, namespace::ASK_SEGMENTS, reap::Left};
 
-use crate::{LinuxHost, leave, tls::Tls, wire};
+use crate::{LinuxHost, holders, leave, tls::Tls, wire};
 
 /// The process's view of its namespace's arena.
 pub(crate) static ARENA: Arena = Arena::new();
@@ -321,7 +321,7 @@ fn connect_to_give() -> Result<i32> {
     name.get_mut(..path.len()).ok_or(Errno::ENOSYS)?.copy_from_slice(path);
     name.get_mut(path.len()..len).ok_or(Errno::ENOSYS)?.copy_from_slice(wire::GIVEN.as_bytes());
     let seen = GIVING.load(Acquire);
-    let socket = sys::net::connect(&name[..len])?;
+    let socket = holders::out_of_the_way(sys::net::connect(&name[..len])?);
     if sys::getresuid()[1] != ownership().0 {
         sys::net::send_as_user(&socket, wire::HELLO)?;
     }

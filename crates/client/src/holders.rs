@@ -39,6 +39,14 @@ static ENDS: [End; 4] = [const {
 /// Below it are the numbers that programs count on.
 pub(crate) const LOWEST: i32 = 100;
 
+/// A descriptor that is to be kept, where the program is not likely to look, or to write because it takes it for another one.
+pub(crate) fn out_of_the_way(file: Fd) -> Fd {
+    if file.raw() >= LOWEST {
+        return file;
+    }
+    file::duplicate(file.raw(), LOWEST).unwrap_or(file)
+}
+
 fn place(queue: Handle) -> &'static End {
     // Handles differ by multiples of a queue's size.
     &ENDS[(queue.0.wrapping_mul(0x9e37_79b9) >> 30) as usize]

@@ -227,9 +227,13 @@ pub fn call_again<C: Call>(made: &C) -> Result<i64> {
     let tls = tls::get();
     loop {
         tls.handled.store(0, Relaxed);
+        let credentials = tls::credentials_generation();
         let done = call(made);
+        let handled = tls.handled.load(Relaxed);
+        // libc has each thread change its credentials by a handler of its own, after which calls begin anew.
+        let is_libcs = handled == 0 && tls::credentials_generation() != credentials && !has_left();
         // One that was not seen to run ends the call.
-        if done != Err(Errno::EINTR) || tls.handled.load(Relaxed) != signal::RAN {
+        if done != Err(Errno::EINTR) || handled != signal::RAN && !is_libcs {
             return done;
         }
     }

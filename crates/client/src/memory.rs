@@ -22,10 +22,12 @@ use sys::{
     net::Fd,
 };
 
-use crate::{LinuxHost, attach, attachments, wire};
+use crate::{LinuxHost, attach, attachments, holders, wire};
 
 /// How many descriptors a process keeps.
 const KEPT: usize = 8;
+/// The numbers below are standard input, output and error.
+const STANDARD: i32 = 3;
 /// The descriptor plus one, and the low half of the inode's number.
 static KEPT_FILES: [AtomicU64; KEPT] = [const { AtomicU64::new(0) }; KEPT];
 /// The devices of segments' inodes, plus one: of pages of the usual size, and of huge ones.
@@ -106,6 +108,11 @@ fn take_kept(memory: u64) -> Option<(Fd, u64)> {
 
 /// Keeps a descriptor for the next time, in place of another one if need be.
 pub(crate) fn keep(file: Fd, memory: u64) {
+    let file = holders::out_of_the_way(file);
+    // A program that has closed these may write to them all the same.
+    if file.raw() < STANDARD {
+        return;
+    }
     let new = pack(file.leak(), memory);
     if KEPT_FILES.iter().any(|place| place.compare_exchange(0, new, AcqRel, Relaxed).is_ok()) {
         return;

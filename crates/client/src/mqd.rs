@@ -120,6 +120,10 @@ fn known(fd: i32) -> Option<Mqd> {
 /// A number is about to be closed: the queue that it was of, for [`closed`].
 pub fn forget(fd: i32) -> Option<Handle> {
     let queue = known(fd)?.queue;
+    // What is known is the parent's as well, which still has it.
+    if vfork::is_child(tls::get()) {
+        return None;
+    }
     place(&QUEUES, fd)?.store(0, Relaxed);
     place(&MAY_BE_OURS, fd)?.fetch_and(!QUEUE, Relaxed);
     Some(queue)
@@ -127,12 +131,33 @@ pub fn forget(fd: i32) -> Option<Handle> {
 
 /// Whether a number is a queue's, as far as is known.
 pub fn is_queue(fd: i32) -> bool {
-    known(fd).is_some()
+    known(fd).is_some() && !is_other_in_child(fd)
+}
+
+/// Whether a queue's number is something else by now to the vfork child that asks: it is not known what that has closed.
+fn is_other_in_child(fd: i32) -> bool {
+    vfork::is_child(tls::get()) && is_other(fd)
+}
+
+fn is_other(fd: i32) -> bool {
+    file::link_of(fd, &mut [0; 128]).map_or(true, |link| queue_of(link).is_none())
+}
+
+/// As [`is_queue`], for what is seldom asked of one: libc may have closed it on its own, and opened something else.
+pub fn is_still_queue(fd: i32) -> bool {
+    if known(fd).is_none() {
+        return false;
+    }
+    let is = !is_other(fd);
+    if !is && let Some(queue) = forget(fd) {
+        closed(queue);
+    }
+    is
 }
 
 /// Whether a queue's number was opened for writing.
 pub fn is_for_writing(fd: i32) -> bool {
-    known(fd).is_some_and(|mqd| mqd.write)
+    known(fd).is_some_and(|mqd| mqd.write) && !is_other_in_child(fd)
 }
 
 /// A descriptor of the queue has been closed. A process that has made no call yet has no registration to lose; if it was the last to hold a
@@ -491,6 +516,10 @@ static UMASK: AtomicU32 = AtomicU32::new(0);
 
 /// The program has set its umask.
 pub fn umask_set(mask: u32) {
+    // A vfork child's is its own.
+    if vfork::is_child(tls::get()) {
+        return;
+    }
     UMASK.store((mask & 0o777) + 1, Relaxed);
 }
 
@@ -598,7 +627,13 @@ impl Descriptors for LinuxHost {
         // A full FIFO that has room again wakes who waits to write, and what was written woke who waits to read.
         let over_full = to == Readiness::Between || from == Readiness::Between && to == Readiness::Empty;
         if edges && over_full {
-            queue::fill_pages(fd, pages(from), 2);
+            // One that is full already is first made not to be, for those who wait to read.
+            let mut has = pages(from);
+            if has == Some(2) {
+                queue::fill_pages(fd, has, 1);
+                has = Some(1);
+            }
+            queue::fill_pages(fd, has, 2);
             queue::fill_pages(fd, Some(2), pages(to).unwrap_or(0));
         } else {
             queue::fill_pages(fd, pages(from), pages(to).unwrap_or(0));
@@ -634,6 +669,9 @@ impl Descriptors for LinuxHost {
     }
 
     fn umask(&self) -> u32 {
+        if vfork::is_child(self.tls) {
+            return queue::umask();
+        }
         match UMASK.load(Relaxed).checked_sub(1) {
             Some(mask) => mask,
             None => {

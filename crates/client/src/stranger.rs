@@ -31,7 +31,7 @@ use sys::{
 };
 
 use crate::{
-    LinuxHost, attach, attachments, memory, mqd,
+    LinuxHost, attach, attachments, holders, memory, mqd,
     park::wait_awake,
     tls::{self, Tls},
     wire::{self, calls},
@@ -183,7 +183,7 @@ pub(crate) fn is_one() -> bool {
 /// A new connection of the thread's, and what it is kept as.
 fn connect(tls: &Tls, pid: u32) -> Result<(Fd, u64)> {
     let again = CONNECTED.load(Relaxed) || attach::was_attached();
-    let link = attach::exchange(wire::ASK_CALLS, [again.into(), 0])?.link;
+    let link = holders::out_of_the_way(attach::exchange(wire::ASK_CALLS, [again.into(), 0])?.link);
     CONNECTED.store(true, Relaxed);
     CONNECTED_PID.store(pid, Relaxed);
     net::set_patience(link.raw(), AT_ONCE_US)?;

@@ -29,6 +29,8 @@ macro_rules! watched {
                 let real: extern "C" fn($($arg: usize),*) -> c_int = unsafe { core::mem::transmute(NEXT.get()) };
                 let leaving: Option<client::Leaving> = None;
                 $(let leaving = leaving.or_else(|| client::before_user_change($change));)?
+                // Also before: who was asleep has the new ones when libc wakes it, which is before this returns.
+                client::credentials_changed();
                 let result = real($($arg),*);
                 client::credentials_changed();
                 drop(leaving);

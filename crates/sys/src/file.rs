@@ -258,6 +258,15 @@ pub fn close(fd: i32) {
     unsafe { syscall6(3, at(fd), 0, 0, 0, 0, 0) };
 }
 
+/// `close(2)`.
+///
+/// # Errors
+/// `EBADF`, and what the file system says.
+pub fn closed(fd: i32) -> Result<()> {
+    // SAFETY: an integer.
+    check(unsafe { syscall6(3, at(fd), 0, 0, 0, 0, 0) }).map(|_| ())
+}
+
 /// Closes all of the caller's descriptors from `first` on.
 ///
 /// # Errors

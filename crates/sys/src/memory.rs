@@ -58,6 +58,11 @@ pub fn memfd(name: &CStr, flags: u32) -> Result<Fd> {
 /// # Errors
 /// `EFBIG EINVAL ENOMEM`.
 pub fn resize(file: &Fd, size: u64) -> Result<()> {
+    const RLIMIT_FSIZE: usize = 1;
+    // Above the limit, the kernel would send a signal that ends the program.
+    if size > soft_limit(RLIMIT_FSIZE) {
+        return Err(Errno::EFBIG);
+    }
     // SAFETY: two integers.
     check(unsafe { syscall6(77, file.raw() as usize, size as usize, 0, 0, 0, 0) }).map(|_| ())
 }
@@ -161,9 +166,14 @@ pub fn is_one_mapping(at: usize, len: usize) -> bool {
 
 /// `RLIMIT_MEMLOCK`, bytes; all ones if there is none.
 pub fn memlock_limit() -> u64 {
+    const RLIMIT_MEMLOCK: usize = 8;
+    soft_limit(RLIMIT_MEMLOCK)
+}
+
+fn soft_limit(resource: usize) -> u64 {
     let mut limit = [0u64; 2];
     // SAFETY: room for a `struct rlimit`.
-    unsafe { syscall6(97, 8, limit.as_mut_ptr() as usize, 0, 0, 0, 0) };
+    unsafe { syscall6(97, resource, limit.as_mut_ptr() as usize, 0, 0, 0, 0) };
     limit[0]
 }
 

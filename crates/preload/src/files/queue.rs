@@ -10,15 +10,15 @@ use core::{ffi::c_int, ptr};
 use client::mqd;
 
 pub(super) fn choose_read(fd: c_int, _: usize) -> Option<usize> {
-    mqd::is_queue(fd).then_some(read as *const () as usize)
+    mqd::is_still_queue(fd).then_some(read as *const () as usize)
 }
 
 pub(super) fn choose_pread(fd: c_int, _: usize) -> Option<usize> {
-    mqd::is_queue(fd).then_some(pread as *const () as usize)
+    mqd::is_still_queue(fd).then_some(pread as *const () as usize)
 }
 
 pub(super) fn choose_lseek(fd: c_int, _: usize) -> Option<usize> {
-    mqd::is_queue(fd).then_some(lseek as *const () as usize)
+    mqd::is_still_queue(fd).then_some(lseek as *const () as usize)
 }
 
 fn read_from(fd: c_int, to: *mut u8, size: usize, at: Option<i64>) -> isize {

@@ -231,7 +231,7 @@ fn after(result: c_int, fd: c_int, path: usize, put: impl FnOnce(Seen) -> Result
     // SAFETY: the kernel has read it.
     let text = if path == 0 { &[] } else { unsafe { path::text(path) } };
     let seen = if text.is_empty() {
-        (result == 0 && mqd::is_queue(fd)).then(|| mqd::stat(fd).map(|q| Seen::from(&q)))
+        (result == 0 && mqd::is_still_queue(fd)).then(|| mqd::stat(fd).map(|q| Seen::from(&q)))
     } else if is_path(text) {
         place(path).map(see)
     } else {

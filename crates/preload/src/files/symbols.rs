@@ -683,7 +683,15 @@ fn choose_flush(stream: usize, _: usize) -> Option<usize> {
 }
 
 fn choose_fclose(stream: usize, _: usize) -> Option<usize> {
-    (stream != 0 && of_stream(stream)).then_some(stream::close as *const () as usize)
+    if stream == 0 {
+        return None;
+    }
+    if of_stream(stream) {
+        return Some(stream::close as *const () as usize);
+    }
+    // SAFETY: the program's stream.
+    let fd = unsafe { stream::descriptor(stream as *mut c_void) };
+    mqd::is_queue(fd).then_some(close_queues_stream as *const () as usize)
 }
 
 // ---- ours
@@ -721,13 +729,18 @@ fn closing(fd: c_int, close: impl FnOnce() -> c_int) -> c_int {
     result
 }
 
+extern "C" fn close_queues_stream(stream: *mut c_void) -> c_int {
+    // SAFETY: the program's stream, and libc's own function, called by the program.
+    unsafe { closing(stream::descriptor(stream), || libc_fclose()(stream)) }
+}
+
 extern "C" fn close_queue(fd: c_int) -> c_int {
     closing(fd, || libc_close()(fd))
 }
 
-/// `close` for a descriptor that may be a queue's.
+/// `mq_close`: as `close`, but that nobody is cancelled in it.
 pub(crate) fn close_number(fd: c_int) -> c_int {
-    if choose_close(fd, 0).is_some() { close_queue(fd) } else { libc_close()(fd) }
+    closing(fd, || crate::finish_int(sys::file::closed(fd).map(|()| 0)))
 }
 
 extern "C" fn write_ours(fd: c_int, start: usize, size: usize) -> isize {
