@@ -229,13 +229,20 @@ pub fn call_again<C: Call>(made: &C) -> Result<i64> {
         tls.handled.store(0, Relaxed);
         let credentials = tls::credentials_generation();
         let done = call(made);
-        let handled = tls.handled.load(Relaxed);
-        // libc has each thread change its credentials by a handler of its own, after which calls begin anew.
-        let is_libcs = handled == 0 && tls::credentials_generation() != credentials && !has_left();
-        // One that was not seen to run ends the call.
-        if done != Err(Errno::EINTR) || handled != signal::RAN && !is_libcs {
+        if done != Err(Errno::EINTR) || !begins_anew(tls, credentials) {
             return done;
         }
+    }
+}
+
+/// Whether a signal has ended a call that begins anew behind its handler. One that was not seen to run ends it, but that by which libc has each thread change its
+/// credentials, as it does when they are others than at the call's beginning.
+#[cold]
+fn begins_anew(tls: &tls::Tls, credentials: u32) -> bool {
+    match tls.handled.load(Relaxed) {
+        signal::RAN => true,
+        0 => tls::credentials_generation() != credentials && !has_left(),
+        _ => false,
     }
 }
 
