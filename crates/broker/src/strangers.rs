@@ -6,7 +6,8 @@
 //!
 //! Each connection has a thread, which makes one call at a time, in the same engine and on the same arena as all. A connection is bound to the process
 //! that made it. The credentials are those of each message; the supplementary groups are those of the moment of connecting (a client connects anew
-//! after it has changed any), and capabilities are looked at again for each call of who had any. One more thread sees that a sleeper's connection has
+//! after it has changed any), and capabilities are looked at again for each call of who had any: if it is not root, only as long as it executes the program that it had when
+//! it was told that it may call, for what it executes later may have more. One more thread sees that a sleeper's connection has
 //! something to say, and ends the sleep.
 //!
 //! A stranger is waited for while nothing is locked, and not for long.
