@@ -379,7 +379,8 @@ pub(crate) struct Errand<'l> {
     ahead: RefCell<Ahead>,
     /// A small write that is not made yet: a message's text is likely to follow behind its type.
     behind: RefCell<Option<(u64, [u8; SMALL], usize)>>,
-    /// What the thread is to write itself.
+    /// Whether the thread is to write itself ([`Errand::writes_itself`]), once that was asked for; and what.
+    writes: OnceCell<bool>,
     own: RefCell<Vec<(u64, Vec<u8>)>>,
 }
 
@@ -417,6 +418,7 @@ impl<'l> Errand<'l> {
             named: RefCell::default(),
             ahead: RefCell::new(Ahead { from: 0, len: 0, bytes: [0; AHEAD] }),
             behind: RefCell::default(),
+            writes: OnceCell::new(),
             own: RefCell::default(),
         }
     }
@@ -508,8 +510,11 @@ impl<'l> Errand<'l> {
         let Subject { tid, tgid, euid, lender, .. } = self.subject;
         // As many links more than two as there are threads.
         let has_others = || fs::metadata(format!("/proc/{tgid}/task")).is_ok_and(|meta| meta.nlink() > 3);
-        lender.is_some_and(|parent| has_memory_of(tid, parent))
-            || tid == tgid && euid != 0 && geteuid().is_root() && has_others()
+        // One answer for the whole call, so that all its writes go the same way.
+        *self.writes.get_or_init(|| {
+            lender.is_some_and(|parent| has_memory_of(tid, parent))
+                || tid == tgid && euid != 0 && geteuid().is_root() && has_others()
+        })
     }
 
     /// Has the thread itself write to its memory, from a file: if it is killed, a write of ours would come to whose memory it is then. A vfork child's is its
