@@ -181,12 +181,12 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(())
     }
 
-    /// Frees the in-flight chain. Call with no lock held.
+    /// Frees the in-flight chain. Call with no lock held. Whether it made sense: who frees many gives up at the first that made none.
     #[inline(always)]
-    pub fn free_chain(&self) {
+    pub fn free_chain(&self) -> bool {
         // No message has more blocks: a longer chain goes round in a circle.
         for _ in 0..CHAIN_MAX {
-            let Some(block) = Handle(self.slot.in_flight.chain.load(Relaxed)).some() else { return };
+            let Some(block) = Handle(self.slot.in_flight.chain.load(Relaxed)).some() else { return true };
             let Ok(link) = self.at::<AtomicU32>(block) else { break };
             let next = link.load(Relaxed);
             self.hold(block);
@@ -195,6 +195,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             self.free(block);
         }
         self.slot.in_flight.chain.store(0, Relaxed);
+        false
     }
 
     fn flush_magazines(&self) {

@@ -36,6 +36,7 @@ mod slab;
 mod slots;
 pub mod sync;
 mod waitq;
+mod walk;
 
 pub use bell::{Bell, PLACES};
 pub use ctx::Ctx;
@@ -50,6 +51,7 @@ pub use slots::{
     ProcSlot, SLOT_DEAD, SLOT_FREE, SLOT_LIVE, ThreadSlot,
 };
 pub use waitq::{Phase, Waiter};
+pub use walk::Walk;
 
 /// Why an operation on the arena failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 //! span is in flight, recorded in the thread's slot.
 
 use crate::{
-    ArenaError, Ctx, Handle, Host, Lock, ProcSlot, Ref, Result, ThreadSlot, Tx,
+    ArenaError, Ctx, Handle, Host, Lock, ProcSlot, Ref, Result, ThreadSlot, Tx, Walk,
     map::{EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS},
     slots::{MAGAZINE, MAGAZINES, SLOT_FREE},
     sync::{AtomicU32, Ordering::*, ordered},
@@ -599,12 +599,12 @@ impl<'a, H: Host> Ctx<'a, H> {
     /// `Corrupt`, if a list makes no sense.
     pub fn trim(&self) -> Result<()> {
         for class in (0..GENERAL).map(Class) {
-            // A list that makes no sense may go round in a circle.
-            for _ in 0..MAX_SPANS {
-                if !self.detach_empty(class)? {
+            let mut walk = Walk::new();
+            while let Some(span) = self.detach_empty(class)? {
+                self.give_span()?;
+                if walk.circles(span) {
                     break;
                 }
-                self.give_span()?;
             }
         }
         for class in Class::OBJECTS {
@@ -614,10 +614,8 @@ impl<'a, H: Host> Ctx<'a, H> {
         let pool = header.part(|h| &h.pool);
         let mut tx = self.lock(pool.part(|p| &p.lock))?;
         let mut span = pool.free.load(Relaxed);
-        for _ in 0..MAX_SPANS {
-            if span == 0 {
-                break;
-            }
+        let mut walk = Walk::new();
+        while span != 0 && !walk.circles(span) {
             let desc = self.desc(span)?;
             if desc.backed.load(Relaxed) != 0 {
                 let start = self.arena.address(self.host, u64::from(span) << SPAN_SHIFT, SPAN)?;
@@ -632,14 +630,15 @@ impl<'a, H: Host> Ctx<'a, H> {
         Ok(())
     }
 
-    fn detach_empty(&self, class: Class) -> Result<bool> {
+    /// Takes a wholly free span off a class's list, into the thread's hands.
+    fn detach_empty(&self, class: Class) -> Result<Option<u32>> {
         let head = self.head(class)?;
         let mut tx = self.lock(head.part(|h| &h.lock))?;
-        let Some((span, desc)) = self.find_empty(&head, 0)? else { return Ok(false) };
+        let Some((span, desc)) = self.find_empty(&head, 0)? else { return Ok(None) };
         self.detach(&mut tx, &head, span, &desc)?;
         tx.set(&head, |h| &h.empties, head.empties.load(Relaxed).wrapping_sub(1));
         tx.commit();
-        Ok(true)
+        Ok(Some(span))
     }
 
     /// The first wholly free span of a class's list, behind `after` if that is not 0.
@@ -649,9 +648,10 @@ impl<'a, H: Host> Ctx<'a, H> {
         if head.empties.load(Relaxed) == 0 {
             return Ok(None);
         }
-        for _ in 0..MAX_SPANS {
-            if span == 0 {
-                return Ok(None);
+        let mut walk = Walk::new();
+        while span != 0 {
+            if walk.circles(span) {
+                return Err(ArenaError::Corrupt);
             }
             let desc = self.desc(span)?;
             if desc.used.load(Relaxed) == 0 {
@@ -659,7 +659,7 @@ impl<'a, H: Host> Ctx<'a, H> {
             }
             span = desc.next.load(Relaxed);
         }
-        Err(ArenaError::Corrupt)
+        Ok(None)
     }
 
     /// Punches the wholly free spans of a class of objects. (Processes map the slots' pages; there are few.) Somebody may just be locking a removed object there: such a
@@ -668,8 +668,11 @@ impl<'a, H: Host> Ctx<'a, H> {
         let head = self.head(class)?;
         let mut tx = self.lock(head.part(|h| &h.lock))?;
         let mut after = 0;
-        for _ in 0..MAX_SPANS {
-            let Some((span, desc)) = self.find_empty(&head, after)? else { break };
+        let mut walk = Walk::new();
+        while let Some((span, desc)) = self.find_empty(&head, after)? {
+            if walk.circles(span) {
+                return Err(ArenaError::Corrupt);
+            }
             after = span;
             let blocks = desc.bump.load(Relaxed).min(class.per_span());
             if desc.backed.load(Relaxed) == 0 || blocks == 0 && desc.free.load(Relaxed) == 0 {

@@ -113,6 +113,7 @@ pub(crate) fn attend(
 ) -> Result<(), Error> {
     service.set_depth(depth);
     let socket = service.socket();
+    service.start()?;
     let mut wanted = service.dispatch();
     report(&socket).map_err(|error| Error::File("where it is told of".into(), error))?;
     let begun = Instant::now();

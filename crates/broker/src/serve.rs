@@ -40,6 +40,7 @@ pub fn serve(
     mask.thread_block()?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let (mut service, goes_on) = open(name, sysctls)?;
+    service.start()?;
     let mut wanted = service.dispatch();
     ready(goes_on);
     // There may be no supervisor, or one that is not interested.

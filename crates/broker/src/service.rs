@@ -618,12 +618,6 @@ impl Service {
 
     /// Handles all that is ready; returns when it wants to be called again at the latest.
     pub fn dispatch(&mut self) -> Option<Duration> {
-        if !self.begun.load(Relaxed) {
-            // Not before the command was forked, which must not happen beside other threads.
-            let _ = self.start_threads();
-            // Somebody may have rung for a broker that was killed.
-            self.answer_bell();
-        }
         let mut events = [EpollEvent::empty(); 64];
         let ready = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
         // Ends first: a question's answer may open a descriptor with the number of one that this batch closes.
@@ -806,6 +800,17 @@ impl Service {
             locked(&questions).push(question.uid, question);
             ring(&bell);
         })
+    }
+
+    /// From now on it answers: to be called once, before it is dispatched, and not before a fork, which must not happen beside other threads.
+    ///
+    /// # Errors
+    /// `File`: descriptors or threads can't be had.
+    pub fn start(&mut self) -> Result<(), Error> {
+        self.start_threads().map_err(|error| Error::File(self.place.socket(), error))?;
+        // Somebody may have rung for a broker that was killed.
+        self.answer_bell();
+        Ok(())
     }
 
     fn start_threads(&mut self) -> io::Result<()> {

@@ -108,6 +108,13 @@ impl Namespace {
         }
     }
 
+    fn start(&mut self) -> Result<(), Failure> {
+        match self {
+            Namespace::Own(service) => service.start().map_err(|error| Failure::Namespace(error.to_string())),
+            Namespace::Joined(_) | Namespace::Gone => Ok(()),
+        }
+    }
+
     fn dispatch(&mut self) -> Option<Duration> {
         match self {
             Namespace::Own(service) => service.dispatch(),

@@ -521,3 +521,38 @@ fn a_bad_sysctl_is_refused_before_anything_runs() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("kernel.nonsense"));
     assert_eq!(status(&["--sysctl", "kernel.msgmnb", "--", "true"]).code(), Some(125));
 }
+
+/// Whichever descriptor is the one too many: the command is not begun and that is said, or its calls end.
+#[test]
+fn too_few_descriptors_are_told_of_and_nobody_waits() {
+    let (mut refused, mut served) = (0, 0);
+    for most in 5..40 {
+        for door in ["preload", "auto"] {
+            let script = format!("ulimit -n {most}; exec timeout 20 \"$0\" \"$@\"");
+            let mut command = Command::new("bash");
+            command.args(["-c", &script, IPCSPACE, "run", "--door", door, "--", "ipcmk", "-Q"]);
+            let output = command.output().unwrap();
+            let [said, message] =
+                [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+            match output.status.code() {
+                Some(125) => {
+                    assert!(
+                        said.is_empty() && message.contains("Too many open files"),
+                        "{most}: {said}{message}"
+                    );
+                    refused += 1;
+                }
+                Some(0) => {
+                    assert!(said.contains("queue id: 0"), "{most}: {said}{message}");
+                    served += 1;
+                }
+                // The broker had one too few for the call.
+                Some(1) => {
+                    assert!(message.contains("create message queue failed"), "{most}: {said}{message}")
+                }
+                code => panic!("{door}, {most}: {code:?}: {said}{message}"),
+            }
+        }
+    }
+    assert!(refused > 0 && served > 0, "{refused} {served}");
+}

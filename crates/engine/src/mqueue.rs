@@ -475,7 +475,7 @@ pub(crate) fn mq_create<T: Task>(
     charge_new(ctx, size_of::<MqueueInodeInfo>() as u64)?;
     ensure_tables(ctx, &ids)?;
     ensure_users(ctx, &ns, &ids)?;
-    let q = mqueue_get_inode(ctx, name, mode, &size, by).inspect_err(|_| ctx.free_chain())?;
+    let q = mqueue_get_inode(ctx, name, mode, &size, by).inspect_err(|_| _ = ctx.free_chain())?;
     let fd = oflag.map_or(Ok(NO_FD), |oflag| ctx.host.new_mqd(q.handle(), oflag)).inspect_err(|_| {
         // The block first: it is the last one taken, and whoever frees another forgets it.
         ctx.free(q.handle());
@@ -805,7 +805,9 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         }
         tx.commit();
         drop(tx);
-        ctx.free_chain();
+        if !ctx.free_chain() {
+            return Err(CORRUPT);
+        }
     }
 }
 

@@ -1060,7 +1060,9 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
         }
         tx.commit();
         drop(tx);
-        ctx.free_chain();
+        if !ctx.free_chain() {
+            return Err(CORRUPT);
+        }
     }
 }
 

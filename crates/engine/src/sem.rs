@@ -235,8 +235,8 @@ fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i
         return Err(Errno::ENOSPC);
     }
     charge_new(ctx, set_bytes(nsems.into()))?;
-    let sems = Table::alloc::<Sem, T>(ctx, nsems as usize).inspect_err(|_| ctx.free_chain())?;
-    let set: Set<'a> = new_object(ctx, flags).inspect_err(|_| ctx.free_chain())?;
+    let sems = Table::alloc::<Sem, T>(ctx, nsems as usize).inspect_err(|_| _ = ctx.free_chain())?;
+    let set: Set<'a> = new_object(ctx, flags).inspect_err(|_| _ = ctx.free_chain())?;
     set.ctime.store(ctx.host.now(), Relaxed);
     set.otime.store(0, Relaxed);
     set.nsems.store(nsems, Relaxed);
@@ -724,7 +724,7 @@ fn new_undo<'a, T: Task>(ctx: &Ctx<'a, T>, nsems: usize) -> Result<Undo<'a>> {
         ctx.chain(undo.handle()).or_errno()?;
         Ok(undo)
     })();
-    made.inspect_err(|_| ctx.free_chain())
+    made.inspect_err(|_| _ = ctx.free_chain())
 }
 
 fn link_undo<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, undo: &Undo<'a>) -> Result<()> {
@@ -816,7 +816,9 @@ fn free_garbage<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
             return Ok(());
         }
         drop(tx);
-        ctx.free_chain();
+        if !ctx.free_chain() {
+            break;
+        }
     }
     Err(CORRUPT)
 }
@@ -1555,11 +1557,7 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
     for _ in 0..RECORDS {
         let Locked { object: set, mut tx } = lock_object(ctx, *set)?;
         if take_garbage(&mut tx, &set)? {
-            drop(tx);
-            ctx.free_chain();
-            continue;
-        }
-        if let Some(block) = Handle(set.undo.load(Relaxed)).some() {
+        } else if let Some(block) = Handle(set.undo.load(Relaxed)).some() {
             let undo: Undo<'a> = ctx.at(block).or_errno()?;
             tx.set(&set, |s| &s.undo, undo.next.load(Relaxed));
             set_chain(&mut tx, block);
@@ -1573,7 +1571,9 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>) -> Result<()> {
         }
         tx.commit();
         drop(tx);
-        ctx.free_chain();
+        if !ctx.free_chain() {
+            break;
+        }
     }
     Err(CORRUPT)
 }

@@ -97,7 +97,7 @@ impl Keeper {
     ) -> Result<(Keeper, trap::Listener), Failure> {
         // Before the command exists, so that no child of it can be missed.
         nix::sys::prctl::set_child_subreaper(true)?;
-        let namespace = open().map_err(|error| Failure::Namespace(error.to_string()))?;
+        let mut namespace = open().map_err(|error| Failure::Namespace(error.to_string()))?;
         let mut mask = SigSet::empty();
         mask.add(nix::sys::signal::SIGCHLD);
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
@@ -117,6 +117,7 @@ impl Keeper {
         };
         drop((show, snare));
         drop(report);
+        namespace.start()?;
         server.serve(&namespace)?;
         let untrapped = listener.serve(&namespace)?;
         unistd::setsid()?;

@@ -25,7 +25,7 @@ const JOINED: u8 = 1;
 
 /// The broker's end.
 pub(super) struct Listener {
-    link: Option<OwnedFd>,
+    link: OwnedFd,
     door: Door,
     /// It is another one's trap.
     joined: bool,
@@ -33,17 +33,14 @@ pub(super) struct Listener {
 
 /// The end of the command's process.
 pub(super) struct Snare {
-    link: Option<OwnedFd>,
+    link: OwnedFd,
     door: Door,
 }
 
-/// Both ends, without anything between where no trap is wanted.
+/// Both ends.
 pub(super) fn pair(door: Door) -> nix::Result<(Listener, Snare)> {
-    if door == Door::Preload {
-        return Ok((Listener { link: None, door, joined: false }, Snare { link: None, door }));
-    }
     let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    Ok((Listener { link: Some(one), door, joined: false }, Snare { link: Some(other), door }))
+    Ok((Listener { link: one, door, joined: false }, Snare { link: other, door }))
 }
 
 /// Whose trap the command is below.
@@ -57,9 +54,12 @@ pub(super) enum Below {
 }
 
 impl Snare {
-    /// Sets the trap, and tells the broker. Which one there is then; where it must be, and can't, the process ends.
+    /// Sets the trap, where one is wanted, and tells the broker. Which one there is then, once the broker lets the process go on; where it
+    /// must be, and can't, or the broker has failed, the process ends.
     pub(super) fn spring(self) -> nix::Result<Below> {
-        let Some(link) = self.link else { return Ok(Below::Nothing) };
+        if self.door == Door::Preload {
+            return self.released().map(|_| Below::Nothing);
+        }
         // Where the library is loaded, it sees to the files of those that it serves.
         let files = if self.door == Door::Trap { Files::OfAll } else { Files::OfLowCode };
         let set = filter::install(files);
@@ -69,16 +69,24 @@ impl Snare {
         let control = rights.as_ref().map_or(&[][..], |rights| &rights[..]);
         // At least a byte, which tells it from the end of the connection.
         let parts = [IoSlice::new(b"."), IoSlice::new(text.as_bytes())];
-        sendmsg::<UnixAddr>(link.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
-        // Perhaps the broker has joined another one's: no call may be made before that is known. It also is to know of this process
-        // before anything can happen to either.
-        let mut joined = [0];
-        let answered = recv(link.as_raw_fd(), &mut joined, MsgFlags::empty());
+        sendmsg::<UnixAddr>(self.link.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+        // Perhaps the broker has joined another one's: no call may be made before that is known.
+        let joined = self.released()?;
         match set {
             Ok(_) => Ok(Below::Own),
-            Err(_) if answered == Ok(1) && joined == [JOINED] => Ok(Below::Outer),
+            Err(_) if joined => Ok(Below::Outer),
             Err(_) if self.door == Door::Trap => Err(Errno::ENOSYS),
             Err(_) => Ok(Below::Nothing),
+        }
+    }
+
+    /// Waits until the broker lets the process go on, as it is to know of it before anything can happen to either; whether it has joined another
+    /// one's trap.
+    fn released(&self) -> nix::Result<bool> {
+        let mut joined = [0];
+        match recv(self.link.as_raw_fd(), &mut joined, MsgFlags::empty())? {
+            0 => Err(Errno::ECONNRESET),
+            _ => Ok(joined == [JOINED]),
         }
     }
 }
@@ -86,21 +94,23 @@ impl Snare {
 impl Listener {
     /// Lets the command's process go on.
     pub(super) fn release(self) {
-        if let Some(link) = self.link {
-            // Who has ended meanwhile does not mind.
-            let joined = if self.joined { JOINED } else { 0 };
-            let _ = send(link.as_raw_fd(), &[joined], MsgFlags::MSG_NOSIGNAL);
-        }
+        // Who has ended meanwhile does not mind.
+        let joined = if self.joined { JOINED } else { 0 };
+        let _ = send(self.link.as_raw_fd(), &[joined], MsgFlags::MSG_NOSIGNAL);
     }
 
     /// Waits until the trap is set, and begins to serve it. Returns why there is none, where that is a pity only.
     pub(super) fn serve(&mut self, namespace: &Namespace) -> Result<Option<String>, Failure> {
-        let Some(link) = &self.link else { return Ok(None) };
-        let served = match receive(link) {
+        if self.door == Door::Preload {
+            return Ok(None);
+        }
+        let served = match receive(&self.link) {
             Ok(Ok(listener)) => begin(listener, namespace).map_err(|error| error.to_string()),
             // Perhaps that is the trap of a `run` that this one is inside of.
             Ok(Err(refusal)) => {
-                let joined = join(namespace).map_err(|_| refusal);
+                // Of one that was sent, and that there was no room for, nothing is said.
+                let why = if refusal.is_empty() { Errno::EMFILE.to_string() } else { refusal };
+                let joined = join(namespace).map_err(|_| why);
                 self.joined = joined.is_ok();
                 joined
             }
