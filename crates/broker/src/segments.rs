@@ -413,15 +413,17 @@ fn retire(memory: u64, read_only: Option<i32>) -> abi::Result<bool> {
     if read_only.is_some() && !count(memory).is_empty() {
         return Ok(false);
     }
-    with(|all| {
+    let sealed = with(|all| {
         all.drain();
-        let Some(held) = all.held.get(&memory) else { return Ok(true) };
-        match seal(&held.file, libc::F_SEAL_WRITE) {
-            Ok(()) => Ok(true),
-            Err(nix::Error::EBUSY) => Ok(false),
-            Err(error) => Err(Errno::from_raw(error as i32)),
-        }
-    })
+        all.held.get(&memory).map_or(Ok(()), |held| seal(&held.file, libc::F_SEAL_WRITE))
+    });
+    match sealed {
+        Ok(()) => Ok(true),
+        Err(nix::Error::EBUSY) => Ok(false),
+        // Somebody who may write it has sealed it against further seals: it is over when nobody is seen to have it.
+        Err(nix::Error::EPERM) => Ok(count(memory).is_empty()),
+        Err(error) => Err(Errno::from_raw(error as i32)),
+    }
 }
 
 fn seal(file: &OwnedFd, seals: i32) -> nix::Result<()> {

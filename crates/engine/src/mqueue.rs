@@ -784,12 +784,14 @@ fn empty_and_free<'a, T: Task>(ctx: &Ctx<'a, T>, q: &Q<'a>) -> Result<()> {
     loop {
         let Locked { object: q, mut tx } = lock_object(ctx, *q)?;
         if let Some(of) = outermost(ctx, &q.types, 1)? {
+            let msg = message(ctx, of.head.load(Relaxed))?;
             // In a circle this comes to what was taken already; it would have no end.
-            let left = q.curmsgs.load(Relaxed);
-            if left == 0 {
+            let next = msg.tnext.load(Relaxed);
+            let follows = next == 0 || message(ctx, next)?.tprev.load(Relaxed) == msg.handle().0;
+            if !follows || msg.tprev.load(Relaxed) != 0 || msg.tnode.load(Relaxed) != of.handle().0 {
                 return Err(CORRUPT);
             }
-            take(&mut tx, &q, &message(ctx, of.head.load(Relaxed))?)?;
+            take(&mut tx, &q, &msg)?;
         } else if take_idle(&mut tx, &q.part(|q| &q.types))? {
         } else {
             if let Some(name) = Handle(q.name.load(Relaxed)).some() {

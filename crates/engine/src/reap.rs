@@ -54,7 +54,12 @@ fn settle<'a, T: Task>(
                 CALL_FAILED => Some(Err(Errno::from_raw(what.cast_signed()))),
                 _ => was_completed.then(|| outcome_of(&who).map(drop)),
             },
-            message: message.and_then(|block| ctx.at(block).ok()),
+            message: message.and_then(|block| {
+                let msg: Ref<'a, MsgMsg> = ctx.at(block).ok()?;
+                // Read once: who runs on may change it.
+                let size = msg.size.load(Relaxed).into();
+                Some((msg, size))
+            }),
         });
     }
     let block = who.block.load(Relaxed);
@@ -96,15 +101,15 @@ pub struct Left<'a> {
     pub call: u64,
     /// What it had come to, or the sleep in the middle of it; none if to nothing yet.
     pub outcome: Option<Result<()>>,
-    /// The message that it had taken, if it was to receive one.
-    message: Option<Ref<'a, MsgMsg>>,
+    /// The message that it had taken, if it was to receive one, and its size.
+    message: Option<(Ref<'a, MsgMsg>, u64)>,
 }
 
 impl Left<'_> {
     /// Type, or priority, and size of the message that it had taken.
     pub fn message(&self) -> Option<(i64, u64)> {
-        let message = self.message.as_ref()?;
-        Some((message.mtype.load(Relaxed), message.size.load(Relaxed).into()))
+        let (message, size) = self.message.as_ref()?;
+        Some((message.mtype.load(Relaxed), *size))
     }
 
     /// Copies the message to this place of the calling thread's, which has room for it.
@@ -112,8 +117,8 @@ impl Left<'_> {
     /// # Errors
     /// `EIDRM` if it makes no sense.
     pub fn copy<T: Task>(&self, ctx: &Ctx<'_, T>, to: u64) -> Result<()> {
-        let Some(msg) = &self.message else { return Ok(()) };
-        store_msg(ctx, msg, to, msg.size.load(Relaxed).into()).map_err(|_| Errno::EIDRM)
+        let Some((msg, size)) = &self.message else { return Ok(()) };
+        store_msg(ctx, msg, to, *size).map_err(|_| Errno::EIDRM)
     }
 }
 

@@ -27,7 +27,7 @@ use abi::{
     },
 };
 use arena::{
-    Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, Tx, Waiter,
+    Class, Ctx, Handle, Lock, Phase, ProcSlot, Ref, SPAN, Tx, Waiter,
     sync::{AtomicI32, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering::*, ordered},
 };
 
@@ -37,7 +37,7 @@ use crate::{
     usage::{charge_more, charge_new},
     util::{
         CORRUPT, GUTTED, Head, Holder, IpcIds, IpcParams, KernIpcPerm, Locked, Object, OrErrno, STATE_DYING,
-        STATE_LIVE, Table, check_owner, complete_sleep, find_object, free_object, gut, insist,
+        STATE_LIVE, Table, check_owner, complete_sleep, find_object, free_object, gut, heed, insist,
         ipc_update_perm, ipcget, ipcperms, is_object, kernel_to_ipc64_perm, lock_object, new_object,
         note_done, note_outcome, obtain_object_check, obtain_object_idx, obtain_to_remove, outcome_of,
         release_sleepers, rm_id, set_chain, set_dying, settle_ids,
@@ -60,6 +60,8 @@ const ZERO: u32 = 1;
 const BLOCKING: usize = 2;
 /// Operations that fit into a waiter.
 const INLINE_OPS: usize = 32;
+/// Operations that fit into a block.
+const MAX_OPS: usize = (SPAN as usize - 8) / size_of::<[AtomicU16; 3]>();
 /// Changes that are made in one transaction where many are to be made.
 const STEP: usize = 24;
 /// Most undo records of a set; a longer list goes round in a circle.
@@ -219,21 +221,25 @@ pub fn do_semget<T: Task>(ctx: &Ctx<'_, T>, key: i32, nsems: i32, flags: i32) ->
             ctx.free_chain();
         },
         |tx, ids| {
-            let used = ids.used.load(Relaxed) + u64::from(nsems);
+            let used = room_for(&ns, nsems)?;
             tx.set(ids, |i| &i.used, used);
             Ok(())
         },
     )
 }
 
+/// How many semaphores there are with so many more.
+fn room_for(ns: &IpcNamespace, nsems: u32) -> Result<u64> {
+    let used = ns.sem_ids.used.load(Relaxed) + u64::from(nsems);
+    let most = u64::try_from(ns.limit(Limit::SemMns)).unwrap_or(0);
+    if used > most { Err(Errno::ENOSPC) } else { Ok(used) }
+}
+
 fn newary<'a, T: Task>(ctx: &Ctx<'a, T>, ns: &IpcNamespace, nsems: u32, flags: i32) -> Result<Set<'a>> {
     if nsems == 0 {
         return Err(Errno::EINVAL);
     }
-    let semmns = u64::try_from(ns.limit(Limit::SemMns)).unwrap_or(0);
-    if ns.sem_ids.used.load(Relaxed) + u64::from(nsems) > semmns {
-        return Err(Errno::ENOSPC);
-    }
+    room_for(ns, nsems)?;
     charge_new(ctx, set_bytes(nsems.into()))?;
     let sems = Table::alloc::<Sem, T>(ctx, nsems as usize).inspect_err(|_| _ = ctx.free_chain())?;
     let set: Set<'a> = new_object(ctx, flags).inspect_err(|_| _ = ctx.free_chain())?;
@@ -274,6 +280,9 @@ impl<'a> Sops<'a> {
         if count <= INLINE_OPS {
             return Ok(Sops(who.part(|w| &w.ops[..count])));
         }
+        if count > MAX_OPS {
+            return Err(CORRUPT);
+        }
         Ok(Sops(ctx.array(Handle(who.block.load(Relaxed)), 8, count).or_errno()?))
     }
 
@@ -288,6 +297,12 @@ impl<'a> Sops<'a> {
     #[inline(always)]
     fn iter(&self) -> impl Iterator<Item = SemBuf> + use<'a> {
         self.0.get().iter().map(sembuf)
+    }
+
+    /// Whether they name one semaphore only.
+    fn name_one(&self) -> bool {
+        let first = self.get(0).map(|op| op.sem_num);
+        self.iter().all(|op| Some(op.sem_num) == first)
     }
 
     /// Whether they name a semaphore that others name too.
@@ -518,6 +533,18 @@ fn undo_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Waiter) -> Result<Option<Undo<'a
     undo.some().map(|u| ctx.at(u).or_errno()).transpose()
 }
 
+/// A sleeper of a list, which makes sense where it is: no list of such goes round in a circle.
+fn listed<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, list: u32, at: u32) -> Result<Ref<'a, Waiter>> {
+    let who = sleeper(ctx, at, set.handle())?;
+    let follows = |next: u32, place: u32| match next {
+        0 => Ok(true),
+        _ => Ok(sleeper(ctx, next, set.handle())?.prev.load(Relaxed) == place),
+    };
+    let is_first = set.heads[list as usize].load(Relaxed) == at;
+    let makes_sense = follows(who.next.load(Relaxed), at)? && is_first == (who.prev.load(Relaxed) == 0);
+    if makes_sense { Ok(who) } else { Err(CORRUPT) }
+}
+
 /// Shows the sleepers of a list, in order, to `visit`, until it returns `Some`. It may take the one it is shown off the list.
 #[inline(always)]
 fn walk<'c, 'a, T: Task, R>(
@@ -531,11 +558,14 @@ fn walk<'c, 'a, T: Task, R>(
         if at == 0 {
             return Ok(None);
         }
-        let who = sleeper(tx.ctx(), at, set.handle())?;
+        let who = listed(tx.ctx(), set, list, at)?;
         at = who.next.load(Relaxed);
         if has_ended(tx.ctx(), &who) {
-            dequeue(tx, set, &who)?;
-            tx.commit();
+            // With barging others count on who was woken: then it is for whoever puts its death right, and sees to them.
+            if who.phase() != Phase::Retry {
+                dequeue(tx, set, &who)?;
+                tx.commit();
+            }
         } else if let Some(result) = visit(tx, &who)? {
             return Ok(Some(result));
         }
@@ -597,10 +627,10 @@ fn has_barging<T: Task>(ctx: &Ctx<'_, T>) -> Result<bool> {
     Ok(IpcNamespace::of(ctx.arena, ctx.host)?.limit(Limit::SemBarging) != 0)
 }
 
-/// With barging: wakes the sleepers that could proceed now, in order; of those that want something of what was operated on, no more than
-/// there is to take. Those who are awake already count.
+/// With barging: wakes the sleepers that could proceed now, in order; where one semaphore was operated on, of those that want something of it no
+/// more than there is to take. Those who are awake already count.
 fn rouse<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, sops: Option<&Sops<'a>>) -> Result<()> {
-    let mut left = match sops {
+    let mut left = match sops.filter(|sops| sops.name_one()) {
         Some(sops) => sum_of_values(tx.ctx(), set, sops)?.max(1),
         None => i64::MAX,
     };
@@ -744,7 +774,7 @@ fn exit_sem<'a, T: Task>(tx: &mut Tx<'_, 'a, T>, set: &Set<'a>, ended: Handle) -
     let ctx = tx.ctx();
     let me = ctx.host.process();
     let mut place = set.part(|s| &s.undo);
-    for _ in 0..=RECORDS {
+    for _ in 0..=set.undo_count.load(Relaxed).min(RECORDS) {
         let Some(block) = Handle(place.load(Relaxed)).some() else { return Ok(()) };
         let undo: Undo<'a> = ctx.at(block).or_errno()?;
         let process = Handle(undo.process.load(Relaxed));
@@ -861,12 +891,14 @@ pub fn exit_process<T: Task>(ctx: &Ctx<'_, T>, process: Handle) -> Result<()> {
     while let Some(used) = ns.sem_ids.next_used(idx) {
         idx = used + 1;
         let done = (|| {
-            let (_, Locked { object: set, mut tx }) =
+            let (id, Locked { object: set, mut tx }) =
                 obtain_object_idx::<SemArray, T>(ctx, used.cast_signed())?;
-            exit_sem(&mut tx, &set, process)?;
-            drop(tx);
-            ctx.flush_wakes();
-            free_garbage(ctx, &set)
+            let done = exit_sem(&mut tx, &set, process).and_then(|()| {
+                drop(tx);
+                ctx.flush_wakes();
+                free_garbage(ctx, &set)
+            });
+            heed::<SemArray, T, _>(ctx, id, done)
         })();
         first = first.and(done.or_else(|e| if e == Errno::EINVAL { Ok(()) } else { Err(e) }));
     }
@@ -1317,13 +1349,13 @@ pub fn semctl_get<T: Task>(ctx: &Ctx<'_, T>, id: i32, num: i32, cmd: i32) -> Res
 /// try, as in the kernel: who waits for zero is not tried again when something grows.
 fn count_sleepers<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, num: usize, zero: bool) -> Result<i32> {
     let mut count = 0;
-    for list in &set.get().heads {
-        let mut at = list.load(Relaxed);
+    for list in [ZERO, ALTER] {
+        let mut at = set.heads[list as usize].load(Relaxed);
         for _ in 0..=SLEEPERS {
             if at == 0 {
                 break;
             }
-            let who = sleeper(ctx, at, set.handle())?;
+            let who = listed(ctx, set, list, at)?;
             at = who.next.load(Relaxed);
             if has_ended(ctx, &who) {
                 continue;

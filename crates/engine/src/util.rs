@@ -565,8 +565,11 @@ pub(crate) fn obtain_object_idx<'c, 'a, O: Object + 'a, T: Task>(
         STATE_POISONED => return Err(Errno::EIDRM),
         _ => return Err(Errno::EINVAL),
     }
-    let id = locked.object.perm().id.load(Relaxed);
-    Ok((id, locked))
+    let found = locked.object.perm().id.load(Relaxed);
+    if (found ^ id).cast_unsigned() & IPCMNI_IDX_MASK != 0 {
+        return Err(CORRUPT);
+    }
+    Ok((found, locked))
 }
 
 /// The identifier of what is at an index, also if it is poisoned.

@@ -78,6 +78,7 @@ cases! { "semop":
     barging_wakes_as_many_as_there_is.only(STOPPING).limits(BARGING),
     barged_sleeper_keeps_its_place.only(STOPPING).limits(BARGING),
     barged_sleeper_times_out.only(STOPPING).limits(BARGING),
+    barging_wakes_those_of_each_semaphore.only(OURS).limits(BARGING),
     barging_survives_the_woken.only(STOPPING).limits(BARGING),
     barging_and_interrupted.only(STOPPING).limits(BARGING),
     barging_and_removed.only(STOPPING).limits(BARGING),
@@ -798,6 +799,19 @@ fn barging_wakes_as_many_as_there_is() -> Outcome {
     first.signal(libc::SIGCONT);
     same!(first.report()?, Ok(0));
     same!(getval(id, 0), Ok(0));
+    Ok(())
+}
+
+/// Two who want the same use up nothing of what a third one wants.
+fn barging_wakes_those_of_each_semaphore() -> Outcome {
+    let id = ok!(set_of(&[0, 0]));
+    let (first, second) = (sleeper(id, &[op(0, -1, 0)])?, sleeper(id, &[op(0, -1, 0)])?);
+    let other = sleeper(id, &[op(1, -1, 0)])?;
+    ok!(semop(id, &[op(0, 1, 0), op(1, 1, 0)]));
+    same!(other.report()?, Ok(0));
+    ok!(semop(id, &[op(0, 1, 0)]));
+    same!((first.report()?, second.report()?), (Ok(0), Ok(0)));
+    same!((getval(id, 0), waiting(id, 0)), (Ok(0), Ok((0, 0))));
     Ok(())
 }
 
