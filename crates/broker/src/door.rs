@@ -302,6 +302,9 @@ impl Door {
         } else if which == wire::ASK_TAKE {
             segments::take();
             reply(&link, Ok([0; 2]), None);
+        } else if which == wire::ASK_GIVE {
+            let end = segments::end_to_give();
+            reply(&link, end.as_ref().map(|_| [0; 2]).map_err(|e| *e), end.as_ref().ok());
         } else if which == wire::ASK_HAS {
             let has = segments::has(arg.cast_signed()) || trap::has(arg);
             reply(&link, if has { Ok([0; 2]) } else { Err(Errno::ESRCH) }, None);

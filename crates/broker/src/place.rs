@@ -35,17 +35,21 @@ fn of_supervisors() -> Result<PathBuf, Error> {
 /// The user's own directory, which is made if need be.
 fn ours() -> Result<PathBuf, Error> {
     let uid = nix::unistd::geteuid();
-    let runtime =
-        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir());
-    let base = if uid.is_root() {
-        PathBuf::from("/run/ipcspace")
-    } else if let Some(runtime) = runtime.filter(|p| fs::metadata(p).is_ok_and(|m| m.uid() == uid.as_raw())) {
-        runtime.join("ipcspace")
-    } else {
-        PathBuf::from(format!("/tmp/ipcspace-{uid}"))
-    };
+    let base = runtime_directory().unwrap_or_else(|| PathBuf::from(format!("/tmp/ipcspace-{uid}")));
     make_own(&base)?;
     Ok(base)
+}
+
+/// Where a user's files of a session are to lie, if there is such a place and nobody else's.
+pub fn runtime_directory() -> Option<PathBuf> {
+    let uid = nix::unistd::geteuid();
+    if uid.is_root() {
+        return Some(PathBuf::from("/run/ipcspace"));
+    }
+    let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
+    let is_ours = |meta: fs::Metadata| meta.is_dir() && meta.uid() == uid.as_raw();
+    let is_fit = runtime.is_absolute() && fs::metadata(&runtime).is_ok_and(is_ours);
+    is_fit.then(|| runtime.join("ipcspace"))
 }
 
 /// Makes a directory, or sees that the one there is ours alone to write to.
@@ -90,6 +94,12 @@ pub(crate) fn find(name: &str) -> Result<Option<PathBuf>, Error> {
         }
     }
     Ok(None)
+}
+
+/// Whether a supervisor listens at a socket, or somebody in its place. One that has been stopped leaves its socket's directory, and may leave the
+/// socket.
+fn is_listened_at(socket: &Path) -> bool {
+    socket.exists() && !crate::service::is_refused(socket)
 }
 
 /// The sockets of all of the user's namespaces, with the name of each that has one, in the order of names.
@@ -141,7 +151,7 @@ impl Place {
     pub(crate) fn make(name: Option<&str>) -> Result<Place, Error> {
         name.map_or(Ok(()), check_name)?;
         if let Some(name) = name
-            && of_supervisors()?.join(name).exists()
+            && is_listened_at(&of_supervisors()?.join(name).join("socket"))
         {
             return Err(Error::Taken);
         }

@@ -24,6 +24,17 @@ fn system(error: abi::Errno) -> io::Error {
     io::Error::from_raw_os_error(error.raw())
 }
 
+/// As [`system`], of what is read in the arena.
+fn unread(error: abi::Errno) -> io::Error {
+    match error {
+        abi::Errno::EACCES => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the POSIX queues of another user's namespace can't be listed",
+        ),
+        error => system(error),
+    }
+}
+
 /// All queues that have a name.
 ///
 /// # Errors
@@ -38,7 +49,7 @@ pub fn queues() -> io::Result<Vec<MqStat>> {
         }
         Ok(())
     });
-    listed.map(|()| queues).map_err(system)
+    listed.map(|()| queues).map_err(unread)
 }
 
 /// The limits.
@@ -55,7 +66,7 @@ pub fn limits() -> io::Result<Limits> {
             queues: ns.posix_queues(),
         })
     });
-    limits.map_err(system)
+    limits.map_err(unread)
 }
 
 /// Takes a queue's name away; it may begin with a slash.

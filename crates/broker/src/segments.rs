@@ -26,14 +26,14 @@ use client::{Keeper, wire};
 use engine::shm;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, accept4, bind,
-    getsockopt, recv, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind, getsockname, getsockopt,
+    recv, socket, socketpair, sockopt,
 };
 use sys::memory::{Mapping, find_mapping, find_shared_mapping};
 
 use crate::caller;
 use crate::locked::Locked;
-use crate::service::{is_elsewhere, namespaces, shows_rights};
+use crate::service::{is_elsewhere, namespaces};
 use crate::store::{Files, Store};
 
 /// The memory of a segment.
@@ -110,17 +110,40 @@ pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     nix::sys::socket::listen(&listener, Backlog::MAXCONN)?;
     Ok(listener)
+}
+
+/// Makes the socket there the owner's alone: connections wait for us until somebody asks, and strangers would fill the room that there is for them.
+fn close_to_others(listener: &OwnedFd) -> io::Result<()> {
+    let address: UnixAddr = getsockname(listener.as_raw_fd())?;
+    match address.path() {
+        Some(path) => fs::set_permissions(path, fs::Permissions::from_mode(0o600)),
+        None => Ok(()),
+    }
+}
+
+/// Another connection by which we are given files: its other end.
+///
+/// # Errors
+/// Those of having no descriptor.
+pub(crate) fn end_to_give() -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let ends = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags);
+    let (ours, theirs) = ends.map_err(|error| Errno::from_raw(error as i32))?;
+    with(|all| all.adopt(ours));
+    Ok(theirs)
 }
 
 /// Begins to keep memory for the owner's processes, given at this socket, which does not block.
 pub(crate) fn begin(listener: OwnedFd, owner: u32) {
     static KEEPER: Keeper = Keeper { retire, forget, look };
+    // Where a supervisor has removed it nobody can connect.
+    let _ = close_to_others(&listener);
     with(|all| {
         all.listener = Some(listener);
         all.owner = owner;
+        all.drain();
     });
     client::keep_memory(&KEEPER);
 }
@@ -446,18 +469,11 @@ impl Segments {
     fn drain(&mut self) {
         while let Some(link) = self.listener.as_ref().and_then(accept) {
             let peer = getsockopt(&link, sockopt::PeerCredentials);
-            let is_owners =
-                |peer: UnixCredentials| peer.uid() == self.owner || self.says_hello(&link, peer.pid());
             let is_here = |pid| namespaces("self").is_ok_and(|ours| !is_elsewhere(pid, ours));
-            if !peer.is_ok_and(|peer| is_owners(peer) && is_here(peer.pid())) {
-                drop(caller::Link::new(link, peer.map_or(self.owner, |p| p.uid())));
+            if peer.is_ok_and(|peer| peer.uid() == self.owner && is_here(peer.pid())) {
+                self.adopt(link);
             } else {
-                self.numbers += 1;
-                let link = Link { link, number: self.numbers };
-                if let Some(store) = &self.store {
-                    store.keep(&link.name(), &link.link);
-                }
-                self.links.push(link);
+                drop(caller::Link::new(link, peer.map_or(self.owner, |p| p.uid())));
             }
         }
         let mut wanted: Vec<PollFd<'_>> =
@@ -490,15 +506,14 @@ impl Segments {
         }
     }
 
-    /// Whether who has connected shows that it has the owner's rights. Who has not said so yet tries again.
-    fn says_hello(&self, link: &OwnedFd, pid: i32) -> bool {
-        if setsockopt(link, sockopt::PassCred, &true).is_err() || caller::brings_something(link) {
-            return false;
+    /// A connection by which we are given files from now on.
+    fn adopt(&mut self, link: OwnedFd) {
+        self.numbers += 1;
+        let link = Link { link, number: self.numbers };
+        if let Some(store) = &self.store {
+            store.keep(&link.name(), &link.link);
         }
-        let mut hello = [0; wire::HELLO.len()];
-        let said =
-            sys::net::receive_message(link.as_raw_fd(), [&mut hello, &mut []], MsgFlags::MSG_DONTWAIT.bits());
-        said.is_ok_and(|said| hello == *wire::HELLO && shows_rights(self.owner, pid, said.sender))
+        self.links.push(link);
     }
 
     fn accept_given(&mut self, (words, file): Given) {

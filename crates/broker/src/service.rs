@@ -36,8 +36,8 @@ use crate::caller::Link;
 use crate::door::{Door, Question, Questions, reply, small};
 use crate::left;
 use crate::offshoot;
-pub use crate::place::check_name;
 use crate::place::{self, Place};
+pub use crate::place::{check_name, runtime_directory};
 use crate::quota::{self, Connection, locked};
 use crate::segments::{self, Look};
 use crate::serve::Activation;
@@ -98,6 +98,11 @@ pub enum Error {
     /// The arena can't be made.
     #[error("no memory for the namespace: {0}")]
     Arena(Errno),
+    /// The arena's file would be larger than a file may be.
+    #[error(
+        "a file may have {0} bytes only (RLIMIT_FSIZE, 'ulimit -f'), and that of a namespace has {FILE_SIZE}, most of which are never used: raise the limit"
+    )]
+    FileSize(u64),
     /// Its broker speaks another protocol.
     #[error("{p} belongs to another version of ipcspace", p = .0.display())]
     OtherVersion(PathBuf),
@@ -142,6 +147,7 @@ impl Error {
                 Errno::EINVAL
             }
             Error::Sysctl(_, errno) | Error::Arena(errno) => *errno,
+            Error::FileSize(_) => Errno::EFBIG,
             Error::ForeignDirectory(_) => Errno::EPERM,
             Error::File(_, error) => raw(error.raw_os_error()),
             Error::OtherVersion(_) | Error::ForeignSocket(_) => Errno::EPROTO,
@@ -309,6 +315,14 @@ fn ask_once(path: &Path, which: u32, [low, high]: [u32; 2], answer: &mut [u8]) -
     }
 }
 
+/// Whether nobody listens at the socket there.
+pub(crate) fn is_refused(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let link = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None);
+    let connected = link.and_then(|link| connect(link.as_raw_fd(), &UnixAddr::new(path)?));
+    matches!(connected, Err(nix::Error::ECONNREFUSED | nix::Error::ENOENT))
+}
+
 fn environment(socket: &Path) -> Vec<(String, String)> {
     vec![(wire::SOCKET_ENV.to_owned(), socket.to_string_lossy().into_owned())]
 }
@@ -468,7 +482,14 @@ impl Service {
     ) -> Result<Service, Error> {
         let owner = nix::unistd::geteuid().as_raw();
         let file = memfd_create("ipcspace", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        // It would end this process.
+        let (most, hard) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if hard < FILE_SIZE.cast_unsigned() {
+            return Err(Error::FileSize(hard));
+        }
+        setrlimit(Resource::RLIMIT_FSIZE, hard, hard)?;
         nix::unistd::ftruncate(&file, FILE_SIZE)?;
+        setrlimit(Resource::RLIMIT_FSIZE, most, hard)?;
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         nix::fcntl::fcntl(
             &file,

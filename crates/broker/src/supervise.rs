@@ -232,7 +232,7 @@ pub fn run<E: std::error::Error>(
         }
         ForkResult::Parent { child } => {
             drop(brokers_end);
-            front::attend(link, child.as_raw())
+            front::attend(link, child.as_raw(), start)
         }
     }
 }

@@ -58,7 +58,7 @@ fn no(text: impl Into<String>) -> Found {
 }
 
 /// In the order in which one explains the next; the last one is what it is all about.
-const CHECKS: [(&str, Look); 13] = [
+const CHECKS: [(&str, Look); 14] = [
     ("kernel", kernel),
     ("library", library),
     ("memory", memory),
@@ -71,6 +71,7 @@ const CHECKS: [(&str, Look); 13] = [
     ("descriptors", descriptors),
     ("kernel's IPC", kernels_ipc),
     ("views", views),
+    ("trap", trap),
     ("run", run),
 ];
 
@@ -248,24 +249,38 @@ fn descriptors() -> Found {
     }
 }
 
-/// What the others use: static, 32-bit and setuid programs, those that make system calls without libc, and POSIX queues.
+/// What the others use: setuid programs, and where there is no trap static and 32-bit ones, and those that make system calls without libc.
 fn kernels_ipc() -> Found {
     if env::var_os("IPCSPACE_SOCKET").is_some() {
         return note("can't be looked at from within a namespace of ipcspace");
     }
     match Objects::OfKernel.limits() {
-        Ok(_) => ok("there, for static, 32-bit and setuid programs, which are not served"),
+        Ok(_) => ok(
+            "there, for programs that are not served: setuid ones, and without a trap static and 32-bit ones",
+        ),
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
-            note("not there: static, 32-bit and setuid programs, which are not served, have none")
+            note("not there: programs that are not served (setuid; without a trap static, 32-bit) have none")
         }
-        Err(error) => {
-            note(format!("refused to programs that are not served (static, 32-bit, setuid): {error}"))
-        }
+        Err(error) => note(format!(
+            "refused to programs that are not served (setuid; without a trap static, 32-bit): {error}"
+        )),
+    }
+}
+
+/// The same without the library.
+fn trap() -> Found {
+    match run_by("trap") {
+        (State::Ok, _) => ok("static and 32-bit programs, and system calls made without libc, are served"),
+        (_, why) => note(format!("static and 32-bit programs use the kernel's IPC: {why}")),
     }
 }
 
 /// A shell in a new namespace reads a limit of it.
 fn run() -> Found {
+    run_by("auto")
+}
+
+fn run_by(door: &str) -> Found {
     const VALUE: &str = "4321";
     let shell = match program::unserved("sh".as_ref()) {
         Some((path, why)) => {
@@ -278,7 +293,7 @@ fn run() -> Found {
         Err(error) => return no(format!("this program doesn't find itself: {error}")),
     };
     let mut command = Command::new(itself);
-    command.args(["run", "--sysctl", &format!("kernel.msgmax={VALUE}"), "--", shell, "-c"]);
+    command.args(["run", "--door", door, "--sysctl", &format!("kernel.msgmax={VALUE}"), "--", shell, "-c"]);
     command.arg("read value </proc/sys/kernel/msgmax && echo $value");
     let output = match command.output() {
         Ok(output) => output,

@@ -23,6 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
+use broker::service::runtime_directory;
 use broker::supervise::Preload;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
@@ -83,13 +84,8 @@ pub(crate) fn install() -> Result<PathBuf, NoPlace> {
 /// Directories that may be ours, the best first.
 fn places() -> Vec<PathBuf> {
     let uid = geteuid();
-    let best = match env::var_os("XDG_RUNTIME_DIR") {
-        _ if uid.is_root() => Some("/run/ipcspace".into()),
-        Some(dir) if Path::new(&dir).is_absolute() => Some(PathBuf::from(dir).join("ipcspace")),
-        _ => None,
-    };
     let shared = ["/tmp", "/var/tmp", "/dev/shm"].map(|dir| Path::new(dir).join(format!("ipcspace-{uid}")));
-    best.into_iter().chain(shared).collect()
+    runtime_directory().into_iter().chain(shared).collect()
 }
 
 fn install_below(base: &Path) -> io::Result<PathBuf> {

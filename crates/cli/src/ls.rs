@@ -154,7 +154,12 @@ impl Ls {
             rows.extend(columns::semaphore_limits(&limits));
         }
         if (self.posix_mqueues || all) && objects == Objects::OfNamespace {
-            rows.extend(columns::posix_queue_limits(&posix::limits()?));
+            match posix::limits() {
+                Ok(limits) => rows.extend(columns::posix_queue_limits(&limits)),
+                // The others can be had, of another user's namespace too.
+                Err(error) if all && error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let columns = columns::of_limits();
         let default: Vec<&str> = columns.iter().map(|column| column.name).collect();

@@ -10,7 +10,9 @@ use broker::service::Service;
 use broker::sysv::Objects;
 use clap::{Args, ValueEnum};
 
+use crate::output;
 use crate::source::{self, Place, Unreachable};
+use crate::table::printable;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -194,25 +196,30 @@ impl Rm {
         }
     }
 
+    /// What is verbose is said where it can be: to be removed is what counts.
+    fn say(&self, line: &str) {
+        if self.verbose
+            && let Err(error) = output::print(line)
+        {
+            eprintln!("ipcspace: {error}");
+        }
+    }
+
     /// Removes a POSIX queue.
     fn unlink(&self, objects: Objects, name: &[u8]) -> bool {
-        let shown = format!("/{}", String::from_utf8_lossy(name).trim_start_matches('/'));
+        let shown = format!("/{}", printable(String::from_utf8_lossy(name).trim_start_matches('/')));
         if objects == Objects::OfKernel {
             eprintln!(
                 "ipcspace: the kernel's POSIX queues are removed where an mqueue file system is mounted"
             );
             return false;
         }
-        if self.verbose {
-            println!("removing POSIX message queue '{shown}'");
-        }
+        self.say(&format!("removing POSIX message queue '{shown}'\n"));
         posix::unlink(name).map_or_else(|error| complain(POSIX_QUEUE, "name", &shown, &error), |()| true)
     }
 
     fn remove(&self, objects: Objects, kind: Kind, id: i32, by: &str, shown: &dyn std::fmt::Display) -> bool {
-        if self.verbose {
-            println!("removing {} {by} '{shown}'", kind.name);
-        }
+        self.say(&format!("removing {} {by} '{shown}'\n", kind.name));
         (kind.remove)(objects, id).map_or_else(|error| complain(kind.name, by, shown, &error), |()| true)
     }
 }

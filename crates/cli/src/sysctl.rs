@@ -1,6 +1,6 @@
 //! `ipcspace sysctl`: the limits of a namespace, with the syntax of sysctl(8) and its messages.
 //!
-//! Otherwise than with sysctl(8): `-N` names a namespace (`--names` prints names only), a file is always named, there are no patterns, and a
+//! Otherwise than with sysctl(8): `-N` names a namespace (`--names` prints names only), a file is always named, and a
 //! line of a file that begins with `-` fails in silence.
 
 use std::fs;
@@ -13,6 +13,8 @@ use broker::sysv::Objects;
 use clap::Args;
 use engine::ipc_sysctl;
 use engine::proc::Line;
+use glob::{MatchOptions, Pattern};
+use regex_lite::Regex;
 
 use crate::output;
 use crate::source::{self, Place, Unreachable};
@@ -47,6 +49,9 @@ pub(crate) struct Sysctl {
     /// Every VARIABLE has a value
     #[arg(short, long)]
     write: bool,
+    /// Only the variables whose names match this regular expression
+    #[arg(short = 'r', long, value_name = "EXPRESSION")]
+    pattern: Option<Regex>,
     /// Variables to show, or to set
     #[arg(value_name = "VARIABLE[=VALUE]")]
     variables: Vec<String>,
@@ -113,18 +118,38 @@ impl Sysctl {
 
     fn load(&self, file: &Path, done: &mut Done) {
         let read = if file == Path::new("-") {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text).map(|_| text)
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).map(|_| bytes)
         } else {
-            fs::read_to_string(file)
+            fs::read(file)
         };
         let name = file.display().to_string();
         match read {
-            Ok(text) => {
-                for (at, line) in text.lines().enumerate() {
-                    let line = line.trim();
-                    if !line.is_empty() && !line.starts_with(['#', ';']) {
-                        self.set_line(line, &Origin { file: &name, line: at + 1 }, done);
+            Ok(bytes) => {
+                // A comment may be of any encoding.
+                let text = String::from_utf8_lossy(&bytes);
+                let lines = (1..).zip(text.lines().map(str::trim));
+                let lines: Vec<(usize, &str)> =
+                    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';'])).collect();
+                // What a line names is its own: patterns leave that alone, and `-NAME` is there for this only.
+                let named = |line: &str| {
+                    let line = line.strip_prefix('-').unwrap_or(line);
+                    dotted(line.split_once('=').map_or(line, |(key, _)| key).trim())
+                };
+                let named: Vec<String> = lines.iter().map(|(_, line)| named(line)).collect();
+                for (at, line) in lines {
+                    let origin = Origin { file: &name, line: at };
+                    match line.split_once('=') {
+                        None if line.starts_with('-') => {}
+                        Some((key, value)) if is_pattern(key) => {
+                            let silent = if key.starts_with('-') { "-" } else { "" };
+                            for sysctl in matching(key.trim_start_matches('-').trim()) {
+                                if !named.iter().any(|name| name == sysctl) {
+                                    self.set_line(&format!("{silent}{sysctl}={value}"), &origin, done);
+                                }
+                            }
+                        }
+                        _ => self.set_line(line, &origin, done),
                     }
                 }
             }
@@ -143,6 +168,9 @@ impl Sysctl {
             return done.complain(&format!("{file}({line}): invalid syntax, continuing..."));
         };
         let (key, value) = (dotted(key.trim()), value.trim());
+        if !self.is_wanted(&key) {
+            return;
+        }
         match self.set(&key, value) {
             Ok(()) if self.quiet => {}
             Ok(()) => self.print(&key, value, done),
@@ -166,6 +194,10 @@ impl Sysctl {
         }
     }
 
+    fn is_wanted(&self, key: &str) -> bool {
+        self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(key))
+    }
+
     fn find(&self, key: &str) -> Result<&'static ipc_sysctl::Sysctl, Option<String>> {
         ipc_sysctl::Sysctl::all().find(|sysctl| sysctl.name() == key).ok_or_else(|| {
             let path = key.replace('.', "/");
@@ -181,6 +213,7 @@ impl Sysctl {
             return self.show_below(&below, done);
         }
         match self.find(&key) {
+            Ok(sysctl) if !self.is_wanted(sysctl.name()) => {}
             Ok(sysctl) => self.show_one(sysctl, done),
             Err(Some(why)) => done.complain(&why),
             Err(None) => {}
@@ -191,6 +224,7 @@ impl Sysctl {
     fn show_below(&self, prefix: &str, done: &mut Done) {
         let mut all: Vec<_> =
             ipc_sysctl::Sysctl::all().filter(|sysctl| sysctl.name().starts_with(prefix)).collect();
+        all.retain(|sysctl| self.is_wanted(sysctl.name()));
         all.sort_by_key(|sysctl| sysctl.name());
         all.into_iter().for_each(|sysctl| self.show_one(sysctl, done));
     }
@@ -214,6 +248,21 @@ impl Sysctl {
         };
         done.text += &line;
     }
+}
+
+fn is_pattern(key: &str) -> bool {
+    key.contains(['*', '?', '['])
+}
+
+/// The names that a pattern means, which is one of paths: no part of it goes beyond a dot.
+fn matching(pattern: &str) -> Vec<&'static str> {
+    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    let Ok(pattern) = Pattern::new(&dotted(pattern).replace('.', "/")) else { return Vec::new() };
+    let names = ipc_sysctl::Sysctl::all().map(ipc_sysctl::Sysctl::name);
+    let mut names: Vec<_> =
+        names.filter(|name| pattern.matches_with(&name.replace('.', "/"), options)).collect();
+    names.sort_unstable();
+    names
 }
 
 /// The name with dots. A slash that comes before any dot says that slashes separate, and dots are part of the names.

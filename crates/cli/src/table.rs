@@ -61,14 +61,14 @@ impl Table {
     }
 
     /// The lines of a table with headings, if they are wanted.
-    fn lines(&self, style: Style) -> Vec<Vec<String>> {
+    fn lines(&self, style: Style, shown: impl Fn(&str) -> String) -> Vec<Vec<String>> {
         let headings = (!style.no_headings).then(|| self.headings(style));
-        let rows = self.rows.iter().map(|row| row.iter().map(|cell| text(cell).to_owned()).collect());
+        let rows = self.rows.iter().map(|row| row.iter().map(|cell| shown(text(cell))).collect());
         headings.into_iter().chain(rows).collect()
     }
 
     fn aligned(&self, style: Style) -> String {
-        let lines = self.lines(style);
+        let lines = self.lines(style, printable);
         let headings = self.headings(style);
         // The heading counts even where it is not printed, as with lsipc.
         let all = || iter::once(&headings).chain(&lines);
@@ -89,16 +89,14 @@ impl Table {
     }
 
     fn raw(&self, style: Style) -> String {
-        let line = |line: &Vec<String>| {
-            line.iter().map(|value| escape(value, " ")).collect::<Vec<_>>().join(" ") + "\n"
-        };
-        self.lines(style).iter().map(line).collect()
+        let lines = self.lines(style, |value| escape(value, "\\ "));
+        lines.iter().map(|line| line.join(" ") + "\n").collect()
     }
 
     fn pairs(&self, separator: &str, style: Style) -> String {
         let headings = self.headings(style);
         let pair = |(heading, cell): (&String, &Option<String>)| {
-            format!("{heading}=\"{}\"", escape(text(cell), "\"$`"))
+            format!("{heading}=\"{}\"", escape(text(cell), "\\\"$`"))
         };
         let row =
             |row: &Vec<_>| headings.iter().zip(row).map(pair).collect::<Vec<_>>().join(separator) + "\n";
@@ -126,7 +124,7 @@ pub(crate) fn list(properties: &[(&str, Option<String>)]) -> String {
     for (label, value) in properties {
         if let Some(value) = value {
             // Writing to a string never fails.
-            let _ = writeln!(text, "{:<35} {value:<36}", format!("{label}:"));
+            let _ = writeln!(text, "{:<35} {:<36}", format!("{label}:"), printable(value));
         }
     }
     text
@@ -136,9 +134,14 @@ fn quoted(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
-/// Control characters, backslashes and what else would mislead a reader become `\\x<code>`.
+/// As a terminal is to get it: what is another's choice, as names and command lines are, commands it nothing and forges no line.
+pub(crate) fn printable(value: &str) -> String {
+    escape(value, "")
+}
+
+/// Control characters, and what else would mislead a reader, become `\\x<code>`.
 fn escape(value: &str, more: &str) -> String {
-    let is_unsafe = |c: char| c.is_control() || c == '\\' || more.contains(c);
+    let is_unsafe = |c: char| c.is_control() || more.contains(c);
     let replace = |c: char| if is_unsafe(c) { format!("\\x{:02x}", u32::from(c)) } else { c.into() };
     value.chars().map(replace).collect()
 }
@@ -170,6 +173,18 @@ mod tests {
         assert_eq!(render(Format::Columns), "NAME    USE% LAST\na b    12345 \nlonger       \"x\"\n");
         let style = Style { no_headings: true, ..Style::default() };
         assert_eq!(table().render(Format::Columns, style), "a b    12345 \nlonger       \"x\"\n");
+    }
+
+    #[test]
+    fn control_characters_are_shown_as_such() {
+        let cells = vec![Some("/a\x1b[2J\nb\\".into()), None, None];
+        let table = Table { rows: vec![cells.clone()], ..table() };
+        let style = Style { no_headings: true, ..Style::default() };
+        assert_eq!(table.render(Format::Columns, style), "/a\\x1b[2J\\x0ab\\      \n");
+        assert_eq!(
+            list(&[("Name", cells[0].clone())]),
+            format!("{:<35} {:<36}\n", "Name:", "/a\\x1b[2J\\x0ab\\")
+        );
     }
 
     #[test]

@@ -556,3 +556,47 @@ fn too_few_descriptors_are_told_of_and_nobody_waits() {
     }
     assert!(refused > 0 && served > 0, "{refused} {served}");
 }
+
+/// The namespace's file is larger than most limits of files; it is not the command's.
+#[test]
+fn a_limit_of_file_sizes_is_told_of_and_ends_nothing() {
+    let limited = |limit: &str, what: &[&str]| {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("ulimit {limit} 100000; exec \"$0\" \"$@\""), IPCSPACE]).args(what);
+        command.output().unwrap()
+    };
+    for command in [&["run", "--", "true"][..], &["serve", "test-limited"]] {
+        let output = limited("-f", command);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 125)), "{:?}: {message}", output.status);
+        assert!(message.contains("ulimit -f") && message.lines().count() == 1, "{message}");
+    }
+    // One that can be raised is, and the command has its own.
+    let output = limited("-Sf", &["run", "--", "bash", "-c", "ipcmk -Q; ulimit -f"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "Message queue id: 0\n100000\n");
+}
+
+/// The address sanitizer of gcc wants its library to be the first.
+#[test]
+fn programs_with_a_sanitizer_start() {
+    let scratch = env::temp_dir().join(format!("ipcspace-asan-{}", process::id()));
+    fs::create_dir(&scratch).unwrap();
+    let (source, program) = (scratch.join("a.c"), scratch.join("a"));
+    fs::write(
+        &source,
+        "#include <sys/msg.h>\nint main(void) { return msgget(IPC_PRIVATE, 0600) == 0 ? 5 : 6; }",
+    )
+    .unwrap();
+    let built = Command::new("cc").arg("-fsanitize=address").arg("-o").arg(&program).arg(&source).status();
+    if built.is_ok_and(|status| status.success()) {
+        for options in [None, Some("detect_leaks=0")] {
+            let mut command = run(&["--", program.to_str().unwrap()]);
+            command.env_remove("ASAN_OPTIONS").envs(options.map(|options| ("ASAN_OPTIONS", options)));
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(5), "{output:?}");
+        }
+    } else {
+        println!("skipped: no compiler with a sanitizer");
+    }
+    fs::remove_dir_all(scratch).unwrap();
+}

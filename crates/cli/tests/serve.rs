@@ -5,10 +5,11 @@ mod served;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use ipcspace::{Key, MsgType, Namespace, Select};
@@ -328,4 +329,57 @@ fn calls_in_a_namespace_that_has_been_ended_are_errors_that_say_which() {
         Namespace::open(&name).unwrap_err().to_string(),
         format!("namespace: there is no namespace '{name}'")
     );
+}
+
+/// Who waits for a server that says nothing can be told to end, and its command is not begun later.
+#[test]
+fn who_waits_to_join_can_be_ended() {
+    let name = name("stopped");
+    let served = serve(&name, &[]);
+    served.signal(Signal::SIGSTOP);
+    for (signal, arguments) in [(Signal::SIGTERM, ["exec", &name]), (Signal::SIGINT, ["exec", &name])] {
+        let mut waiting = Command::new(IPCSPACE)
+            .args(arguments)
+            .args(["--", "echo", "ran"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(300));
+        let begun = Instant::now();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(waiting.id().cast_signed()), signal).unwrap();
+        let status = waiting.wait().unwrap();
+        assert_eq!(status.signal(), Some(signal as i32), "{status:?}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "after {:?}", begun.elapsed());
+        assert_eq!(std::io::read_to_string(waiting.stdout.unwrap()).unwrap(), "");
+    }
+    // One that is killed begins nothing either.
+    let mut killed = Command::new(IPCSPACE)
+        .args(["exec", &name, "--", "sh", "-c", "sleep 0.1; echo ran"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(300));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    served.signal(Signal::SIGCONT);
+    assert_eq!(std::io::read_to_string(killed.stdout.unwrap()).unwrap(), "");
+    assert_eq!(text(&shell(&name, "echo ran")), "ran\n");
+}
+
+/// What a supervisor that has stopped leaves of its sockets is in nobody's way.
+#[test]
+fn a_directory_that_nobody_listens_in_takes_no_name() {
+    let name = name("deserted");
+    let directory = listening(&name);
+    fs::DirBuilder::new().recursive(true).mode(0o711).create(&directory).unwrap();
+    drop(serve(&name, &[]));
+    assert_eq!(text(&ipcspace(&["run", "-n", &name, "--", "ipcmk", "-Q"])), "Message queue id: 0\n");
+    // Sockets without anybody at them.
+    drop([
+        socket_at(&directory.join("socket"), SockType::SeqPacket),
+        socket_at(&directory.join("socket.given"), SockType::SeqPacket),
+    ]);
+    drop(serve(&name, &[]));
+    assert_eq!(text(&ipcspace(&["run", "-n", &name, "--", "ipcmk", "-Q"])), "Message queue id: 0\n");
+    fs::remove_dir_all(directory).unwrap();
 }

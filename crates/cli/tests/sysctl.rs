@@ -16,7 +16,7 @@ impl Scratch {
         Scratch(path)
     }
 
-    fn file(&self, name: &str, text: &str) -> String {
+    fn file(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
@@ -73,6 +73,11 @@ fn it_says_what_sysctl_says() {
         "# comment\n; comment\n\n  kernel.msgmnb = 17000\nkernel/msgmni=20\ngarbage line\nkernel.nosuch = 1\n\
          kernel.msgmax = -5\nkernel.sem = 1 2 3 4   \nkernel.shmall=\n",
     );
+    let patterns = scratch.file(
+        "patterns",
+        "kernel.msgm*=31\nkernel.msgmni=32\n-kernel.msgmax\nkernel.shmmni=77\nkernel/shm?ax=1000\n-kernel.sem*=7\nkernel.nosuch*=4\n",
+    );
+    let latin = scratch.file("latin", b"# caf\xe9\nkernel.msgmnb = 17001\n");
     for script in [
         "s kernel.msgmnb; s kernel/msgmnb; s -n kernel.msgmnb kernel.msgmax; s -b kernel.sem; s -q kernel.shmmni".to_owned(),
         "s kernel.msgmnb=70000; s -w kernel/msgmnb=7; s kernel.msgmnb=0x10; s kernel.msgmnb; s -n kernel.msgmnb=4; s -q kernel.msgmnb=3; s kernel.msgmnb".to_owned(),
@@ -82,6 +87,8 @@ fn it_says_what_sysctl_says() {
         "s -w kernel.msgmnb; echo $?; s -w 2>&1 | head -n 1 | cut -d: -f2; s -q -n 2>/dev/null; echo $?".to_owned(),
         "s kernel.auto_msgmni=1; s kernel.auto_msgmni=2; s kernel.shm_rmid_forced=1; s kernel.shm_rmid_forced".to_owned(),
         format!("s -p {file}; echo $?; s kernel.msgmnb kernel.msgmni kernel.sem kernel.msgmax kernel.shmall"),
+        format!("s -p {patterns}; echo $?; s kernel.msgmax kernel.msgmnb; s -p {patterns} -r msgmni; s -r msgm kernel.shmall kernel.msgmni kernel.shmmni=5"),
+        format!("s -a -r 'kernel.msgm|shmmni'; s -n -a --pattern '^kernel.sem$'; s -p {latin}; echo $?"),
         format!("s -q -p {file}; s -p {file}.not; echo $?; echo kernel.msgmnb=9 | s -p -; s kernel.msgmnb"),
     ] {
         let Some(expected) = systems(&script) else { return };
@@ -160,7 +167,7 @@ fn the_file_of_defaults_is_for_new_namespaces_and_the_command_line_has_the_last_
     let name = format!("test-defaults-{}", process::id());
     scratch.file(
         "ipcspace/ipcspace.toml",
-        &format!("[sysctl]\nkernel.msgmnb = 11\nkernel.msgmni = 12\n[namespace.{name}.sysctl]\nkernel.msgmnb = 13\n"),
+        format!("[sysctl]\nkernel.msgmnb = 11\nkernel.msgmni = 12\n[namespace.{name}.sysctl]\nkernel.msgmnb = 13\n"),
     );
     let show = ["--", IPCSPACE, "sysctl", "-n", "kernel.msgmnb", "kernel.msgmni"];
     let values = |options: &[&str]| said(&run(&[&["run"], options, &show].concat(), &scratch));

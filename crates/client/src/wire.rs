@@ -67,10 +67,10 @@ pub const ASK_TRAP: u32 = 29;
 
 /// What a POSIX queue's descriptors are of: the socket's name with this behind it, and the queue's handle in eight digits.
 pub const QUEUE: &str = ".queue.";
-/// Files are given at a socket of their own: the other one's name with this behind it.
+/// Files are given at a socket of their own, which is the owner's alone: the other one's name with this behind it.
 pub const GIVEN: &str = ".given";
-/// What is said first there by who has put the owner's rights aside, with credentials that show that it has them.
-pub const HELLO: &[u8] = b".";
+/// I have put the owner's rights aside, and can't connect there: give me a connection as to there.
+pub const ASK_GIVE: u32 = 30;
 /// Here is the memory of the segment whose handle is the first argument; the second one is the giver's process id.
 pub const GIVE_MEMORY: u32 = 16;
 

@@ -11,31 +11,37 @@
 use std::io::{self, Write};
 use std::iter;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
 use super::os::{self, Child};
-use super::start::let_go_of_inherited;
+use super::start::{Start, let_go_of_inherited};
 use super::wire::{Event, Link, Request};
 use super::{Failure, Outcome};
 
 /// Signals that a terminal sends to its foreground process group.
 const OF_TERMINAL: [i32; 7] =
     [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU, libc::SIGWINCH];
+/// How long the broker has, once the user wants an end, to begin with the command.
+const GRACE: Duration = Duration::from_millis(200);
 /// si_code of a signal that the kernel sent.
 const SI_KERNEL: i32 = 0x80;
 
 /// Sees the command through, and returns how it ended.
-pub(super) fn attend(link: Link, broker: i32) -> Result<Outcome, Failure> {
-    let mut front = Front::new(link, broker)?;
+pub(super) fn attend(link: Link, broker: i32, start: Start) -> Result<Outcome, Failure> {
+    let mut front = Front::new(link, broker, start)?;
     loop {
         let (signalled, told) = front.wait()?;
         if signalled {
             while let Some(info) = front.signals.read_signal()? {
                 front.pass_on(&info);
             }
+        }
+        if let Some(outcome) = front.give_up() {
+            return Ok(outcome);
         }
         if told && let Some(outcome) = front.follow()? {
             return Ok(outcome);
@@ -57,25 +63,32 @@ struct Front {
     /// The serial of the last stop of the command that the broker told of.
     stops_seen: i32,
     signals: SignalFd,
+    start: Start,
+    /// A signal that would have ended the command, had there been one, and until when there may be.
+    unheard: Option<(i32, Instant)>,
 }
 
 impl Front {
-    fn new(link: Link, broker: i32) -> nix::Result<Front> {
+    fn new(link: Link, broker: i32, start: Start) -> nix::Result<Front> {
         let signals = SignalFd::with_flags(&SigSet::all(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Front { link: Some(link), broker, command: None, stops_seen: 0, signals })
+        Ok(Front { link: Some(link), broker, command: None, stops_seen: 0, signals, start, unheard: None })
     }
 
     /// Whether there is a signal, and whether the broker has something to say.
     fn wait(&self) -> nix::Result<(bool, bool)> {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.link.as_ref().map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)));
-        poll(&mut fds, PollTimeout::NONE)?;
+        let left = self.unheard.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        });
+        poll(&mut fds, timeout)?;
         let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
         Ok((ready(0), ready(1)))
     }
 
     /// Hands a signal on, if it was meant for the command and has not reached it already.
-    fn pass_on(&self, info: &siginfo) {
+    fn pass_on(&mut self, info: &siginfo) {
         let signal = info.ssi_signo as i32;
         if signal == libc::SIGCONT {
             return self.request(Request::Continue { serial: self.stops_seen });
@@ -85,6 +98,23 @@ impl Front {
         }
         let value = (info.ssi_code == libc::SI_QUEUE).then_some(info.ssi_ptr);
         self.request(Request::Signal { signal, value, serial: self.stops_seen });
+        if self.command.is_none() && self.start.is_ended_by(signal) {
+            self.unheard.get_or_insert((signal, Instant::now() + GRACE));
+        }
+    }
+
+    /// Ends all if a signal that ends commands came, and there is none: whoever is asked to join a namespace may be stopped.
+    fn give_up(&mut self) -> Option<Outcome> {
+        let (signal, until) = self.unheard?;
+        if self.command.is_some() {
+            self.unheard = None;
+            return None;
+        }
+        (Instant::now() >= until).then(|| {
+            os::signal(self.broker, libc::SIGKILL, None);
+            os::reap(self.broker);
+            Outcome::from_status(signal)
+        })
     }
 
     /// Whether a signal is no business of the command, or is known to have reached it.

@@ -4,7 +4,7 @@
 //! It acts on no signal but SIGCHLD: nothing that is meant for the command's group may end it.
 
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -42,6 +42,11 @@ pub(super) fn keep<E: std::error::Error>(
     open: impl FnOnce() -> Result<Namespace, E>,
 ) -> ! {
     let code = match Keeper::begin(front, start, job, open) {
+        // Who wanted the command is gone: its process ends with us.
+        Ok((keeper, _)) if link.is_over() => {
+            drop(keeper);
+            1
+        }
         Ok((mut keeper, listener)) => {
             link.send(&Event::Forked(keeper.command));
             listener.release();
@@ -345,15 +350,24 @@ fn environment(job: &Job, namespace: &Namespace, below: Below) -> Result<Vec<CSt
     if let Some(preload) = &job.preload {
         let value = if below == Below::Nothing { &preload.alone } else { &preload.trapped };
         env.insert("LD_PRELOAD".into(), value.clone());
+        with_any_order_of_libraries(env.entry("ASAN_OPTIONS".into()).or_default());
     }
     env.extend(namespace.env().into_iter().map(|(key, value)| (key.into(), value.into())));
     if below == Below::Own {
         env.insert(::trap::routes::TRAP_ENV.into(), ::trap::routes::address().into());
     }
-    let pair = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
-        CString::new([key.as_bytes(), b"=", value.as_bytes()].concat())
-    };
+    let pair =
+        |(key, value): (OsString, OsString)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat());
     Ok(env.into_iter().map(pair).collect::<Result<_, _>>()?)
+}
+
+/// A program built with gcc's `-fsanitize=address` would not start where another library comes before the sanitizer's: it works all the same.
+fn with_any_order_of_libraries(options: &mut OsString) {
+    const OPTION: &[u8] = b"verify_asan_link_order";
+    if !options.as_bytes().windows(OPTION.len()).any(|part| part == OPTION) {
+        let separator = if options.is_empty() { "" } else { ":" };
+        options.push(format!("{separator}verify_asan_link_order=0"));
+    }
 }
 
 /// Executes the command in this process, or reports why that can't be.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{fs, io, ptr};
 
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
 static SIGPIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
@@ -44,6 +44,18 @@ impl Start {
         // SAFETY: this program has no handler for it.
         let child = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         Ok(Start { mask, child })
+    }
+
+    /// Whether such a signal of the user's ends a command which does nothing against it.
+    pub(super) fn is_ended_by(&self, signal: i32) -> bool {
+        let ends = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM].contains(&signal);
+        // SAFETY: only reads the state of this process, into a local.
+        let is_default = unsafe {
+            let mut found: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, ptr::null(), &mut found) == 0 && found.sa_sigaction == libc::SIG_DFL
+        };
+        let is_blocked = Signal::try_from(signal).is_ok_and(|signal| self.mask.contains(signal));
+        ends && is_default && !is_blocked
     }
 
     /// Gives this process, about to become the command, what `run` had been given.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
 /// Longer messages of failure are cut; nothing else comes near.
@@ -131,6 +132,13 @@ impl Link {
     pub(super) fn send(&self, message: &impl Message) {
         let bytes = message.encode();
         while send(self.0.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) == Err(Errno::EINTR) {}
+    }
+
+    /// Whether the other end is gone.
+    pub(super) fn is_over(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok()
+            && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
     }
 
     /// Waits for a message; `None` when the other end is gone.
