@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const LAST: Duration = Duration::from_millis(50);
 
 /// Makes one, and returns a connection that keeps it.
-pub(crate) fn make(depth: u32) -> Result<OwnedFd, Errno> {
+pub(crate) fn make(depth: u32, root: Option<u32>) -> Result<OwnedFd, Errno> {
     if !IPC_NS {
         return Err(Errno::EINVAL);
     }
@@ -42,7 +42,11 @@ pub(crate) fn make(depth: u32) -> Result<OwnedFd, Errno> {
         return Err(Errno::ENOSPC);
     }
     let mut command = Command::new("/proc/self/exe");
-    command.args([COMMAND, &depth.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+        .args([COMMAND, &depth.to_string()])
+        .args(root.map(|root| root.to_string()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
     command.env_remove("LD_PRELOAD").env_remove(wire::SOCKET_ENV);
     let mut broker = command.spawn().map_err(|_| Errno::ENOMEM)?;
     let mut socket = String::new();
@@ -93,15 +97,20 @@ fn is_named(socket: &Path) -> bool {
     pids.any(|pid| is_named_by(pid, socket))
 }
 
-/// Serves one to its end, in this process, and says on standard output where.
+/// Serves one to its end, in this process, and says on standard output where. Strangers are let in as in the namespace that it is made in, if that admits
+/// only descendants of `root`.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn serve(depth: u32) -> Result<(), Error> {
+pub fn serve(depth: u32, root: Option<u32>) -> Result<(), Error> {
     // What is meant for the one that it was made in, by the terminal or by `kill 0`, is not meant for this.
     let _ = nix::unistd::setsid();
     nix::sys::prctl::set_name(c"ipcspace-broker")?;
-    attend(Service::create(None, &[])?, depth, LAST, report)
+    let mut service = Service::create(None, &[])?;
+    if let Some(root) = root {
+        service.admit_only_kin(root);
+    }
+    attend(service, depth, LAST, report)
 }
 
 /// Serves a namespace that was made within so many others until nobody has been in it for so long, and says where it is when it can be joined.

@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -56,10 +56,16 @@ pub fn runtime_directory() -> Option<PathBuf> {
 fn make_own(directory: &Path) -> Result<(), Error> {
     DirBuilder::new()
         .recursive(true)
-        .mode(0o755)
+        .mode(0o711)
         .create(directory)
         .map_err(|e| Error::File(directory.into(), e))?;
     check_own(directory)
+}
+
+/// Has others reach what is in a directory that they know the name of, and no more: who may read a directory may lock it.
+fn keep_from_locking(directory: &Path) -> io::Result<()> {
+    let mode = fs::metadata(directory)?.mode();
+    if mode & 0o044 == 0 { Ok(()) } else { fs::set_permissions(directory, fs::Permissions::from_mode(0o711)) }
 }
 
 fn check_own(directory: &Path) -> Result<(), Error> {
@@ -289,6 +295,7 @@ fn remove_queues(directory: &Path) {
 
 /// Locks a directory of this user's, unless somebody has it locked.
 fn lock(directory: &Path) -> io::Result<Option<File>> {
+    keep_from_locking(directory)?;
     let file =
         File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(directory)?;
     if file.metadata()?.uid() != nix::unistd::geteuid().as_raw() {

@@ -44,6 +44,7 @@ use crate::serve::Activation;
 use crate::stopped;
 use crate::store::{Files, Store};
 use crate::strangers::{self, Home, Peer, Who};
+use crate::supervise::os;
 
 /// Size of the arena's file: all that offsets can name. It is sparse.
 const FILE_SIZE: i64 = 64 << 30;
@@ -250,6 +251,8 @@ pub struct Service {
     is_served: bool,
     /// How many namespaces it was made within, one in the other.
     depth: u32,
+    /// See [`Service::admit_only_kin`].
+    root: Option<u32>,
     /// Where the descriptors lie that the next broker needs, if it is to have one.
     store: Option<Arc<Store>>,
     /// Who told it to end: their connections end when all is over, so they come last.
@@ -536,11 +539,18 @@ impl Service {
             lock_after: LOCK_AGAIN,
             store_at: None,
             is_served: false,
+            root: None,
             depth: 0,
             store: None,
             enders: Vec::new(),
             home: None,
         })
+    }
+
+    /// As nobody comes into an IPC namespace of the kernel's but by its parent: of those that are not the owner's, only descendants of that process are let
+    /// in. To be called before [`Service::start`].
+    pub fn admit_only_kin(&mut self, root: u32) {
+        self.root = Some(root);
     }
 
     /// It was made within so many others.
@@ -864,6 +874,7 @@ impl Service {
             self.listener.try_clone()?,
             self.file.try_clone()?,
             self.owner,
+            self.root,
             self.begun.clone(),
             self.questions.clone(),
         )?;
@@ -913,7 +924,8 @@ impl Service {
                 }
                 wire::ASK_NEW_NAMESPACE => {
                     let depth = self.depth + 1;
-                    answer_later(link, move || offshoot::make(depth));
+                    let root = self.root;
+                    answer_later(link, move || offshoot::make(depth, root));
                     continue;
                 }
                 wire::ASK_NAMESPACE_OF => {
@@ -1213,6 +1225,21 @@ pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
 /// can't be known.
 pub(crate) fn is_elsewhere(pid: i32, ours: [u64; 2]) -> bool {
     pid == 0 || namespaces(&pid.to_string()).is_ok_and(|theirs| theirs != ours)
+}
+
+/// Whether a process is a descendant of `root`, which reaps those whose parents have ended. What can't be seen is taken to be.
+pub(crate) fn is_kin(pid: i32, root: u32) -> bool {
+    /// More is nobody's but who wants us to be at it for long.
+    const GENERATIONS: usize = 512;
+    let parents = std::iter::successors(Some(pid), |pid| os::parent(*pid).filter(|parent| *parent > 0));
+    let mut last = pid;
+    for pid in parents.take(GENERATIONS) {
+        if pid.cast_unsigned() == root {
+            return true;
+        }
+        last = pid;
+    }
+    last != 1 && os::parent(last).is_none()
 }
 
 /// The user and the PID namespace of a process.

@@ -13,7 +13,7 @@
 
 mod front;
 mod keeper;
-mod os;
+pub(crate) mod os;
 mod show;
 mod start;
 mod trap;

@@ -60,7 +60,7 @@ enum Command {
     Sysctl(sysctl::Sysctl),
     /// The broker of a namespace that was made within so many others
     #[command(name = broker::offshoot::COMMAND, hide = true)]
-    Offshoot { depth: u32 },
+    Offshoot { depth: u32, root: Option<u32> },
     /// The process that keeps what a served namespace has; the path is where it is asked
     #[command(name = broker::store::COMMAND, hide = true)]
     Store { _path: std::path::PathBuf },
@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => serve::serve(&serve),
         Command::Exec(exec) => run::exec(exec),
         Command::Sysctl(sysctl) => sysctl::sysctl(&sysctl),
-        Command::Offshoot { depth } => silently(broker::offshoot::serve(depth)),
+        Command::Offshoot { depth, root } => silently(broker::offshoot::serve(depth, root)),
         Command::Store { .. } => silently(broker::store::keep()),
         Command::Ns(ns) => ns::ns(&ns),
         Command::Ls(ls) => ls::ls(&ls),

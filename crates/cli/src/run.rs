@@ -225,7 +225,12 @@ fn open(name: Option<&str>, sysctls: &[(String, String)]) -> Result<Namespace, N
         match Service::create(name, &config.with(sysctls)) {
             // Another was faster and can be joined in a moment, or has just ended.
             Err(Error::Taken) if started.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(2)),
-            Ok(made) => return Ok(Namespace::Own(Box::new(made))),
+            Ok(mut made) => {
+                if name.is_none() {
+                    made.admit_only_kin(std::process::id());
+                }
+                return Ok(Namespace::Own(Box::new(made)));
+            }
             Err(error) => return Err(config.explain(error)?.into()),
         }
     }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::{env, fs, process};
 
 use client::wire::calls;
@@ -281,10 +282,18 @@ struct Running {
 }
 
 impl Running {
+    /// One with a name, which others can come into.
     fn new() -> Running {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("strangers-{}-{}", process::id(), NUMBER.fetch_add(1, Relaxed));
+        Running::by(&["-n", &name])
+    }
+
+    fn by(options: &[&str]) -> Running {
         let mut command = Command::new(IPCSPACE)
+            .arg("run")
+            .args(options)
             .args([
-                "run",
                 "--",
                 "sh",
                 "-c",
@@ -526,6 +535,32 @@ fn who_says_nothing_keeps_nobody_waiting() {
     assert_eq!(running.serves("print(snd(0))"), "0\n");
     drop(open);
     running.ends();
+}
+
+/// Nobody comes into an IPC namespace of the kernel's who was not started in it: nor do strangers into one without a name, or one that is made in it.
+#[test]
+fn a_namespace_without_a_name_admits_descendants_only() {
+    if !possible() {
+        return;
+    }
+    let running = Running::by(&[]);
+    assert_eq!(running.serves("print(get())"), "EACCES\n");
+    running.ends();
+    // Whoever started it, and whoever its parent is by now.
+    let script = "
+read, write = os.pipe()
+if os.fork() == 0:
+    if os.fork() != 0: os._exit(0)
+    time.sleep(0.2); as_(1000); os.write(write, str(get()).encode()); os._exit(0)
+os.wait(); print(os.read(read, 10).decode())
+";
+    prints_with(&[], script, "0\n");
+    let inside = format!("{PYTHON}{script}");
+    let output = Command::new(IPCSPACE)
+        .args(["run", "--", "unshare", "--ipc", "python3", "-c", &inside])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{output:?}");
 }
 
 #[test]
@@ -925,4 +960,27 @@ at = libc.shmat(s, 0, 0)
 print(rm(q), at not in (None, 2**64 - 1), open('/proc/sysvipc/shm').read().count('\\n'))
 ";
     prints(script, "0 True 2\n");
+}
+
+/// Who keeps a queue's descriptor may write to what it is of, which is a FIFO: no call waits for room there.
+#[test]
+fn a_full_fifo_holds_nobody_up() {
+    if !possible() {
+        return;
+    }
+    let script = format!(
+        "{QUEUES}
+q = mq(b'/full', MAKE, 0o600); e = select.epoll(); e.register(q, select.EPOLLIN | select.EPOLLET); os.set_inheritable(q, True)
+pid = os.fork()
+if pid == 0:
+    as_(1000); os.execve('/bin/sh', ['sh', '-c', f'head -c 8192 /dev/zero >&{{q}}; sleep 60'], {{}})
+time.sleep(0.5); signal.alarm(10)
+print(put(q, b'one'), take(q), mq(b'/full', RW) > 0, get())
+os.kill(pid, signal.SIGKILL)
+"
+    );
+    for door in ["preload", "trap"] {
+        let output = ours_by("", &["--kill", "--door", door], &script);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "0 one True 0\n", "{door}: {output:?}");
+    }
 }

@@ -331,6 +331,18 @@ impl<C: Caller> Backing for Behalf<'_, C> {
     }
 }
 
+/// The caller has opened a queue: what another user than the namespace's owner may have put into it is relied on by nobody.
+///
+/// # Errors
+/// Those of the queue.
+pub fn distrust_strangers<C: Caller>(ctx: &Errand<'_, '_, C>, fd: i32) -> Result<()> {
+    let (owner, _) = attach::ownership();
+    if ctx.host.cred().euid == owner {
+        return Ok(());
+    }
+    engine::mqueue::distrust(ctx, ctx.host.mqd(fd)?.queue)
+}
+
 /// Descriptors are the caller's; what is done without them is done with ours.
 impl<C: Caller> Descriptors for Behalf<'_, C> {
     fn new_mqd(&self, queue: Handle, oflag: i32) -> Result<i32> {
@@ -368,8 +380,8 @@ impl<C: Caller> Descriptors for Behalf<'_, C> {
     }
 
     fn show_readiness(&self, queue: Handle, _: i32, from: Readiness, to: Readiness, edges: bool) {
-        let fd = self.caller.own_descriptor(queue).unwrap_or(engine::mqueue::NO_FD);
-        self.own.show_readiness(queue, fd, from, to, edges);
+        // By a descriptor of our own, which does not wait: the caller may have put there what it likes, and all other callers would wait too.
+        self.own.show_readiness(queue, engine::mqueue::NO_FD, from, to, edges);
     }
 
     fn notify(&self, notice: &Notice) {

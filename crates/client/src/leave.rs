@@ -22,7 +22,7 @@ use engine::reap;
 use sys::signal::{FAULTS, LIBC, Mask, set_mask};
 
 use crate::{
-    IDLE, LinuxHost, Operation, attach, claim, memory,
+    IDLE, LinuxHost, Operation, attach, claim, memory, mqd,
     tls::{self, Tls},
     vfork,
 };
@@ -95,6 +95,7 @@ pub fn before_user_change(change: UserChange) -> Option<Leaving> {
     if change.of(sys::getresuid(), may_set_any()).contains(&owner) {
         return None;
     }
+    mqd::distrust_all();
     let mask = set_mask(!(FAULTS | LIBC));
     if attach::lock().is_err() {
         set_mask(mask);

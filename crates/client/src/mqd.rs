@@ -331,6 +331,13 @@ pub fn numbers(from: i32, to: i32) -> impl Iterator<Item = i32> {
     (from..END.load(Relaxed).min(to.saturating_add(1))).filter(|fd| known(*fd).is_some())
 }
 
+/// The process keeps its descriptors, and is about to be a stranger: nobody relies on what it may put there any more.
+pub(crate) fn distrust_all() {
+    for queue in numbers(0, i32::MAX).filter_map(known).map(|mqd| mqd.queue) {
+        let _ = crate::with(|ctx| engine::mqueue::distrust(ctx, queue));
+    }
+}
+
 /// Nothing is known of any number: the process has left the namespace that the queues are in.
 pub(crate) fn forget_all() {
     for fd in numbers(0, i32::MAX) {

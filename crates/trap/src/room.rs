@@ -383,8 +383,10 @@ impl Room {
                 engine::shm::unmapped_memory(ctx, memory, whole);
             }
             if let (Syscall::MqOpen(_), Outcome::Done(fd)) = (call, begun.outcome) {
+                let fd = i32::try_from(fd).unwrap_or(-1);
+                behalf::distrust_strangers(ctx, fd)?;
                 // Nobody tells us when it is about to be polled.
-                engine::mqueue::watch(ctx, i32::try_from(fd).unwrap_or(-1), true)?;
+                engine::mqueue::watch(ctx, fd, true)?;
             }
             let sleeps = begun.outcome == Outcome::Blocked && behalf::fall_asleep(ctx);
             Ok((call, begun.outcome, sleeps, begun.deadline))

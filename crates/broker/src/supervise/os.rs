@@ -70,7 +70,7 @@ pub(super) fn is_pending(signal: i32) -> bool {
 }
 
 /// The parent of a process, if there is such a process.
-pub(super) fn parent(pid: i32) -> Option<i32> {
+pub(crate) fn parent(pid: i32) -> Option<i32> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, also spaces and parentheses.
     let after_name = &stat[stat.iter().rposition(|&byte| byte == b')')? + 1..];
