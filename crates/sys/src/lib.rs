@@ -7,7 +7,7 @@
 
 use core::arch::asm;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use abi::{
     Errno, Result,
@@ -246,6 +246,24 @@ fn mmap(at: usize, len: usize, prot: usize, flags: usize, fd: isize, offset: u64
     NonNull::new(start as *mut u8).ok_or(Errno::ENOMEM)
 }
 
+/// A place for a mapping of ours, far from where the kernel puts the program's: a hole that the program has just found, or made, is its own to use.
+fn own_place(len: usize) -> usize {
+    /// Above it are 16 TiB where neither programs nor the kernel's choice lie.
+    const BASE: usize = 0x2000_0000_0000;
+    /// What is random of an address where the layout is.
+    const RANDOM: usize = 0x0fff_ffff_f000;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = BASE | (&raw const NEXT).addr() & RANDOM;
+    let _ = NEXT.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+    // A page between two, which nobody has.
+    NEXT.fetch_add(len.next_multiple_of(4096) + 4096, Ordering::Relaxed)
+}
+
+/// Maps where there is room, most likely at a place of ours.
+fn mmap_anywhere(len: usize, prot: usize, flags: usize, fd: isize, offset: u64) -> Result<NonNull<u8>> {
+    mmap(own_place(len), len, prot, flags, fd, offset)
+}
+
 /// Maps a part of the arena's file, readable and writable. Nothing is filled in, also under mlockall(MCL_FUTURE), and
 /// core dumps leave it out.
 ///
@@ -253,7 +271,7 @@ fn mmap(at: usize, len: usize, prot: usize, flags: usize, fd: isize, offset: u64
 /// `ENOMEM EAGAIN`.
 pub fn map_shared(fd: i32, offset: u64, len: usize) -> Result<NonNull<u8>> {
     // Under MCL_FUTURE a mapping is filled at once if it is accessible: so it becomes that later, unlocked.
-    let start = mmap(0, len, 0, MAP_SHARED | MAP_NORESERVE, fd as isize, offset)?;
+    let start = mmap_anywhere(len, 0, MAP_SHARED | MAP_NORESERVE, fd as isize, offset)?;
     open_shared(start, len)?;
     Ok(start)
 }
@@ -274,7 +292,7 @@ fn open_shared(start: NonNull<u8>, len: usize) -> Result<()> {
 /// `ENOMEM EAGAIN`.
 pub fn map_page_pair(fd: i32, offset: u64) -> Result<NonNull<u8>> {
     const PAGE: usize = 4096;
-    let start = mmap(0, 2 * PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+    let start = mmap_anywhere(2 * PAGE, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
     let shared = mmap(start.as_ptr() as usize, PAGE, 0, MAP_SHARED | MAP_FIXED, fd as isize, offset)?;
     open_shared(shared, PAGE)?;
     Ok(start)
@@ -285,7 +303,7 @@ pub fn map_page_pair(fd: i32, offset: u64) -> Result<NonNull<u8>> {
 /// # Errors
 /// `ENOMEM`.
 pub fn map_private(len: usize) -> Result<NonNull<u8>> {
-    mmap(0, len, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    mmap_anywhere(len, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
 }
 
 /// A private page that reads as zeros in a child after fork.
@@ -293,7 +311,7 @@ pub fn map_private(len: usize) -> Result<NonNull<u8>> {
 /// # Errors
 /// `ENOMEM`.
 pub fn map_wiped_page() -> Result<NonNull<u8>> {
-    let start = mmap(0, 4096, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
+    let start = mmap_anywhere(4096, PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)?;
     // SAFETY: the page was just mapped.
     check(unsafe { syscall6(28, start.as_ptr() as usize, 4096, MADV_WIPEONFORK, 0, 0, 0) })?;
     Ok(start)

@@ -7,8 +7,8 @@ use libc::{IPC_CREAT, PROT_EXEC, PROT_READ, PROT_WRITE};
 use crate::{
     Door,
     call::{
-        SHM_DEST, SHM_STAT_ANY, byte_at, move_away, mprotect, munmap, nattch, room, segment, set_byte,
-        shm_info, shm_remove, shm_set, shm_stat, shm_stat_by, shmat, shmdt, shmget,
+        SHM_DEST, SHM_STAT_ANY, byte_at, move_away, mprotect, munmap, nattch, room, segment, semget,
+        set_byte, shm_info, shm_remove, shm_set, shm_stat, shm_stat_by, shmat, shmdt, shmget,
     },
     case::cases,
     check::{Failure, Outcome, ok, same},
@@ -21,6 +21,7 @@ cases! { "shmat":
     wrong_arguments,
     address_is_rounded_only_if_asked,
     address_that_is_taken,
+    place_that_is_free_stays_free.wide().system("an address space"),
     remap_takes_the_place,
     wraps_around.wide(),
     larger_than_32_bits_reach.only(&[Door::Kernel32, Door::Trap32]),
@@ -95,6 +96,25 @@ fn address_that_is_taken() -> Outcome {
     same!(nattch(id), Ok(1));
     ok!(shmdt(at));
     same!(shmat(id, at, 0), Ok(at));
+    Ok(())
+}
+
+/// Whatever is made meanwhile.
+fn place_that_is_free_stays_free() -> Outcome {
+    const SIZE: usize = 16 << 20;
+    // Where the system puts things.
+    let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a mapping wherever there is room, and removed at once.
+    let free = unsafe {
+        let at = libc::mmap(std::ptr::null_mut(), SIZE, libc::PROT_NONE, anonymous, -1, 0);
+        libc::munmap(at, SIZE);
+        at.addr()
+    };
+    let id = ok!(segment(SIZE));
+    for _ in 0..20 {
+        ok!(semget(0, 30_000, 0o600));
+    }
+    same!(shmat(id, free, 0), Ok(free));
     Ok(())
 }
 
