@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use client::wire;
+use nix::unistd::{AccessFlags, access};
 
 use crate::service::Error;
 
@@ -34,22 +35,42 @@ fn of_supervisors() -> Result<PathBuf, Error> {
 
 /// The user's own directory, which is made if need be.
 fn ours() -> Result<PathBuf, Error> {
+    let mut refused = None;
+    for place in places() {
+        // Its file system may be read-only.
+        let writable = || access(&place, AccessFlags::W_OK).map_err(|e| Error::File(place.clone(), e.into()));
+        match make_own(&place).and_then(|()| writable()) {
+            Ok(()) => return Ok(place),
+            // Who can see to it is to.
+            Err(error @ Error::ForeignDirectory(_)) if place.parent().is_some_and(is_ours) => {
+                return Err(error);
+            }
+            Err(error) => _ = refused.get_or_insert(error),
+        }
+    }
+    Err(refused.unwrap_or(Error::Taken))
+}
+
+fn is_ours(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|meta| meta.uid() == nix::unistd::geteuid().as_raw())
+}
+
+/// Directories that may be the user's own, the best first. Those in directories of everybody's are for where there is nothing better, as with a root file
+/// system that can't be written, or whose root is another user outside.
+pub fn places() -> Vec<PathBuf> {
     let uid = nix::unistd::geteuid();
-    let base = runtime_directory().unwrap_or_else(|| PathBuf::from(format!("/tmp/ipcspace-{uid}")));
-    make_own(&base)?;
-    Ok(base)
+    let shared = ["/tmp", "/var/tmp", "/dev/shm"].map(|dir| Path::new(dir).join(format!("ipcspace-{uid}")));
+    runtime_directory().into_iter().chain(shared).collect()
 }
 
 /// Where a user's files of a session are to lie, if there is such a place and nobody else's.
-pub fn runtime_directory() -> Option<PathBuf> {
+fn runtime_directory() -> Option<PathBuf> {
     let uid = nix::unistd::geteuid();
     if uid.is_root() {
         return Some(PathBuf::from("/run/ipcspace"));
     }
     let runtime = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    let is_ours = |meta: fs::Metadata| meta.is_dir() && meta.uid() == uid.as_raw();
-    let is_fit = runtime.is_absolute() && fs::metadata(&runtime).is_ok_and(is_ours);
-    is_fit.then(|| runtime.join("ipcspace"))
+    (runtime.is_absolute() && runtime.is_dir() && is_ours(&runtime)).then(|| runtime.join("ipcspace"))
 }
 
 /// Makes a directory, or sees that the one there is ours alone to write to.

@@ -37,7 +37,7 @@ use crate::door::{Door, Question, Questions, reply, small};
 use crate::left;
 use crate::offshoot;
 use crate::place::{self, Place};
-pub use crate::place::{check_name, runtime_directory};
+pub use crate::place::{check_name, places};
 use crate::quota::{self, Connection, locked};
 use crate::segments::{self, Look};
 use crate::serve::Activation;
@@ -770,15 +770,14 @@ impl Service {
             }
         }
         client::with(|ctx| {
-            // One that has ended is among them until its last call is over.
-            let is_unseen = |c: &Client| c.peer.is_some() && !c.has_ended() && !segments::can_see(c.pid);
-            let clients = self.clients.values().map(|c| (c.pid, c.process, is_unseen(c)));
+            // A stranger that has ended is among them until its last call is over.
+            let clients = self.clients.values().map(|c| (c.pid, c.process, c.has_ended()));
             let trapped = trapped.iter().map(|(pid, process)| (pid.cast_signed(), *process, false));
-            for (_, process, is_unseen) in
+            for (pid, process, has_ended) in
                 clients.chain(trapped).filter(|(pid, ..)| !counts.contains_key(pid))
             {
-                if is_unseen {
-                    // What it has told counts.
+                if !has_ended && !segments::can_see(pid) {
+                    // Another user's, or one that lets nobody see its memory: what it has told counts.
                     total += shm::attached_by(ctx, process, id);
                 } else if shm::has_attached(ctx, process, id) {
                     shm::detached_unseen(ctx, process, id);

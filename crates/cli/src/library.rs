@@ -23,7 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};
 
-use broker::service::runtime_directory;
+use broker::service::places;
 use broker::supervise::Preload;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::geteuid;
@@ -79,13 +79,6 @@ pub(crate) fn install() -> Result<PathBuf, NoPlace> {
         }
     }
     Err(NoPlace(refused))
-}
-
-/// Directories that may be ours, the best first.
-fn places() -> Vec<PathBuf> {
-    let uid = geteuid();
-    let shared = ["/tmp", "/var/tmp", "/dev/shm"].map(|dir| Path::new(dir).join(format!("ipcspace-{uid}")));
-    runtime_directory().into_iter().chain(shared).collect()
 }
 
 fn install_below(base: &Path) -> io::Result<PathBuf> {

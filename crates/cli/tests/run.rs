@@ -600,3 +600,27 @@ fn programs_with_a_sanitizer_start() {
     }
     fs::remove_dir_all(scratch).unwrap();
 }
+
+/// Where root's own place can't be written, or is another root's, there are others.
+#[test]
+fn where_there_is_no_place_below_run_there_is_another() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not tested: this needs root");
+        return;
+    }
+    let read_only = "mount -t tmpfs -o ro none /run; exec \"$0\" run -- ipcmk -Q";
+    let fake_root =
+        "exec setpriv --reuid=1000 --regid=1000 --clear-groups unshare -Ur \"$0\" run -- ipcmk -Q";
+    for script in [read_only, fake_root] {
+        let program = fs::canonicalize(IPCSPACE).unwrap();
+        // The build directory may be root's alone.
+        let script = format!("exec 9<\"$0\"; set -- /proc/self/fd/9; {}", script.replace("\"$0\"", "\"$1\""));
+        let output = Command::new("unshare")
+            .args(["--mount", "bash", "-c", &script])
+            .arg(program)
+            .env_remove("XDG_RUNTIME_DIR")
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "Message queue id: 0\n", "{script}: {output:?}");
+    }
+}

@@ -75,7 +75,7 @@ fn it_says_what_sysctl_says() {
     );
     let patterns = scratch.file(
         "patterns",
-        "kernel.msgm*=31\nkernel.msgmni=32\n-kernel.msgmax\nkernel.shmmni=77\nkernel/shm?ax=1000\n-kernel.sem*=7\nkernel.nosuch*=4\n",
+        "kernel.msgm*=31\nkernel.msgmni=32\n-kernel.msgmax\nkernel.shmmni=77\nkernel/shm?ax=1000\nkernel.nosuch*=4\n",
     );
     let latin = scratch.file("latin", b"# caf\xe9\nkernel.msgmnb = 17001\n");
     for script in [
