@@ -85,8 +85,11 @@ fn make_own(directory: &Path) -> Result<(), Error> {
 
 /// Has others reach what is in a directory that they know the name of, and no more: who may read a directory may lock it.
 fn keep_from_locking(directory: &Path) -> io::Result<()> {
-    let mode = fs::metadata(directory)?.mode();
-    if mode & 0o044 == 0 { Ok(()) } else { fs::set_permissions(directory, fs::Permissions::from_mode(0o711)) }
+    let meta = fs::symlink_metadata(directory)?;
+    if !meta.is_dir() || meta.mode() & 0o044 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o711))
 }
 
 fn check_own(directory: &Path) -> Result<(), Error> {

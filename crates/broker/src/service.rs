@@ -1226,19 +1226,27 @@ pub(crate) fn is_elsewhere(pid: i32, ours: [u64; 2]) -> bool {
     pid == 0 || namespaces(&pid.to_string()).is_ok_and(|theirs| theirs != ours)
 }
 
-/// Whether a process is a descendant of `root`, which reaps those whose parents have ended. What can't be seen is taken to be.
+/// Whether a process is a descendant of `root`, which reaps those whose parents have ended. Who has ended, or can't be seen, is none: its number may be somebody
+/// else's in a moment.
 pub(crate) fn is_kin(pid: i32, root: u32) -> bool {
-    /// More is nobody's but who wants us to be at it for long.
-    const GENERATIONS: usize = 512;
-    let parents = std::iter::successors(Some(pid), |pid| os::parent(*pid).filter(|parent| *parent > 0));
-    let mut last = pid;
-    for pid in parents.take(GENERATIONS) {
-        if pid.cast_unsigned() == root {
-            return true;
+    /// More has nobody but who wants us to be at it for long.
+    const GENERATIONS: usize = 256;
+    /// A parent that ends meanwhile leaves the way to another one.
+    const TRIES: usize = 5;
+    for _ in 0..TRIES {
+        let mut last = pid;
+        for _ in 0..GENERATIONS {
+            if last.cast_unsigned() == root {
+                return true;
+            }
+            match os::parent(last) {
+                Some(0) => return false,
+                Some(parent) => last = parent,
+                None => break,
+            }
         }
-        last = pid;
     }
-    last != 1 && os::parent(last).is_none()
+    false
 }
 
 /// The user and the PID namespace of a process.
