@@ -263,6 +263,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // It may have been removed, and the name be another's by now.
+        let inode = |meta: io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        if inode(self.lock.metadata()) != inode(fs::symlink_metadata(&self.directory)) {
+            return;
+        }
         if self.is_ours {
             remove(&self.directory);
         } else {

@@ -110,6 +110,9 @@ pub enum Error {
     /// What is there is not a broker's.
     #[error("{p} is no socket of ipcspace's: remove it", p = .0.display())]
     ForeignSocket(PathBuf),
+    /// Its broker is in another user or PID namespace, or ours is another one to it.
+    #[error("{p} is served in another user or PID namespace, where this one is not known", p = .0.display())]
+    Elsewhere(PathBuf),
     /// Its broker was killed.
     #[error("nobody serves the namespace at {p} any more: its broker has ended", p = .0.display())]
     Unserved(PathBuf),
@@ -150,6 +153,7 @@ impl Error {
             Error::Sysctl(_, errno) | Error::Arena(errno) => *errno,
             Error::FileSize(_) => Errno::EFBIG,
             Error::ForeignDirectory(_) => Errno::EPERM,
+            Error::Elsewhere(_) => Errno::EACCES,
             Error::File(_, error) => raw(error.raw_os_error()),
             Error::OtherVersion(_) | Error::ForeignSocket(_) => Errno::EPROTO,
             Error::NoAnswer(_) => Errno::ETIMEDOUT,
@@ -610,6 +614,7 @@ impl Service {
                 Ok(Some(_)) => list.push(Status::new(name, socket, &answer)),
                 // What is there nobody can say.
                 Ok(None) | Err(Error::NoAnswer(_)) => {}
+                Err(Error::System(nix::Error::EACCES)) => wrong.push(Error::Elsewhere(socket)),
                 Err(error) => wrong.push(error),
             }
         }
