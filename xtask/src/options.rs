@@ -12,9 +12,8 @@ use crate::{cargo, target_directory};
 const OPTIONS: [&str; 5] = ["sysvipc", "posix-mqueue", "ipc-ns", "sysctl", "compat"];
 /// The crates that have them, up to those that programs use. The preload library has a profile of its own.
 const CRATES: [&str; 4] = ["engine", "cli", "ipcspace", "libipcspace"];
-/// The command and its library are to be built soon, not to be fast.
-const SOON: [(&str, &str); 4] = [
-    ("CARGO_PROFILE_DEV_DEBUG", "0"),
+/// The library is to be built soon, not to be fast.
+const SOON: [(&str, &str); 3] = [
     ("CARGO_PROFILE_PRELOAD_OPT_LEVEL", "1"),
     ("CARGO_PROFILE_PRELOAD_LTO", "off"),
     ("CARGO_PROFILE_PRELOAD_CODEGEN_UNITS", "16"),
@@ -79,8 +78,7 @@ const ALL: [Without; 6] = [
 
 /// Tries all of it; whether all is well.
 pub(crate) fn run(root: &Path, quick: bool) -> Result<bool, Box<dyn Error>> {
-    // Other flags would build everything again, there and back.
-    let target = target_directory(root).join("options");
+    let target = target_directory(root);
     let mut fine = true;
     for Without { options, tests, doors, cases, is_quick } in ALL {
         let kept: Vec<&str> = OPTIONS.into_iter().filter(|option| !options.contains(option)).collect();
@@ -88,14 +86,16 @@ pub(crate) fn run(root: &Path, quick: bool) -> Result<bool, Box<dyn Error>> {
         let of = |task: &[&str], packages: &[&str]| {
             let mut command = cargo(root, task);
             command.args(packages.iter().flat_map(|package| ["--package", package]));
-            command.args(["--quiet", "--no-default-features", "--features", &kept]);
-            command.env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", "-D warnings").envs(SOON);
+            command.args(["--quiet", "--no-default-features", "--features", &kept]).envs(SOON);
             command
         };
+        // Flags of rustc's would have what we depend on built anew; those of clippy's are for our crates alone.
+        let strict = ["--", "-D", "warnings"];
         // That library is looked at by itself, not as a part of the command.
-        let mut check = of(&["check"], &CRATES);
-        let mut well = check.env("IPCSPACE_PRELOAD_SO", "/dev/null").status()?.success();
-        well &= of(&["check", "--profile", "preload"], &["preload"]).status()?.success();
+        let mut check = of(&["clippy"], &CRATES);
+        let mut well = check.args(strict).env("IPCSPACE_PRELOAD_SO", "/dev/null").status()?.success();
+        let mut check = of(&["clippy", "--profile", "preload"], &["preload"]);
+        well &= check.args(strict).status()?.success();
         if !tests.is_empty() {
             let mut test = of(&["test", "--release"], &["kernel_host"]);
             well &= test.args(tests.iter().flat_map(|test| ["--test", test])).status()?.success();

@@ -338,7 +338,9 @@ fn who_waits_to_join_can_be_ended() {
     let served = serve(&name, &[]);
     served.signal(Signal::SIGSTOP);
     for (signal, arguments) in [(Signal::SIGTERM, ["exec", &name]), (Signal::SIGINT, ["exec", &name])] {
-        let mut waiting = Command::new(IPCSPACE)
+        // A shell starts what is in the background with SIGINT ignored.
+        let mut waiting = Command::new("env")
+            .args(["--default-signal=INT,TERM", IPCSPACE])
             .args(arguments)
             .args(["--", "echo", "ran"])
             .stdout(Stdio::piped())

@@ -49,6 +49,7 @@ impl Drop for Served {
         // In order, so that nothing is kept for a next one.
         if self.0.try_wait().is_ok_and(|status| status.is_none()) {
             self.signal(Signal::SIGTERM);
+            self.signal(Signal::SIGCONT);
         }
         let _ = self.0.wait();
     }
