@@ -251,3 +251,18 @@ print(libc.unshare(0x08000000), libc.msgget(0, 0o600))
     let expected = format!("-1 {} 1\n0 0\n", nix::libc::EINVAL);
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{output:?}");
 }
+
+/// lsns(8) asks each descriptor of a namespace whose it is, and shows nothing at all where one does not answer.
+#[test]
+fn lsns_lists_what_it_lists_elsewhere() {
+    let list = |command: &mut Command| {
+        let output = command.args(["lsns", "--noheadings", "--output", "TYPE"]).output().unwrap();
+        let types: std::collections::BTreeSet<String> =
+            String::from_utf8_lossy(&output.stdout).lines().map(|line| line.trim().to_owned()).collect();
+        (output.status.code(), types)
+    };
+    let expected = list(&mut Command::new("env"));
+    assert!(expected.1.contains("ipc"), "{expected:?}");
+    assert_eq!(list(Command::new(IPCSPACE).args(["run", "--"])), expected);
+    assert_eq!(list(Command::new(IPCSPACE).args(["run", "--", "unshare", "--ipc"])), expected);
+}

@@ -37,6 +37,8 @@ pub const NUMBERS: usize = 1 << 16;
 pub const SYSCTL: u8 = 1;
 /// A number may be one of ours in this way: a queue's descriptor.
 pub const QUEUE: u8 = 2;
+/// A number may be one of ours in this way: a namespace's. It stays so.
+pub const NAMESPACE: u8 = 4;
 /// In which ways a number may be ours; mostly 0.
 pub static MAY_BE_OURS: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
 /// The queue of a number, and what it was opened for; 0 if that is not known.

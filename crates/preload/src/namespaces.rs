@@ -8,9 +8,13 @@
 //! What the program passes goes to libc or to the kernel as it is, but for the one flag.
 
 use core::ffi::{c_int, c_void};
+use core::sync::atomic::Ordering::Relaxed;
 
 use abi::{Errno, Result};
-use client::{CLONE_NEWIPC, Target};
+use client::{
+    CLONE_NEWIPC, Target,
+    mqd::{MAY_BE_OURS, NAMESPACE},
+};
 use sys::{file, net::Fd};
 
 use crate::loader::Next;
@@ -65,6 +69,26 @@ fn do_setns(fd: c_int, kinds: u64) -> Option<Result<i64>> {
     let kernels =
         if rest == 0 { Ok(0) } else { kernel(nr::SETNS, fd.cast_unsigned() as usize, rest as usize) };
     Some(kernels.and_then(|_| target.enter()).map(|()| 0))
+}
+
+/// What `ioctl_ns(2)` asks: whose the namespace is, and of which kind.
+pub(crate) const QUESTIONS: core::ops::RangeInclusive<usize> = 0xb701..=0xb704;
+
+/// Whether a descriptor stands for a namespace of ours.
+pub(crate) fn is_namespace(fd: c_int) -> bool {
+    Target::of_descriptor(fd).is_some()
+}
+
+/// `ioctl` of such a descriptor, which is answered as that of the kernel's IPC namespace is: lsns(8) would show nothing at all without.
+pub(crate) extern "C" fn ioctl_ns(_: c_int, request: usize, arg: usize) -> c_int {
+    let path = c"/proc/self/ns/ipc".as_ptr() as usize;
+    // SAFETY: a terminated string.
+    let kernels = unsafe { file::openat(file::AT_FDCWD, path, file::O_CLOEXEC) };
+    crate::finish_int(kernels.and_then(|kernels| {
+        // SAFETY: the kernel checks `arg`, which is the program's.
+        let answer = unsafe { sys::syscall6(16, kernels.raw() as usize, request, arg, 0, 0, 0) };
+        sys::check(answer).map(|value| value as i64)
+    }))
 }
 
 /// The process of a pidfd.
@@ -265,7 +289,11 @@ pub(crate) unsafe fn opened(fd: c_int, dir: c_int, path: &[u8]) {
             return Err(Errno::EINVAL);
         }
         let pid = pid_in(&parent_of(dir, path)?).ok_or(Errno::EINVAL)?;
-        file::put_at(Target::of_process(pid)?.into_descriptor(), fd, file::cloexec(fd)?)
+        file::put_at(Target::of_process(pid)?.into_descriptor(), fd, file::cloexec(fd)?)?;
+        if let Some(place) = usize::try_from(fd).ok().and_then(|fd| MAY_BE_OURS.get(fd)) {
+            place.fetch_or(NAMESPACE, Relaxed);
+        }
+        Ok(())
     })();
 }
 
