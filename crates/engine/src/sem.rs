@@ -533,16 +533,14 @@ fn undo_of<'a, T: Task>(ctx: &Ctx<'a, T>, who: &Waiter) -> Result<Option<Undo<'a
     undo.some().map(|u| ctx.at(u).or_errno()).transpose()
 }
 
-/// A sleeper of a list, which makes sense where it is: no list of such goes round in a circle.
-fn listed<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, list: u32, at: u32) -> Result<Ref<'a, Waiter>> {
-    let who = sleeper(ctx, at, set.handle())?;
-    let follows = |next: u32, place: u32| match next {
-        0 => Ok(true),
-        _ => Ok(sleeper(ctx, next, set.handle())?.prev.load(Relaxed) == place),
-    };
+/// Whether a sleeper makes sense where it is in a list: no list of such goes round in a circle.
+fn makes_sense<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, list: u32, who: &Ref<'a, Waiter>) -> bool {
+    let at = who.handle().0;
+    let next = who.next.load(Relaxed);
+    let is_followed =
+        next == 0 || sleeper(ctx, next, set.handle()).is_ok_and(|next| next.prev.load(Relaxed) == at);
     let is_first = set.heads[list as usize].load(Relaxed) == at;
-    let makes_sense = follows(who.next.load(Relaxed), at)? && is_first == (who.prev.load(Relaxed) == 0);
-    if makes_sense { Ok(who) } else { Err(CORRUPT) }
+    is_followed && is_first == (who.prev.load(Relaxed) == 0)
 }
 
 /// Shows the sleepers of a list, in order, to `visit`, until it returns `Some`. It may take the one it is shown off the list.
@@ -558,8 +556,9 @@ fn walk<'c, 'a, T: Task, R>(
         if at == 0 {
             return Ok(None);
         }
-        let who = listed(tx.ctx(), set, list, at)?;
+        let who = sleeper(tx.ctx(), at, set.handle())?;
         at = who.next.load(Relaxed);
+        let goes_on = makes_sense(tx.ctx(), set, list, &who);
         if has_ended(tx.ctx(), &who) {
             // With barging others count on who was woken: then it is for whoever puts its death right, and sees to them.
             if who.phase() != Phase::Retry {
@@ -568,6 +567,9 @@ fn walk<'c, 'a, T: Task, R>(
             }
         } else if let Some(result) = visit(tx, &who)? {
             return Ok(Some(result));
+        }
+        if !goes_on {
+            break;
         }
     }
     Err(CORRUPT)
@@ -1355,7 +1357,10 @@ fn count_sleepers<'a, T: Task>(ctx: &Ctx<'a, T>, set: &Set<'a>, num: usize, zero
             if at == 0 {
                 break;
             }
-            let who = listed(ctx, set, list, at)?;
+            let who = sleeper(ctx, at, set.handle())?;
+            if !makes_sense(ctx, set, list, &who) {
+                return Err(CORRUPT);
+            }
             at = who.next.load(Relaxed);
             if has_ended(ctx, &who) {
                 continue;
