@@ -30,7 +30,7 @@ use crate::caller::{Link, brings_something};
 use crate::quota::{self, Connection, locked};
 use crate::segments;
 use crate::serve::set_blocking;
-use crate::service::{STRANGER_HAS_FORKED, is_elsewhere, is_kin, namespaces, shows_rights};
+use crate::service::{STRANGER_HAS_FORKED, is_elsewhere, namespaces, shows_rights};
 use crate::turns::Turns;
 use crate::{trapped, view};
 
@@ -90,8 +90,6 @@ pub(crate) struct Door {
     listener: OwnedFd,
     file: OwnedFd,
     owner: u32,
-    /// Whose descendants alone are let in of those that are not the owner's: see [`Service::admit_only_kin`](crate::service::Service::admit_only_kin).
-    root: Option<u32>,
     /// Ours: clients must be in the same ones.
     namespaces: [u64; 2],
     /// Whether more is answered than who asks for the arena's file.
@@ -115,7 +113,6 @@ impl Door {
         listener: OwnedFd,
         file: OwnedFd,
         owner: u32,
-        root: Option<u32>,
         begun: Arc<AtomicBool>,
         questions: Questions,
     ) -> io::Result<Door> {
@@ -126,7 +123,6 @@ impl Door {
             listener,
             file,
             owner,
-            root,
             namespaces: namespaces("self")?,
             begun,
             questions,
@@ -283,11 +279,6 @@ impl Door {
         let is_stranger = || !is_owners || is_elsewhere(pid, self.namespaces);
         if magic != wire::MAGIC {
             reply(&link, Err(Errno::EPROTO), None);
-        } else if [wire::ASK_CALLS, wire::TELL_FORKED].contains(&which)
-            && is_stranger()
-            && self.root.is_some_and(|root| !is_kin(pid, root))
-        {
-            reply(&link, Err(Errno::EACCES), None);
         } else if which == wire::ASK_CALLS {
             let Some(connection) = Connection::new(uid) else {
                 reply(&link, Err(Errno::EAGAIN), None);
@@ -297,7 +288,7 @@ impl Door {
             self.pass_on(Question {
                 link: Some(link),
                 which,
-                args: [arg, 0],
+                args: [arg, is_stranger().into()],
                 rest: Vec::new(),
                 pid,
                 uid,

@@ -808,7 +808,7 @@ impl Service {
     /// As [`Service::forked`], of a stranger: what it has is not believed, but seen, in its user's turn and by a thread that counts as a connection,
     /// as it may have made that a long look.
     fn stranger_forked(&self, said: Question) -> Result<(), Errno> {
-        let Some(connection) = said.connection else { return Ok(()) };
+        let Some(connection) = said.connection.filter(|_| self.may_come_in(said.pid)) else { return Ok(()) };
         let tell = self.teller()?;
         let (pid, ids, more) = (said.pid, said.rest, said.args[1] != 0);
         spawn("look", move || {
@@ -878,7 +878,6 @@ impl Service {
             self.listener.try_clone()?,
             self.file.try_clone()?,
             self.owner,
-            self.root,
             self.begun.clone(),
             self.questions.clone(),
         )?;
@@ -921,7 +920,9 @@ impl Service {
                     continue;
                 }
                 wire::ASK_CALLS => {
-                    if let Some(connection) = connection {
+                    if args[1] != 0 && !self.may_come_in(pid) {
+                        reply(&link, Err(Errno::EACCES), None);
+                    } else if let Some(connection) = connection {
                         self.serve_stranger(link, args[0] != 0, pid, uid, connection);
                     }
                     continue;
@@ -1116,6 +1117,12 @@ impl Service {
         Ok((process, peer))
     }
 
+    /// Whether a stranger is let in: see [`Service::admit_only_kin`]. Who is known has been.
+    fn may_come_in(&self, pid: i32) -> bool {
+        let is_known = || self.clients.values().any(|c| c.pid == pid && !c.has_ended());
+        self.root.is_none_or(|root| is_known() || is_kin(pid, root))
+    }
+
     /// Each process is known until it ends, connected or not: as many are as may be connected.
     fn check_processes(&self, pid: i32, uid: u32) -> Result<(), Errno> {
         let most = usize::try_from(client::limit(Limit::StrangerConnections)?).unwrap_or(0);
@@ -1233,7 +1240,7 @@ pub(crate) fn is_elsewhere(pid: i32, ours: [u64; 2]) -> bool {
 
 /// Whether a process is a descendant of `root`, which reaps those whose parents have ended. Who has ended, or can't be seen, is none: its number may be somebody
 /// else's in a moment.
-pub(crate) fn is_kin(pid: i32, root: u32) -> bool {
+fn is_kin(pid: i32, root: u32) -> bool {
     /// More has nobody but who wants us to be at it for long.
     const GENERATIONS: usize = 256;
     /// A parent that ends meanwhile leaves the way to another one.
