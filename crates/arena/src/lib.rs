@@ -51,7 +51,6 @@ pub use slots::{
     ProcSlot, SLOT_DEAD, SLOT_FREE, SLOT_LIVE, ThreadSlot,
 };
 pub use waitq::{Phase, Waiter};
-pub use walk::Walk;
 
 /// Why an operation on the arena failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,11 @@
 //! span is in flight, recorded in the thread's slot.
 
 use crate::{
-    ArenaError, Ctx, Handle, Host, Lock, ProcSlot, Ref, Result, ThreadSlot, Tx, Walk,
+    ArenaError, Ctx, Handle, Host, Lock, ProcSlot, Ref, Result, ThreadSlot, Tx,
     map::{EXTENT_SHIFT, FIRST_EXTENT, MAX_EXTENTS},
     slots::{MAGAZINE, MAGAZINES, SLOT_FREE},
     sync::{AtomicU32, Ordering::*, ordered},
+    walk::Walk,
 };
 
 /// Bytes of a span, and of the largest block.

@@ -2,8 +2,7 @@
 
 /// A walk along a list, which notices that it goes in a circle after at most three rounds of it, without remembering where it has been
 /// (Brent's algorithm).
-#[derive(Clone, Copy, Debug)]
-pub struct Walk {
+pub(crate) struct Walk {
     /// A place where it has been.
     mark: u32,
     steps: u32,
@@ -13,14 +12,12 @@ pub struct Walk {
 
 impl Walk {
     /// A walk that has been nowhere.
-    #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { mark: 0, steps: 0, turn: 1 }
     }
 
     /// Whether the walk, which comes to `place` (never 0), was there before.
-    #[must_use]
-    pub fn circles(&mut self, place: u32) -> bool {
+    pub(crate) fn circles(&mut self, place: u32) -> bool {
         if place == self.mark {
             return true;
         }
@@ -29,12 +26,6 @@ impl Walk {
             (self.mark, self.steps, self.turn) = (place, 0, self.turn.saturating_mul(2));
         }
         false
-    }
-}
-
-impl Default for Walk {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

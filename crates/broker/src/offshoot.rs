@@ -16,10 +16,11 @@ use std::{fs, io};
 use abi::Errno;
 use client::wire;
 use engine::options::IPC_NS;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::place;
 use crate::service::{Error, Service, ask};
+use crate::supervise::os;
 
 /// The command by which this program is started as the broker of one.
 pub const COMMAND: &str = "offshoot";
@@ -139,11 +140,7 @@ pub(crate) fn attend(
             return Ok(());
         }
         let again = has_no_clients.then_some(if is_over || !is_empty { AGAIN } else { last });
-        let timeout = wanted.into_iter().chain(again).min();
-        let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
-            // Rounded up, so that nobody is called too early, again and again.
-            PollTimeout::try_from(timeout.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = os::timeout(wanted.into_iter().chain(again).min());
         match poll(&mut [PollFd::new(service.fd(), PollFlags::POLLIN)], timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),

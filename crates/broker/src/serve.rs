@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, sockopt};
@@ -21,6 +21,7 @@ use sd_notify::NotifyState;
 use crate::place;
 use crate::service::{self, Error, Service};
 use crate::store::{Files, Store};
+use crate::supervise::os;
 
 /// What ends a served namespace.
 const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -46,12 +47,8 @@ pub fn serve(
     // There may be no supervisor, or one that is not interested.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     while signals.read_signal()?.is_none() && !service.is_told_to_end() {
-        let timeout = wanted.map_or(PollTimeout::NONE, |wanted| {
-            // Rounded up, so that nobody is called too early, again and again.
-            PollTimeout::try_from(wanted.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
         let fds = [signals.as_fd(), service.fd()];
-        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), timeout) {
+        match poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), os::timeout(wanted)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

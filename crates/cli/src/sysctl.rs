@@ -125,35 +125,36 @@ impl Sysctl {
         };
         let name = file.display().to_string();
         match read {
-            Ok(bytes) => {
-                // A comment may be of any encoding.
-                let text = String::from_utf8_lossy(&bytes);
-                let lines = (1..).zip(text.lines().map(str::trim));
-                let lines: Vec<(usize, &str)> =
-                    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';'])).collect();
-                // What a line names is its own: patterns leave that alone, and `-NAME` is there for this only.
-                let named = |line: &str| {
-                    let line = line.strip_prefix('-').unwrap_or(line);
-                    dotted(line.split_once('=').map_or(line, |(key, _)| key).trim())
-                };
-                let named: Vec<String> = lines.iter().map(|(_, line)| named(line)).collect();
-                for (at, line) in lines {
-                    let origin = Origin { file: &name, line: at };
-                    match line.split_once('=') {
-                        None if line.starts_with('-') => {}
-                        Some((key, value)) if is_pattern(key) => {
-                            let silent = if key.starts_with('-') { "-" } else { "" };
-                            for sysctl in matching(key.trim_start_matches('-').trim()) {
-                                if !named.iter().any(|name| name == sysctl) {
-                                    self.set_line(&format!("{silent}{sysctl}={value}"), &origin, done);
-                                }
-                            }
-                        }
-                        _ => self.set_line(line, &origin, done),
+            // A comment may be of any encoding.
+            Ok(bytes) => self.set_lines(&String::from_utf8_lossy(&bytes), &name, done),
+            Err(error) => done.complain(&format!("cannot open \"{name}\": {}", error_text(&error))),
+        }
+    }
+
+    /// Sets what the lines of a file say.
+    fn set_lines(&self, text: &str, file: &str, done: &mut Done) {
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let lines: Vec<(usize, &str)> =
+            lines.filter(|(_, line)| !line.is_empty() && !line.starts_with(['#', ';'])).collect();
+        // What a line names is its own: patterns leave that alone, and `-NAME` is there for this only.
+        let named = |line: &str| {
+            let line = line.strip_prefix('-').unwrap_or(line);
+            dotted(line.split_once('=').map_or(line, |(key, _)| key).trim())
+        };
+        let named: Vec<String> = lines.iter().map(|(_, line)| named(line)).collect();
+        for (at, line) in lines {
+            let origin = Origin { file, line: at };
+            match line.split_once('=') {
+                None if line.starts_with('-') => {}
+                Some((key, value)) if is_pattern(key) => {
+                    let silent = if key.starts_with('-') { "-" } else { "" };
+                    let meant = matching(key.trim_start_matches('-').trim()).into_iter();
+                    for sysctl in meant.filter(|sysctl| !named.iter().any(|name| name == sysctl)) {
+                        self.set_line(&format!("{silent}{sysctl}={value}"), &origin, done);
                     }
                 }
+                _ => self.set_line(line, &origin, done),
             }
-            Err(error) => done.complain(&format!("cannot open \"{name}\": {}", error_text(&error))),
         }
     }
 

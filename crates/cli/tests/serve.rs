@@ -337,12 +337,10 @@ fn who_waits_to_join_can_be_ended() {
     let name = name("stopped");
     let served = serve(&name, &[]);
     served.signal(Signal::SIGSTOP);
-    for (signal, arguments) in [(Signal::SIGTERM, ["exec", &name]), (Signal::SIGINT, ["exec", &name])] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         // A shell starts what is in the background with SIGINT ignored.
         let mut waiting = Command::new("env")
-            .args(["--default-signal=INT,TERM", IPCSPACE])
-            .args(arguments)
-            .args(["--", "echo", "ran"])
+            .args(["--default-signal=INT,TERM", IPCSPACE, "exec", &name, "--", "echo", "ran"])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

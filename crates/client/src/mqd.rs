@@ -41,6 +41,12 @@ pub const QUEUE: u8 = 2;
 pub const NAMESPACE: u8 = 4;
 /// In which ways a number may be ours; mostly 0.
 pub static MAY_BE_OURS: [AtomicU8; NUMBERS] = [const { AtomicU8::new(0) }; NUMBERS];
+
+/// In which ways a number may be ours; none if the table does not reach so far.
+pub fn kinds(fd: i32) -> Option<&'static AtomicU8> {
+    place(&MAY_BE_OURS, fd)
+}
+
 /// The queue of a number, and what it was opened for; 0 if that is not known.
 static QUEUES: [AtomicU64; NUMBERS] = [const { AtomicU64::new(0) }; NUMBERS];
 /// One more than the highest number that was ever a queue's.
@@ -103,7 +109,7 @@ pub(crate) fn learn(fd: i32, mqd: Mqd) {
     if vfork::is_child(tls::get()) {
         return;
     }
-    let (Some(word), Some(kind)) = (place(&QUEUES, fd), place(&MAY_BE_OURS, fd)) else { return };
+    let (Some(word), Some(kind)) = (place(&QUEUES, fd), kinds(fd)) else { return };
     let rights = if mqd.read { READ } else { 0 } | if mqd.write { WRITE } else { 0 };
     word.store(rights | u64::from(mqd.queue.0), Relaxed);
     kind.fetch_or(QUEUE, Relaxed);
@@ -127,7 +133,7 @@ pub fn forget(fd: i32) -> Option<Handle> {
         return None;
     }
     place(&QUEUES, fd)?.store(0, Relaxed);
-    place(&MAY_BE_OURS, fd)?.fetch_and(!QUEUE, Relaxed);
+    kinds(fd)?.fetch_and(!QUEUE, Relaxed);
     Some(queue)
 }
 

@@ -58,9 +58,16 @@ impl Target {
         Target::ask(wire::ASK_NAMESPACE_OF, pid)
     }
 
+    /// Whether a descriptor stands for one.
+    pub fn is_descriptor(fd: i32) -> bool {
+        net::peer_path(fd, &mut [0; 108]).is_some()
+    }
+
     /// The one that a descriptor stands for, if it is such a descriptor.
     pub fn of_descriptor(fd: i32) -> Option<Target> {
-        net::peer_path(fd, &mut [0; 108])?;
+        if !Target::is_descriptor(fd) {
+            return None;
+        }
         Some(Target { link: sys::file::duplicate(fd, 0).ok()? })
     }
 

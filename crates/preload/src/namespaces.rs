@@ -13,7 +13,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use abi::{Errno, Result};
 use client::{
     CLONE_NEWIPC, Target,
-    mqd::{MAY_BE_OURS, NAMESPACE},
+    mqd::{NAMESPACE, kinds},
 };
 use sys::{file, net::Fd};
 
@@ -71,12 +71,9 @@ fn do_setns(fd: c_int, kinds: u64) -> Option<Result<i64>> {
     Some(kernels.and_then(|_| target.enter()).map(|()| 0))
 }
 
-/// What `ioctl_ns(2)` asks: whose the namespace is, and of which kind.
-pub(crate) const QUESTIONS: core::ops::RangeInclusive<usize> = 0xb701..=0xb704;
-
-/// Whether a descriptor stands for a namespace of ours.
-pub(crate) fn is_namespace(fd: c_int) -> bool {
-    Target::of_descriptor(fd).is_some()
+/// Whether that is a question of `ioctl_ns(2)`, whose a namespace is and of which kind, to one of ours.
+pub(crate) fn is_asked(fd: c_int, request: usize) -> bool {
+    (0xb701..=0xb704).contains(&request) && Target::is_descriptor(fd)
 }
 
 /// `ioctl` of such a descriptor, which is answered as that of the kernel's IPC namespace is: lsns(8) would show nothing at all without.
@@ -290,8 +287,8 @@ pub(crate) unsafe fn opened(fd: c_int, dir: c_int, path: &[u8]) {
         }
         let pid = pid_in(&parent_of(dir, path)?).ok_or(Errno::EINVAL)?;
         file::put_at(Target::of_process(pid)?.into_descriptor(), fd, file::cloexec(fd)?)?;
-        if let Some(place) = usize::try_from(fd).ok().and_then(|fd| MAY_BE_OURS.get(fd)) {
-            place.fetch_or(NAMESPACE, Relaxed);
+        if let Some(kinds) = kinds(fd) {
+            kinds.fetch_or(NAMESPACE, Relaxed);
         }
         Ok(())
     })();

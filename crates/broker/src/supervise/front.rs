@@ -79,10 +79,7 @@ impl Front {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.link.as_ref().map(|link| PollFd::new(link.as_fd(), PollFlags::POLLIN)));
         let left = self.unheard.map(|(_, until)| until.saturating_duration_since(Instant::now()));
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
-        poll(&mut fds, timeout)?;
+        poll(&mut fds, os::timeout(left))?;
         let ready = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
         Ok((ready(0), ready(1)))
     }

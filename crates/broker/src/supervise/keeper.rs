@@ -168,11 +168,7 @@ impl Keeper {
 
     /// Waits until something happens, or somebody wants to be called.
     fn wait(&self, wanted: Option<Duration>) -> nix::Result<()> {
-        let timeout = wanted.into_iter().chain(self.is_mending().then_some(AGAIN)).min();
-        let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
-            // Rounded up, so that nobody is called too early, again and again.
-            PollTimeout::try_from(timeout.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = os::timeout(wanted.into_iter().chain(self.is_mending().then_some(AGAIN)).min());
         let fds = iter::once(self.signals.as_fd())
             .chain(self.namespace.fd())
             .chain(self.link.as_ref().map(Link::as_fd))

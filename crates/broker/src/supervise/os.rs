@@ -1,6 +1,9 @@
 //! The few calls on processes that must know real-time signals too, which `nix::Signal` doesn't.
 
+use std::time::Duration;
 use std::{io, ptr};
+
+use nix::poll::PollTimeout;
 
 /// What waitpid(2) tells of the children of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +70,13 @@ pub(super) fn is_pending(signal: i32) -> bool {
         let mut set = std::mem::zeroed();
         libc::sigpending(&mut set) == 0 && libc::sigismember(&set, signal) == 1
     }
+}
+
+/// How long poll(2) is to wait. Rounded up, so that nobody is called too early, again and again.
+pub(crate) fn timeout(wait: Option<Duration>) -> PollTimeout {
+    wait.map_or(PollTimeout::NONE, |wait| {
+        PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+    })
 }
 
 /// The parent of a process, if there is such a process.

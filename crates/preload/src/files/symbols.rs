@@ -635,8 +635,7 @@ fn choose_ioctl(fd: c_int, request: usize) -> Option<usize> {
     if as_int(request) == FIONCLEX {
         mqd::watch(fd);
     }
-    let asks = namespaces::QUESTIONS.contains(&request) && namespaces::is_namespace(fd);
-    asks.then_some(namespaces::ioctl_ns as *const () as usize)
+    namespaces::is_asked(fd, request).then_some(namespaces::ioctl_ns as *const () as usize)
 }
 
 fn choose_fcntl(fd: usize, command: usize) -> Option<usize> {

@@ -8,12 +8,12 @@
 //! # Safety
 //! What a program writes is only copied by the fault-safe copy.
 
-use core::sync::atomic::{AtomicI32, AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
 use abi::{Errno, Result};
 use client::{
     files,
-    mqd::{MAY_BE_OURS, SYSCTL},
+    mqd::{SYSCTL, kinds},
 };
 use engine::ipc_sysctl::{Sysctl, Text};
 use sys::file;
@@ -23,13 +23,9 @@ use super::there;
 /// One more than the highest number that was ever ours.
 static END: AtomicI32 = AtomicI32::new(0);
 
-fn place(fd: i32) -> Option<&'static AtomicU8> {
-    MAY_BE_OURS.get(usize::try_from(fd).ok()?)
-}
-
 /// Whether a number may be ours.
 pub(super) fn may_be_ours(fd: i32) -> bool {
-    place(fd).is_some_and(|p| p.load(Relaxed) & SYSCTL != 0)
+    kinds(fd).is_some_and(|p| p.load(Relaxed) & SYSCTL != 0)
 }
 
 /// A number is ours now.
@@ -37,7 +33,7 @@ pub(super) fn may_be_ours(fd: i32) -> bool {
 /// # Errors
 /// `EMFILE` if the table does not reach so far.
 pub(super) fn opened(fd: i32) -> Result<()> {
-    place(fd).ok_or(Errno::EMFILE)?.fetch_or(SYSCTL, Relaxed);
+    kinds(fd).ok_or(Errno::EMFILE)?.fetch_or(SYSCTL, Relaxed);
     END.fetch_max(fd + 1, Relaxed);
     Ok(())
 }
@@ -70,7 +66,7 @@ static AT_START: extern "C" fn() = at_start;
 
 /// The sysctl that a descriptor is open for writing of.
 pub(super) fn of_descriptor(fd: i32) -> Option<&'static Sysctl> {
-    let place = place(fd).filter(|p| p.load(Relaxed) & SYSCTL != 0)?;
+    let place = kinds(fd).filter(|p| p.load(Relaxed) & SYSCTL != 0)?;
     let found = files::written(fd);
     if found.is_none() {
         place.fetch_and(!SYSCTL, Relaxed);
